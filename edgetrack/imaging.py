@@ -1,0 +1,184 @@
+"""Frames, boxes and crops: the one implementation that training, export checks and the device all use.
+
+Boxes are float ``(x, y, w, h)`` in pixels of the frame they belong to, origin at the top-left corner. Frames are BGR
+``uint8`` arrays of shape ``(H, W, 3)``, as OpenCV gives them; any strides are accepted.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from edgetrack.errors import BoxError, FrameError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""Per-channel RGB mean of ImageNet, on the [0, 1] scale."""
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Per-channel RGB standard deviation of ImageNet, on the [0, 1] scale."""
+
+
+def import_cv2() -> Any:
+    """Return the ``cv2`` module.
+
+    Raises:
+        MissingDependencyError: OpenCV is not installed. It is not a hard dependency because boards bring their own build.
+    """
+    try:
+        import cv2
+    except ImportError as error:
+        raise MissingDependencyError(
+            "OpenCV (module cv2) is not installed. Install it with: pip install 'edgetrack[opencv]', "
+            "or use the build that came with your board"
+        ) from error
+    return cv2
+
+
+def check_frame(frame: object) -> NDArray[np.uint8]:
+    """Return `frame` unchanged when it is a BGR uint8 array of shape (H, W, 3) with H, W >= 1.
+
+    Raises:
+        FrameError: it is anything else; the message says what was received and what is expected.
+    """
+    expected = "expected a BGR uint8 numpy array of shape (H, W, 3), as cv2.imread or cv2.VideoCapture.read returns"
+    if not isinstance(frame, np.ndarray):
+        hint = " (a failed cv2 read returns None)" if frame is None else ""
+        raise FrameError(f"got {type(frame).__name__}{hint}; {expected}")
+    if frame.dtype != np.uint8:
+        raise FrameError(f"got a frame of dtype {frame.dtype}; {expected}")
+    if frame.ndim != 3 or frame.shape[2] != 3:
+        hint = ""
+        if frame.ndim == 2:
+            hint = "; convert a grey frame with cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR)"
+        elif frame.ndim == 3 and frame.shape[2] == 4:
+            hint = "; convert a BGRA frame with cv2.cvtColor(frame, cv2.COLOR_BGRA2BGR)"
+        raise FrameError(f"got a frame of shape {frame.shape}; {expected}{hint}")
+    if 0 in frame.shape:
+        raise FrameError(f"got an empty frame of shape {frame.shape}; {expected}")
+    return frame
+
+
+def check_box(box: object, frame_size: tuple[int, int]) -> NDArray[np.float64]:
+    """Return `box` as a float64 array (4,) when it is a usable target box for a frame of `frame_size` (width, height).
+
+    A box may reach over the frame's border, but some of it must lie inside.
+
+    Raises:
+        BoxError: wrong length, NaN or infinite, width or height not above zero, or wholly outside the frame.
+    """
+    expected = "expected (x, y, w, h) in pixels with w > 0 and h > 0"
+    try:
+        values = np.asarray(box, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise BoxError(f"got {box!r}; {expected}") from None
+    if values.shape != (4,):
+        raise BoxError(f"got {box!r} of shape {values.shape}; {expected}")
+    if not np.isfinite(values).all():
+        raise BoxError(f"got {values.tolist()}, which is not finite; {expected}")
+    x, y, w, h = values.tolist()
+    if w <= 0 or h <= 0:
+        raise BoxError(f"got {values.tolist()}; {expected}")
+    width, height = frame_size
+    if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+        raise BoxError(f"got {values.tolist()}, which lies outside the {width}x{height} frame; {expected}, overlapping it")
+    return values
+
+
+class Crop(NamedTuple):
+    """A square crop around a box.
+
+    Attributes:
+        image: BGR uint8 (size, size, 3).
+        scale: crop pixels per frame pixel.
+    """
+
+    image: NDArray[np.uint8]
+    scale: float
+
+
+def crop_square(frame: NDArray[np.uint8], box: NDArray[np.float64], factor: float, size: int) -> Crop:
+    """Cut the square of side ``ceil(sqrt(w * h) * factor)`` centred on `box` and resize it to `size` x `size`.
+
+    What lies outside the frame is black. The rounding of the corner and the one row and column dropped where the square
+    meets the right or bottom border follow SeqTrack's official ``sample_target``, so that crops agree with it bit for bit.
+
+    Args:
+        frame: BGR uint8 (H, W, 3).
+        box: (x, y, w, h) in frame pixels.
+        factor: side of the square in units of the box's geometric mean side.
+        size: side of the returned crop in pixels.
+    """
+    cv2 = import_cv2()
+    x, y, w, h = (float(v) for v in box)
+    side = max(1, math.ceil(math.sqrt(w * h) * factor))
+    left, top = round(x + 0.5 * w - 0.5 * side), round(y + 0.5 * h - 0.5 * side)
+    height, width = frame.shape[:2]
+    # Amount of the square outside the frame on each side; a square wholly outside leaves nothing to copy.
+    pad_left, pad_top = max(0, -left), max(0, -top)
+    pad_right, pad_bottom = max(0, left + side - width + 1), max(0, top + side - height + 1)
+    inside = frame[top + pad_top : max(top + side - pad_bottom, 0), left + pad_left : max(left + side - pad_right, 0)]
+    if inside.size == 0:
+        return Crop(np.zeros((size, size, 3), np.uint8), size / side)
+    if pad_left or pad_top or pad_right or pad_bottom:
+        inside = cv2.copyMakeBorder(inside, pad_top, pad_bottom, pad_left, pad_right, cv2.BORDER_CONSTANT, value=0)
+    return Crop(cv2.resize(inside, (size, size), interpolation=cv2.INTER_LINEAR), size / side)
+
+
+def normalise(
+    image: NDArray[np.uint8],
+    mean: tuple[float, float, float] = IMAGENET_MEAN,
+    std: tuple[float, float, float] = IMAGENET_STD,
+) -> NDArray[np.float32]:
+    """Turn a BGR uint8 image (H, W, 3) into the network's input: RGB float32 (3, H, W), ``(v / 255 - mean) / std``."""
+    scale = np.asarray([1 / (255 * s) for s in std], np.float32)[:, None, None]
+    shift = np.asarray([-m / s for m, s in zip(mean, std, strict=True)], np.float32)[:, None, None]
+    # Reverse the channels and move them to the front as views; the multiplication makes the only copy.
+    out = np.multiply(image[:, :, ::-1].transpose(2, 0, 1), scale, dtype=np.float32, order="C")
+    out += shift
+    return out
+
+
+def box_to_crop(box: NDArray[np.float64], around: NDArray[np.float64], scale: float, size: int) -> NDArray[np.float64]:
+    """Map (x, y, w, h) in frame pixels to (cx, cy, w, h) in units of a crop's side, cut around the box `around`.
+
+    The inverse of `crop_to_box`. Values lie outside [0, 1] where the box leaves the crop.
+    """
+    centre = box[:2] + 0.5 * box[2:]
+    origin = around[:2] + 0.5 * around[2:]
+    return np.concatenate([(centre - origin) * scale / size + 0.5, box[2:] * scale / size])
+
+
+def crop_to_box(cxcywh: NDArray[np.float64], around: NDArray[np.float64], scale: float, size: int) -> NDArray[np.float64]:
+    """Map (cx, cy, w, h) in units of a crop's side back to (x, y, w, h) in frame pixels; see `box_to_crop`."""
+    origin = around[:2] + 0.5 * around[2:]
+    wh = cxcywh[2:] * size / scale
+    centre = (cxcywh[:2] - 0.5) * size / scale + origin
+    return np.concatenate([centre - 0.5 * wh, wh])
+
+
+def clip_box(box: NDArray[np.float64], frame_size: tuple[int, int], margin: float = 10.0) -> NDArray[np.float64]:
+    """Clip (x, y, w, h) to a frame of `frame_size` (width, height), keeping at least `margin` pixels of each side.
+
+    SeqTrack's official ``clip_box``: the box stays at least `margin` wide and high, and at least partly in view.
+    """
+    width, height = frame_size
+    x1, y1 = box[:2]
+    x2, y2 = box[:2] + box[2:]
+    x1, x2 = min(max(0.0, x1), width - margin), min(max(margin, x2), width)
+    y1, y2 = min(max(0.0, y1), height - margin), min(max(margin, y2), height)
+    return np.asarray([x1, y1, max(margin, x2 - x1), max(margin, y2 - y1)], np.float64)
+
+
+def overlap(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Intersection over union of boxes (..., 4) in (x, y, w, h), broadcast over the leading axes; 0 for NaN boxes."""
+    low = np.maximum(a[..., :2], b[..., :2])
+    high = np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:])
+    intersection = np.prod(np.clip(high - low, 0, None), axis=-1)
+    union = np.prod(a[..., 2:], axis=-1) + np.prod(b[..., 2:], axis=-1) - intersection
+    with np.errstate(invalid="ignore", divide="ignore"):
+        iou = np.where(union > 0, intersection / union, 0.0)
+    return np.nan_to_num(iou, nan=0.0)

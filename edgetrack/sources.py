@@ -1,0 +1,321 @@
+"""Frames from a video, a folder of images, a camera, a network stream or a GStreamer pipeline.
+
+    with open_source("clip.mp4") as source:
+        for frame in source:  # BGR uint8 (H, W, 3)
+            ...
+
+| what is given | what is read |
+|---|---|
+| ``clip.mp4`` | a video file |
+| ``frames/`` | a folder of images in natural order (``2.jpg`` before ``10.jpg``) |
+| ``frame.png``, ``frames/*.jpg``, ``frames/%06d.jpg`` | one image, or those that fit the pattern |
+| ``0``, ``/dev/video0`` | a camera |
+| ``rtsp://...``, ``http://...`` | a network stream |
+| ``v4l2src ! ... ! appsink`` | a GStreamer pipeline, with an OpenCV that was built with GStreamer |
+
+**An end is not always the end.** A container that promises more frames than can be decoded was cut off or damaged. All
+frames that can be decoded are delivered first, then `SourceError` names both numbers. MP4, MOV and AVI index every
+frame: there a shortfall of more than `EXACT_TOLERANCE` frames counts, because decoders drop a frame or two at an edit
+on purpose. Elsewhere the number is duration x rate, an estimate that a longer sound track or a varying rate spoils:
+there the shortfall must exceed one second and a twentieth of the promise. MPEG streams promise nothing and can be cut
+unnoticed. A camera or a live stream has no end of its own, so its end is an error too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from edgetrack.errors import SourceError
+from edgetrack.imaging import import_cv2
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    Frame: TypeAlias = NDArray[np.uint8]
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+EXACT_TOLERANCE = 2
+"""Frames that may be missing from a container that indexes every frame."""
+
+
+class Source:
+    """An open sequence of frames: an iterator that is read once, and a context manager.
+
+    The first frame is read when the source is opened, so an unreadable source fails there and `size` is real.
+
+    Attributes:
+        name: what was opened, for messages and reports.
+        fps: frames per second, or None where the source does not say (images, some streams).
+        frame_count: frames to expect, or None for a live source; an estimate for some containers.
+        size: (width, height) of the first frame in pixels; later frames of a folder may differ.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        frames: Iterator[Frame],
+        *,
+        fps: float | None = None,
+        frame_count: int | None = None,
+        release: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.name = name
+        self.fps = fps
+        self.frame_count = frame_count
+        self._frames = frames
+        self._release = release
+        self._closed = False
+        try:
+            self._first: Frame | None = next(frames, None)
+            if self._first is None:
+                raise SourceError(f"{name}: opened, but not one frame could be read")
+        except BaseException:
+            self.close()
+            raise
+        height, width = self._first.shape[:2]
+        self.size = (width, height)
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self
+
+    def __next__(self) -> Frame:
+        if self._closed:
+            raise SourceError(f"{self.name}: the source is closed; open it again")
+        if self._first is not None:
+            frame, self._first = self._first, None
+            return frame
+        return next(self._frames)
+
+    def close(self) -> None:
+        """Release the file or device. Closing twice is fine; reading afterwards raises `SourceError`."""
+        if not self._closed:
+            self._closed = True
+            self._release()
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_source(source: str | os.PathLike[str] | int | Sequence[str | os.PathLike[str]]) -> Source:
+    """Open `source` and read its first frame; the module's docstring lists what it may be.
+
+    Args:
+        source: a path, image pattern, camera index, URL or pipeline as text, or a list of image paths in playing order.
+
+    Raises:
+        SourceError: it is missing, empty or cannot be read. While iterating: an image that cannot be decoded (named),
+            or an end that came too early.
+        MissingDependencyError: OpenCV is not installed.
+    """
+    if not isinstance(source, str | os.PathLike | int):
+        return _open_images(f"{len(source)} images", [Path(p) for p in source])
+    text = str(source) if isinstance(source, int) else os.fspath(source)
+    if camera := re.fullmatch(r"(?:/dev/video)?(\d+)", text):
+        return _open_camera(int(camera[1]))
+    if " ! " in text:
+        return _open_pipeline(text)
+    if re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE):
+        return _open_stream(text)
+    return _open_path(text)
+
+
+def has_gstreamer() -> bool:
+    """Whether the installed OpenCV can run GStreamer pipelines."""
+    cv2 = import_cv2()
+    return cv2.CAP_GSTREAMER in cv2.videoio_registry.getStreamBackends()
+
+
+def natural_key(path: Path) -> list[tuple[bool, int, str]]:
+    """A sorting key under which ``2.jpg`` comes before ``10.jpg``."""
+    parts = re.split(r"(\d+)", path.name)
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
+
+
+def _open_path(text: str) -> Source:
+    path = Path(text)
+    if path.is_dir():
+        images = _images_in(path, re.compile(".*"))
+        if not images:
+            suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+            raise SourceError(f"{text}: a folder without images; expected files ending in {suffixes}")
+        return _open_images(text, images)
+    if path.is_file():
+        return _open_images(text, [path]) if path.suffix.lower() in IMAGE_SUFFIXES else _open_video(path)
+    if pattern := _pattern(path.name):
+        images = _images_in(path.parent, pattern) if path.parent.is_dir() else []
+        if not images:
+            raise SourceError(f"{text}: no image fits this pattern")
+        return _open_images(text, images)
+    raise SourceError(
+        f"{text}: no such file or folder; expected a video, a folder of images, an image pattern, a camera index, "
+        "a URL or a GStreamer pipeline"
+    )
+
+
+def _pattern(name: str) -> re.Pattern[str] | None:
+    """The file names that ``*``, ``?`` and ``%06d`` stand for, or None when `name` has none of them."""
+    if not re.search(r"[*?]|%\d*d", name):
+        return None
+    regex = ""
+    for part in re.split(r"([*?]|%\d*d)", name):
+        if part == "*":
+            regex += ".*"
+        elif part == "?":
+            regex += "."
+        elif re.fullmatch(r"%\d*d", part):
+            digits = part[1:-1].lstrip("0")
+            regex += rf"\d{{{digits},}}" if digits else r"\d+"
+        else:
+            regex += re.escape(part)
+    return re.compile(regex)
+
+
+def _images_in(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
+    # Hidden files are left out: copies from a Mac bring "._1.jpg", which is no image.
+    found = (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    return sorted((p for p in found if pattern.fullmatch(p.name)), key=natural_key)
+
+
+def _open_images(name: str, paths: list[Path]) -> Source:
+    if not paths:
+        raise SourceError("got an empty list of images; expected at least one path")
+    return Source(name, map(read_image, paths), frame_count=len(paths))
+
+
+def read_image(path: Path) -> Frame:
+    """Read one image as BGR uint8 (H, W, 3); grey, 16-bit and alpha are converted.
+
+    Raises:
+        SourceError: the file is missing, is not an image, or was cut off; the message names it.
+    """
+    cv2 = import_cv2()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
+    # Many OpenCV builds fill the missing part of a cut-off JPEG with grey and say nothing. The end marker must come
+    # after the last start of scan; a thumbnail's own end marker comes before it, and coded data can hold neither.
+    if data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+        raise SourceError(f"{path}: a JPEG that is cut off ({len(data)} bytes, no end marker)")
+    image: Frame | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    if image is None:
+        raise SourceError(f"{path}: not an image that OpenCV can decode ({len(data)} bytes)")
+    return image
+
+
+def _open_video(path: Path) -> Source:
+    cv2 = import_cv2()
+    capture = cv2.VideoCapture(str(path))
+    # FFmpeg plays plain text as a video of a terminal; nobody means that.
+    fourcc = (int(capture.get(cv2.CAP_PROP_FOURCC)) & 0xFFFFFFFF).to_bytes(4, "little")
+    if not capture.isOpened() or fourcc == b"ansi":
+        capture.release()
+        raise SourceError(
+            f"{path}: not a video that OpenCV can open ({path.stat().st_size} bytes); "
+            "it is damaged, cut off before its index, or in a format this OpenCV build does not know"
+        )
+    fps, count = _rate(cv2, capture), _count(cv2, capture)
+    if _indexes_every_frame(path):
+        tolerance = EXACT_TOLERANCE
+    else:
+        tolerance = max(round(fps or 0), (count or 0) // 20)
+
+    def frames() -> Iterator[Frame]:
+        decoded = yield from _read_all(capture)
+        if count is not None and decoded + tolerance < count:
+            raise SourceError(
+                f"{path}: the file promises {count} frames, but only {decoded} could be decoded; "
+                "it is cut off or damaged"
+            )
+
+    return Source(str(path), frames(), fps=fps, frame_count=count, release=capture.release)
+
+
+def _open_camera(index: int) -> Source:
+    cv2 = import_cv2()
+    capture = cv2.VideoCapture(index)
+    name = f"camera {index}"
+    if not capture.isOpened():
+        capture.release()
+        raise SourceError(
+            f"{name}: cannot be opened; check that it is plugged in, not in use, and readable by this user"
+        )
+    return Source(name, _read_live(capture, name), fps=_rate(cv2, capture), release=capture.release)
+
+
+def _open_stream(url: str) -> Source:
+    cv2 = import_cv2()
+    name = re.sub(r"//[^/@]*@", "//", url)  # messages and reports must not carry the password of a camera
+    capture = cv2.VideoCapture(url)
+    if not capture.isOpened():
+        capture.release()
+        raise SourceError(f"{name}: the stream cannot be opened; check the address, the network and the credentials")
+    count = _count(cv2, capture)
+    frames = _read_live(capture, name) if count is None else _read_all(capture)
+    return Source(name, frames, fps=_rate(cv2, capture), frame_count=count, release=capture.release)
+
+
+def _open_pipeline(pipeline: str) -> Source:
+    cv2 = import_cv2()
+    if not has_gstreamer():
+        raise SourceError(
+            f"{pipeline}: this OpenCV build ({cv2.__version__}) has no GStreamer; use the OpenCV that came with your "
+            "board or one built with -D WITH_GSTREAMER=ON (the wheels on PyPI are built without)"
+        )
+    capture = cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
+    if not capture.isOpened():
+        capture.release()
+        raise SourceError(
+            f"{pipeline}: GStreamer cannot start this pipeline; expected it to end in "
+            "'videoconvert ! video/x-raw,format=BGR ! appsink'"
+        )
+    # A pipeline may well end of itself (filesrc, num-buffers), and OpenCV does not tell an end from an error.
+    return Source(pipeline, _read_all(capture), fps=_rate(cv2, capture), release=capture.release)
+
+
+def _read_all(capture: Any) -> Generator[Frame, None, int]:
+    """Yield every frame; as a generator's value, how many there were."""
+    decoded = 0
+    while True:
+        read, frame = capture.read()
+        if not read:
+            return decoded
+        decoded += 1
+        yield frame
+
+
+def _read_live(capture: Any, name: str) -> Iterator[Frame]:
+    decoded = yield from _read_all(capture)
+    raise SourceError(f"{name}: stopped delivering after {decoded} frames; the device or the connection is gone")
+
+
+def _rate(cv2: Any, capture: Any) -> float | None:
+    fps = float(capture.get(cv2.CAP_PROP_FPS))
+    return fps if 0 < fps < 1000 else None  # containers without a rate report 0, NaN or their time base
+
+
+def _count(cv2: Any, capture: Any) -> int | None:
+    count = float(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    return int(count) if 0 < count < 2**31 else None  # unknown durations come out as 0 or astronomically negative
+
+
+def _indexes_every_frame(path: Path) -> bool:
+    """Whether the container is MP4, MOV or AVI by its first bytes."""
+    with path.open("rb") as file:
+        head = file.read(12)
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+        return True
+    return head[:4] == b"RIFF" and head[8:] == b"AVI "

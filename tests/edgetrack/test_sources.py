@@ -1,0 +1,314 @@
+"""Sources: what is read, in which order, and how each kind of unreadable input is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from edgetrack.errors import MissingDependencyError, SourceError
+from edgetrack.sources import Source, natural_key, open_source
+
+WIDTH, HEIGHT = 64, 48
+
+
+def frame(index: int) -> np.ndarray:
+    """A frame that shows `index` as eight dark or bright stripes, one a bit, which lossy coding cannot confuse."""
+    bits = np.repeat([index >> bit & 1 for bit in range(8)], WIDTH // 8)
+    noise = np.random.default_rng(index).integers(-25, 26, (HEIGHT, WIDTH, 3))
+    return (60 + 130 * bits[None, :, None] + noise).astype(np.uint8)
+
+
+def write_video(path: Path, frames: int = 40, codec: str = "mp4v", fps: float = 25) -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), fps, (WIDTH, HEIGHT))
+    assert writer.isOpened()
+    for index in range(frames):
+        writer.write(frame(index))
+    writer.release()
+    return path
+
+
+def write_images(folder: Path, names: list[str]) -> list[Path]:
+    folder.mkdir(exist_ok=True)
+    for index, name in enumerate(names):
+        assert cv2.imwrite(str(folder / name), frame(index))
+    return [folder / name for name in names]
+
+
+def numbers(source: Source) -> list[int]:
+    """The numbers that the frames of `source` show."""
+    with source:
+        stripes = (image.mean(axis=(0, 2)).reshape(8, -1).mean(axis=1) > 125 for image in source)
+        return [sum(1 << bit for bit in range(8) if stripe[bit]) for stripe in stripes]
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "mp4v"), ("a.avi", "MJPG"), ("a.mkv", "mp4v")])
+def test_video_gives_every_frame_in_order(tmp_path: Path, name: str, codec: str) -> None:
+    source = open_source(write_video(tmp_path / name, codec=codec))
+    assert (source.fps, source.frame_count, source.size) == (25, 40, (WIDTH, HEIGHT))
+    assert source.name == str(tmp_path / name)
+    assert numbers(source) == list(range(40))
+
+
+def test_folder_is_read_in_natural_order_and_ignores_other_files(tmp_path: Path) -> None:
+    write_images(tmp_path / "f", ["1.png", "2.jpg", "10.bmp", "11.PNG"])
+    (tmp_path / "f" / "groundtruth.txt").write_text("1,2,3,4")
+    (tmp_path / "f" / "._1.jpg").write_bytes(b"resource fork")
+    source = open_source(str(tmp_path / "f"))
+    assert (source.fps, source.frame_count) == (None, 4)
+    assert numbers(source) == [0, 1, 2, 3]
+
+
+def test_natural_order_compares_numbers_by_value() -> None:
+    names = ["b1", "a10", "a9", "a10x", "a", "10", "9"]
+    ordered = sorted((Path(n) for n in names), key=natural_key)
+    assert [p.name for p in ordered] == ["9", "10", "a", "a9", "a10", "a10x", "b1"]
+
+
+@pytest.mark.parametrize("pattern", ["img*.png", "img%02d.png", "img%d.png", "img??.png"])
+def test_patterns_pick_and_order_images(tmp_path: Path, pattern: str) -> None:
+    write_images(tmp_path, ["img08.png", "img09.png", "img10.png", "other.png"])
+    assert numbers(open_source(str(tmp_path / pattern))) == [0, 1, 2]
+
+
+def test_list_keeps_its_order_and_one_image_is_one_frame(tmp_path: Path) -> None:
+    a, b, c = write_images(tmp_path, ["a.png", "b.png", "c.png"])
+    assert numbers(open_source([c, str(a), b])) == [2, 0, 1]
+    assert numbers(open_source(b)) == [1]
+
+
+def test_grey_alpha_and_16_bit_images_become_bgr_uint8(tmp_path: Path) -> None:
+    images: list[Any] = [
+        np.full((8, 9), 77, np.uint8),
+        np.full((8, 9, 4), 77, np.uint8),
+        np.full((8, 9, 3), 77 * 257, np.uint16),
+    ]
+    for index, image in enumerate(images):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), image)
+    for image in open_source(tmp_path):
+        assert image.dtype == np.uint8
+        assert image.shape == (8, 9, 3)
+        assert abs(int(image[0, 0, 0]) - 77) <= 1
+
+
+# What cannot be read.
+
+
+def test_missing_path_says_what_is_expected(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"nothing\.mp4: no such file or folder; expected a video"):
+        open_source(tmp_path / "nothing.mp4")
+
+
+def test_empty_folder_empty_list_and_fruitless_pattern(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="a folder without images"):
+        open_source(tmp_path)
+    with pytest.raises(SourceError, match="empty list"):
+        open_source([])
+    with pytest.raises(SourceError, match="no image fits this pattern"):
+        open_source(tmp_path / "no_such_folder" / "%04d.jpg")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.mp4", b"not a video" * 100), ("b.mp4", b""), ("notes.txt", b"plain text that FFmpeg would play\n" * 50)],
+)
+def test_files_that_are_no_video_are_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SourceError, match=rf"{name}: not a video that OpenCV can open \({len(content)} bytes\)"):
+        open_source(tmp_path / name)
+
+
+def test_video_without_its_index_is_refused_at_once(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4")
+    path.write_bytes(path.read_bytes()[:-800])
+    with pytest.raises(SourceError, match="not a video that OpenCV can open"):
+        open_source(path)
+
+
+def cut(path: Path, part: float) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * part)])
+
+
+def hole(path: Path, part: float) -> None:
+    """Overwrite 5% of the file, so that some frames in the middle cannot be decoded."""
+    data = bytearray(path.read_bytes())
+    start, length = int(len(data) * part), len(data) // 5
+    data[start : start + length] = bytes(length)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "frames", "damage"),
+    [
+        ("a.avi", "MJPG", 40, cut),  # an exact count
+        ("a.avi", "MJPG", 40, hole),
+        ("a.mkv", "MJPG", 80, cut),  # an estimate: more than a second must be missing
+    ],
+)
+def test_cut_off_video_delivers_what_it_has_then_raises(
+    tmp_path: Path, name: str, codec: str, frames: int, damage: Callable[[Path, float], None]
+) -> None:
+    path = write_video(tmp_path / name, frames=frames, codec=codec)
+    damage(path, 0.5)
+    source = open_source(path)
+    delivered = []
+    with pytest.raises(SourceError, match=rf"promises {frames} frames, but only \d+ could be decoded") as caught:
+        delivered.extend(iter(source))  # keeps what came before the error
+    assert 10 < len(delivered) < frames - 2
+    assert f"only {len(delivered)} could" in str(caught.value)
+
+
+class FakeCapture:
+    """Stands in for cv2.VideoCapture: what a container promises and what it holds, set apart."""
+
+    def __init__(self, held: int, promised: float, opened: bool = True) -> None:
+        self.held, self.promised, self.opened, self.released = held, promised, opened, 0
+
+    def isOpened(self) -> bool:
+        return self.opened
+
+    def get(self, prop: int) -> float:
+        return {cv2.CAP_PROP_FPS: 30.0, cv2.CAP_PROP_FRAME_COUNT: self.promised}.get(prop, 0.0)
+
+    def read(self) -> tuple[bool, np.ndarray | None]:
+        self.held -= 1
+        return (True, frame(0)) if self.held >= 0 else (False, None)
+
+    def release(self) -> None:
+        self.released += 1
+
+
+def use_capture(monkeypatch: pytest.MonkeyPatch, capture: FakeCapture) -> None:
+    monkeypatch.setattr(cv2, "VideoCapture", lambda *_: capture)
+
+
+MP4 = b"\0\0\0\x20ftypisom"
+MKV = b"\x1aE\xdf\xa3" + bytes(8)
+
+
+@pytest.mark.parametrize(
+    ("head", "held", "promised", "complete"),
+    [
+        (MP4, 98, 100, True),  # an edit list may hide a frame or two
+        (MP4, 97, 100, False),
+        (MKV, 70, 100, True),  # an estimate that is a second off
+        (MKV, 69, 100, False),
+        (MKV, 1900, 2000, True),  # a long one that is 5% off
+        (MKV, 1899, 2000, False),
+        (MKV, 120, 100, True),  # more than promised
+        (MKV, 5, -9.2e16, True),  # no duration at all
+    ],
+)
+def test_rule_for_a_premature_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: bytes, held: int, promised: float, complete: bool
+) -> None:
+    path = tmp_path / "clip"
+    path.write_bytes(head)
+    use_capture(monkeypatch, FakeCapture(held, promised))
+    source = open_source(path)
+    if complete:
+        assert sum(1 for _ in source) == held
+        return
+    with pytest.raises(SourceError, match=f"promises {promised} frames, but only {held} could"):
+        list(source)
+
+
+def test_video_without_one_frame_is_refused_and_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "clip").write_bytes(MKV)
+    capture = FakeCapture(0, 0)
+    use_capture(monkeypatch, capture)
+    with pytest.raises(SourceError, match="not one frame could be read"):
+        open_source(tmp_path / "clip")
+    assert capture.released == 1
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("kept", [0.0, 0.5, 0.98])
+def test_damaged_image_in_a_folder_is_named(tmp_path: Path, suffix: str, kept: float) -> None:
+    _, second, _ = write_images(tmp_path, [f"{i}{suffix}" for i in (1, 2, 3)])
+    cut(second, kept)
+    source = open_source(tmp_path)
+    next(source)
+    with pytest.raises(SourceError, match=rf"{second.name}: "):
+        next(source)
+
+
+def test_jpeg_with_a_thumbnail_and_trailing_bytes_is_whole(tmp_path: Path) -> None:
+    """Cameras put a thumbnail, with its own end marker, before the picture, and notes behind it."""
+    path = write_images(tmp_path, ["a.jpg"])[0]
+    jpeg = path.read_bytes()
+    thumbnail = b"\xff\xe1" + (len(jpeg) + 2).to_bytes(2, "big") + jpeg
+    path.write_bytes(jpeg[:2] + thumbnail + jpeg[2:] + b"notes")
+    assert numbers(open_source(path)) == [0]
+    path.write_bytes((jpeg[:2] + thumbnail + jpeg[2:])[:-40])
+    with pytest.raises(SourceError, match="cut off"):
+        open_source(path)
+
+
+# Devices, streams, pipelines.
+
+
+@pytest.mark.parametrize("camera", [0, "0", "/dev/video0"])
+def test_absent_camera_is_an_error(monkeypatch: pytest.MonkeyPatch, camera: str | int) -> None:
+    use_capture(monkeypatch, FakeCapture(0, 0, opened=False))
+    with pytest.raises(SourceError, match="camera 0: cannot be opened"):
+        open_source(camera)
+
+
+def test_camera_that_stops_is_an_error_after_its_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_capture(monkeypatch, FakeCapture(3, 0))
+    source = open_source("2")
+    assert (source.frame_count, source.fps) == (None, 30)
+    assert len([next(source) for _ in range(3)]) == 3
+    with pytest.raises(SourceError, match="camera 2: stopped delivering after 3 frames"):
+        next(source)
+
+
+def test_stream_password_stays_out_of_names_and_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_capture(monkeypatch, FakeCapture(2, 0))
+    source = open_source("rtsp://admin:secret@10.0.0.7/live")
+    assert source.name == "rtsp://10.0.0.7/live"
+    with pytest.raises(SourceError, match="stopped delivering") as caught:
+        list(source)
+    assert "secret" not in str(caught.value)
+    use_capture(monkeypatch, FakeCapture(0, 0, opened=False))
+    with pytest.raises(SourceError, match=r"^rtsp://10\.0\.0\.7/live: the stream cannot be opened"):
+        open_source("rtsp://admin:secret@10.0.0.7/live")
+
+
+def test_recorded_stream_with_a_known_length_ends_normally(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_capture(monkeypatch, FakeCapture(4, 4))
+    assert len(list(open_source("http://host/clip.mp4"))) == 4
+
+
+def test_pipeline_needs_gstreamer(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = "videotestsrc num-buffers=3 ! videoconvert ! appsink"
+    monkeypatch.setattr(cv2.videoio_registry, "getStreamBackends", lambda: [cv2.CAP_FFMPEG])
+    with pytest.raises(SourceError, match="has no GStreamer"):
+        open_source(pipeline)
+    monkeypatch.setattr(cv2.videoio_registry, "getStreamBackends", lambda: [cv2.CAP_GSTREAMER])
+    use_capture(monkeypatch, FakeCapture(0, 0, opened=False))
+    with pytest.raises(SourceError, match="GStreamer cannot start this pipeline"):
+        open_source(pipeline)
+    use_capture(monkeypatch, FakeCapture(3, 0))
+    assert len(list(open_source(pipeline))) == 3
+
+
+def test_closed_source_cannot_be_read_and_closes_twice(tmp_path: Path) -> None:
+    source = open_source(write_images(tmp_path, ["a.png"])[0])
+    source.close()
+    source.close()
+    with pytest.raises(SourceError, match="closed"):
+        next(source)
+
+
+def test_missing_opencv_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_images(tmp_path, ["a.png"])[0]
+    monkeypatch.setitem(__import__("sys").modules, "cv2", None)
+    with pytest.raises(MissingDependencyError, match=r"edgetrack\[opencv\]"):
+        open_source(path)

@@ -1,0 +1,481 @@
+"""A model bundle: a manifest, the graphs it names and their hashes, in a directory or a .zip of one.
+
+`read_bundle` trusts nothing it reads: version, schema, paths, sizes, hashes and tensor specs are checked, in this
+order, before a graph is handed to a runtime. There is no pickle in a bundle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+import tempfile
+import weakref
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from edgetrack.errors import BundleError, IntegrityError, ManifestError, SchemaVersionError, UnsafePathError
+from edgetrack_runtimes import TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+SCHEMA_VERSION = 1
+"""The manifest version this edgetrack reads and writes."""
+MANIFEST = "manifest.json"
+
+# Bounds on what an archive may make this process read or write. Real weights deflate by less than a factor of 10.
+_MAX_MANIFEST_BYTES = 16 << 20
+_MAX_BUNDLE_BYTES = 8 << 30
+_MAX_INFLATION = 100
+_ALWAYS_ALLOWED_BYTES = 64 << 20
+
+_SHIPPED = Path(__file__).parent / "models"
+_CHUNK = 1 << 20
+
+
+class _Part(BaseModel):
+    """A frozen piece of the manifest; unknown keys and non-finite numbers are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class CropSettings(_Part):
+    """A square crop: `size` pixels a side, `factor` times the box's geometric mean side wide."""
+
+    size: int = Field(ge=1)
+    factor: float = Field(gt=0)
+
+
+class Preprocessing(_Part):
+    """How a frame becomes a network input; mean and std are RGB on the [0, 1] scale."""
+
+    color: Literal["rgb"]
+    mean: tuple[float, float, float]
+    std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+    search: CropSettings
+    template: CropSettings
+
+
+class DecoderSettings(_Part):
+    """The vocabulary: tokens 0..bins-1 are coordinates, END is `bins`, START is `bins + 1`."""
+
+    bins: int = Field(ge=2)
+    order: Literal["xywh", "whxy"]
+
+
+class OnlineSettings(_Part):
+    """Defaults of the online algorithm.
+
+    Attributes:
+        window: strength of the Hanning penalty on the centre, 0 (none) to 1 (the paper's).
+        update_interval: frames between template updates; None never updates.
+        update_threshold: a template is taken when the mean of the four likelihoods is above this.
+        clip_margin: pixels of a box's width and height that are kept in view.
+    """
+
+    window: float = Field(ge=0, le=1)
+    update_interval: Annotated[int, Field(ge=1)] | None
+    update_threshold: float = Field(ge=0)
+    clip_margin: float = Field(ge=0)
+
+
+class LikelihoodScore(_Part):
+    """The score is the mean of the four token likelihoods: uncalibrated."""
+
+    source: Literal["likelihood"]
+    ok_threshold: float
+
+
+class PresenceScore(_Part):
+    """The score is ``sigmoid(intercept + presence * logit(P) + likelihood * log(mean likelihood))``, P = 1 - P(END)."""
+
+    source: Literal["presence"]
+    presence: float
+    likelihood: float
+    intercept: float
+    ok_threshold: float
+
+
+class Tensor(_Part):
+    """One input or output of a graph; `dtype` is numpy's name for it."""
+
+    name: str = Field(min_length=1)
+    shape: tuple[Annotated[int, Field(ge=1)], ...]
+    dtype: str
+
+    @property
+    def spec(self) -> TensorSpec:
+        return TensorSpec(self.name, self.shape, self.dtype)
+
+
+class Graph(_Part):
+    """One ONNX file and the tensors that go in and come out."""
+
+    file: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+class Variant(_Part):
+    """The graphs of one precision, by name."""
+
+    graphs: dict[str, Graph]
+
+
+class FileEntry(_Part):
+    """Size and hash of one file."""
+
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    bytes: int = Field(ge=0)
+
+
+class Manifest(_Part):
+    """What manifest.json holds.
+
+    `files` lists every file of the bundle but the manifest, by POSIX path relative to it; `write_bundle` fills it.
+    """
+
+    schema_version: Literal[1]
+    kind: Literal["seqtrack"]
+    name: str = Field(min_length=1)
+    description: str
+    preprocessing: Preprocessing
+    decoder: DecoderSettings
+    templates: int = Field(ge=1)
+    online: OnlineSettings
+    score: Annotated[LikelihoodScore | PresenceScore, Field(discriminator="source")]
+    variants: dict[str, Variant] = Field(min_length=1)
+    files: dict[str, FileEntry] = {}
+    provenance: dict[str, JsonValue] = {}
+    accuracy: dict[str, JsonValue] = {}
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A bundle that passed every check.
+
+    Attributes:
+        source: the directory or .zip it was read from.
+        root: the directory that holds its files; for a .zip a temporary one that lives as long as this object.
+    """
+
+    manifest: Manifest
+    source: Path
+    root: Path
+
+    def graph_path(self, variant: str, graph: str) -> Path:
+        """Return the file of one graph of one precision variant."""
+        return self.root / self.manifest.variants[variant].graphs[graph].file
+
+
+def shipped_models() -> tuple[str, ...]:
+    """Return the names of the bundles that ship with edgetrack, sorted."""
+    return tuple(sorted(path.parent.name for path in _SHIPPED.glob(f"*/{MANIFEST}")))
+
+
+def find_model(model: str | os.PathLike[str]) -> Path:
+    """Return where the bundle called `model` lies: a shipped name, or the path of a directory or .zip.
+
+    A shipped name wins over a file of that name in the current directory; write ``./name`` for the file.
+
+    Raises:
+        BundleError: there is no such model; the message lists the shipped names.
+    """
+    shipped = shipped_models()
+    if model in shipped:
+        return _SHIPPED / str(model)
+    path = Path(model)
+    if not path.exists():
+        names = ", ".join(shipped) or "none"
+        raise BundleError(
+            f"no model {os.fspath(model)!r}: expected a shipped one ({names}), or the path of a bundle directory or .zip"
+        )
+    return path
+
+
+def read_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """Read and check the bundle at `path`, a directory or a .zip of one with the manifest at its top.
+
+    Raises:
+        BundleError: nothing is there, or it is neither a directory nor a .zip.
+        ManifestError: the manifest is missing, is not JSON, does not fit the schema, or its graphs do not fit together.
+        SchemaVersionError: it was written for another version; checked before the rest of the manifest is looked at.
+        UnsafePathError: a path leads out of the bundle, or an archive unpacks to an unreasonable size.
+        IntegrityError: a file is missing, or its size or hash is not the manifest's.
+    """
+    source = Path(path)
+    if source.is_dir():
+        manifest = _parse_manifest(_manifest_of_directory(source), source)
+        bundle = Bundle(manifest, source, source)
+    elif source.is_file():
+        bundle = _unpack(source)
+    else:
+        raise BundleError(f"no bundle at {source}: expected a directory with a {MANIFEST}, or a .zip of one")
+    _check(bundle.root, bundle.manifest, source)
+    return bundle
+
+
+def write_bundle(root: str | os.PathLike[str], manifest: Manifest) -> Bundle:
+    """Make a bundle of the directory `root`, which holds the graphs: hash its files, check all, write the manifest.
+
+    Every file under `root` but the manifest is listed, whatever ``manifest.files`` said. The manifest appears in one
+    step and only if the bundle passes the checks of `read_bundle`, whose errors it raises.
+    """
+    root = Path(root)
+    paths = sorted(p for p in root.rglob("*") if not p.is_dir() and p != root / MANIFEST)
+    files = {p.relative_to(root).as_posix(): FileEntry(sha256=_sha256(p), bytes=p.stat().st_size) for p in paths}
+    manifest = manifest.model_copy(update={"files": files})
+    _check(root, manifest, root)
+    partial = root / f".{MANIFEST}.partial"
+    partial.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, root / MANIFEST)
+    return Bundle(manifest, root, root)
+
+
+def pack(root: str | os.PathLike[str], archive: str | os.PathLike[str]) -> Path:
+    """Write the bundle directory `root` as the .zip `archive`, in one step; equal bundles give equal bytes.
+
+    Raises the errors of `read_bundle` if `root` is not a sound bundle.
+    """
+    bundle = read_bundle(root)
+    archive = Path(archive)
+    partial = archive.with_name(f".{archive.name}.partial")
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as out:
+        for name in (MANIFEST, *sorted(bundle.manifest.files)):
+            # A fixed date, so that the bytes depend on the content alone.
+            info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            info.compress_type = zipfile.ZIP_DEFLATED
+            info.external_attr = 0o644 << 16
+            with (bundle.root / name).open("rb") as source, out.open(info, "w", force_zip64=True) as target:
+                shutil.copyfileobj(source, target, _CHUNK)
+    os.replace(partial, archive)
+    return archive
+
+
+def _manifest_of_directory(root: Path) -> bytes:
+    path = _inside(root, MANIFEST, root)
+    if not path.is_file():
+        raise ManifestError(f"{root}: no {MANIFEST}; a bundle directory holds one next to its graphs")
+    if path.stat().st_size > _MAX_MANIFEST_BYTES:
+        raise ManifestError(
+            f"{path} has {path.stat().st_size} bytes, more than the {_MAX_MANIFEST_BYTES} a manifest may have"
+        )
+    return path.read_bytes()
+
+
+def _parse_manifest(text: bytes, source: Path) -> Manifest:
+    try:
+        raw: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError covers bad JSON and bad UTF-8
+        raise ManifestError(f"{source}: {MANIFEST} is not valid JSON: {error}") from None
+    if not isinstance(raw, dict) or "schema_version" not in raw:
+        raise ManifestError(
+            f"{source}: {MANIFEST} has no schema_version; expected an object with schema_version {SCHEMA_VERSION}"
+        )
+    version = raw["schema_version"]
+    if type(version) is not int or version != SCHEMA_VERSION:
+        raise SchemaVersionError(
+            f"{source}: the manifest has schema_version {version!r}, this edgetrack reads {SCHEMA_VERSION}; "
+            "install the edgetrack the bundle was made for, or export the model again"
+        )
+    try:
+        # Strict: a number written as a string is a mistake of whoever wrote the manifest, not something to guess about.
+        return Manifest.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in error.errors(include_url=False)
+        ]
+        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
+        raise ManifestError(f"{source}: {MANIFEST} does not fit the schema: {'; '.join(problems[:5])}{more}") from None
+
+
+def _inside(root: Path, relative: str, source: Path) -> Path:
+    """Return ``root / relative`` when it is a plain relative POSIX path that stays in `root`, links followed."""
+    path = PurePosixPath(relative)
+    if (
+        str(path) != relative
+        or relative == "."
+        or path.is_absolute()
+        or ".." in path.parts
+        or "\\" in relative
+        or "\0" in relative
+        or PureWindowsPath(relative).drive
+    ):
+        raise UnsafePathError(
+            f"{source}: the path {relative!r} is not allowed; expected a plain relative path inside the bundle"
+        )
+    full = root / relative
+    try:
+        resolved = full.resolve()
+    except (OSError, RuntimeError) as error:  # a loop of symbolic links
+        raise UnsafePathError(f"{source}: the path {relative!r} cannot be resolved: {error}") from None
+    if not resolved.is_relative_to(root.resolve()):
+        raise UnsafePathError(f"{source}: {relative!r} leads out of the bundle, to {resolved}")
+    return full
+
+
+def _unpack(source: Path) -> Bundle:
+    """Unpack the files that the manifest of the archive `source` lists to a temporary directory."""
+    try:
+        with zipfile.ZipFile(source) as archive:
+            members = {info.filename: info for info in archive.infolist()}
+            if MANIFEST not in members:
+                raise ManifestError(f"{source}: no {MANIFEST} at the top of the archive")
+            if members[MANIFEST].file_size > _MAX_MANIFEST_BYTES:
+                raise ManifestError(f"{source}: {MANIFEST} unpacks to more than {_MAX_MANIFEST_BYTES} bytes")
+            manifest = _parse_manifest(archive.read(MANIFEST), source)
+            _check_members(archive, manifest, source)
+            root = Path(tempfile.mkdtemp(prefix="edgetrack-"))
+            bundle = Bundle(manifest, source, root)
+            weakref.finalize(bundle, shutil.rmtree, root, ignore_errors=True)
+            for name in manifest.files:
+                if name not in members:
+                    raise IntegrityError(f"{source}: {name!r} is listed in the manifest but missing from the archive")
+                target = _inside(root, name, source)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(members[name]) as packed, target.open("wb") as out:
+                    shutil.copyfileobj(packed, out, _CHUNK)
+            return bundle
+    except zipfile.BadZipFile as error:
+        # The archive's own checksum of a member fails before our hash of it can.
+        if zipfile.is_zipfile(source):
+            raise IntegrityError(f"{source}: the archive is damaged: {error}") from None
+        raise BundleError(f"{source} is neither a directory nor a .zip archive: {error}") from None
+    except (zlib.error, EOFError) as error:
+        raise IntegrityError(f"{source}: the archive is damaged: {error}") from None
+    except (NotImplementedError, RuntimeError) as error:  # a compression that Python lacks, an encrypted member
+        raise BundleError(f"{source}: the archive cannot be unpacked: {error}") from None
+
+
+def _check_members(archive: zipfile.ZipFile, manifest: Manifest, source: Path) -> None:
+    """Refuse an archive with a member that would land outside, a link, or more bytes than its size explains."""
+    root = Path(tempfile.gettempdir())  # any directory: the names are checked, nothing is written
+    for info in archive.infolist():
+        _inside(root, info.filename.removesuffix("/"), source)
+        if stat.S_ISLNK(info.external_attr >> 16):
+            raise UnsafePathError(f"{source}: {info.filename!r} is a symbolic link; a bundle archive holds plain files")
+    unpacked = sum(info.file_size for info in archive.infolist() if info.filename in manifest.files)
+    limit = min(_MAX_BUNDLE_BYTES, max(_ALWAYS_ALLOWED_BYTES, _MAX_INFLATION * source.stat().st_size))
+    if unpacked > limit:
+        raise UnsafePathError(
+            f"{source}: would unpack to {unpacked} bytes, more than the {limit} allowed for an archive of its size; "
+            "unpack it yourself and load the directory if you trust it"
+        )
+
+
+def _check(root: Path, manifest: Manifest, source: Path) -> None:
+    """Check paths, then sizes and hashes, then that the graphs fit together."""
+    graphs = [graph for variant in manifest.variants.values() for graph in variant.graphs.values()]
+    for name in (*manifest.files, *(graph.file for graph in graphs)):
+        _inside(root, name, source)
+    for graph in graphs:
+        if graph.file not in manifest.files:
+            raise IntegrityError(
+                f"{source}: the graph {graph.file!r} is missing from the bundle's files ({_listing(manifest.files)})"
+            )
+    for name, entry in manifest.files.items():
+        path = root / name
+        if not path.is_file():
+            raise IntegrityError(f"{source}: {name!r} is listed in the manifest but missing from the bundle")
+        if (size := path.stat().st_size) != entry.bytes:
+            raise IntegrityError(
+                f"{source}: {name!r} has {size} bytes, the manifest says {entry.bytes}; fetch the bundle again"
+            )
+        if (digest := _sha256(path)) != entry.sha256:
+            raise IntegrityError(
+                f"{source}: {name!r} has sha256 {digest}, the manifest says {entry.sha256}; fetch the bundle again"
+            )
+    for name, variant in manifest.variants.items():
+        _check_seqtrack(manifest, variant, f"{source}: variant {name!r}")
+    if manifest.templates == 1 and manifest.online.update_interval is not None:
+        raise ManifestError(
+            f"{source}: online.update_interval is {manifest.online.update_interval} but the model has one template, "
+            "which is never replaced; expected null"
+        )
+
+
+_CROSS = ("cross_keys", "cross_values")
+
+
+def _check_seqtrack(manifest: Manifest, variant: Variant, where: str) -> None:
+    """Check that a variant has SeqTrack's four graphs and that one's outputs are the next one's inputs.
+
+    T templates; S, St search and template size; Ld, Hd, dd decoder layers, heads and head width; M memory tokens.
+    """
+    expected = {"template", "encode", "decode_step", "track"}
+    if set(variant.graphs) != expected:
+        raise ManifestError(f"{where} has the graphs {_listing(variant.graphs)}; expected {_listing(expected)}")
+    preprocessing, bins = manifest.preprocessing, manifest.decoder.bins
+    size, template_size = preprocessing.search.size, preprocessing.template.size
+    state = [tensor.spec for tensor in variant.graphs["template"].outputs]
+    if not state:
+        raise ManifestError(f"{where}: the graph 'template' has no outputs; expected the template state")
+    cross = [tensor.spec for tensor in variant.graphs["encode"].outputs]
+    if tuple(sorted(spec.name for spec in cross)) != _CROSS or any(len(spec.shape) != 5 for spec in cross):
+        raise ManifestError(
+            f"{where}: 'encode' has outputs {_specs(cross)}; expected {_listing(_CROSS)} of shape (Ld, 1, Hd, M, dd)"
+        )
+    layers, batch, heads, memory, width = cross[0].shape
+    search = _floats("search", 1, 3, size, size)
+    past = (layers, batch, heads, 5, width)  # START and four tokens
+    wanted: dict[str, tuple[list[TensorSpec], list[TensorSpec]]] = {
+        "template": ([_floats("templates", manifest.templates, 3, template_size, template_size)], state),
+        "encode": ([search, *state], [_floats(name, layers, 1, heads, memory, width) for name in _CROSS]),
+        "decode_step": (
+            [
+                TensorSpec("token", (1,), "int64"),
+                TensorSpec("position", (1,), "int64"),
+                *(_floats(name, *past) for name in ("past_keys", "past_values")),
+                *cross,
+            ],
+            [_floats("logits", 1, bins + 2), *(_floats(name, *past) for name in ("present_keys", "present_values"))],
+        ),
+        "track": (
+            [search, *state, _floats("window", bins)],
+            [TensorSpec("tokens", (1, 4), "int64"), _floats("likelihoods", 1, 4), _floats("presence", 1)],
+        ),
+    }
+    for name, (inputs, outputs) in wanted.items():
+        graph = variant.graphs[name]
+        check_specs(f"{where}: inputs of {name!r}", [t.spec for t in graph.inputs], inputs)
+        check_specs(f"{where}: outputs of {name!r}", [t.spec for t in graph.outputs], outputs)
+
+
+def check_specs(what: str, found: list[TensorSpec], expected: list[TensorSpec]) -> None:
+    """Compare two sets of tensors by name, shape and dtype; the order does not matter.
+
+    Raises:
+        ManifestError: they differ; the message names `what` and lists the differences.
+    """
+    if sorted(found, key=repr) != sorted(expected, key=repr):
+        wrong = [spec for spec in found if spec not in expected] or found
+        missing = [spec for spec in expected if spec not in found]
+        raise ManifestError(f"{what}: found {_specs(wrong)}; expected {_specs(missing or expected)}")
+
+
+def _floats(name: str, *shape: int) -> TensorSpec:
+    return TensorSpec(name, shape, "float32")
+
+
+def _specs(specs: list[TensorSpec]) -> str:
+    return ", ".join(f"{spec.name} {spec}" for spec in specs) or "nothing"
+
+
+def _listing(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,99 @@
+"""Greedy decoding of the four box tokens, one step of the decoder at a time, with its keys and values cached.
+
+The loop that the `track` graph has unrolled inside it, with each step in reach of the caller; both give the same tokens
+and likelihoods.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgetrack_runtimes import Session
+
+STEPS = 4
+"""Tokens of a box."""
+CENTRE_STEPS = {"xywh": (0, 1), "whxy": (2, 3)}
+"""Which of the four tokens are cx and cy, by the order in which a model writes a box."""
+
+
+class Decoded(NamedTuple):
+    """A decoded box.
+
+    Attributes:
+        tokens: int64 (4,), each in [0, bins), in the model's order.
+        likelihoods: float32 (4,), the windowed probability of each token.
+        presence: 1 - P(END) at the first step.
+    """
+
+    tokens: NDArray[np.int64]
+    likelihoods: NDArray[np.float32]
+    presence: float
+
+
+def hanning_window(strength: float, bins: int) -> NDArray[np.float32]:
+    """Return the penalty (bins,) on the centre tokens, ``1 - strength + strength * hanning``; strength in [0, 1]."""
+    return (1 - strength + strength * np.hanning(bins)).astype(np.float32)
+
+
+def greedy_decode(
+    session: Session,
+    cross_keys: NDArray[np.float32],
+    cross_values: NDArray[np.float32],
+    window: NDArray[np.float32],
+    bins: int,
+    order: str,
+) -> Decoded:
+    """Decode a box from the decoder's memory.
+
+    Args:
+        session: the `decode_step` graph.
+        cross_keys: (Ld, 1, Hd, M, dd), with `cross_values` the outputs of the `encode` graph.
+        window: (bins,), multiplies the probabilities of cx and cy before the argmax.
+        bins: coordinate tokens; END is `bins` and START `bins + 1`.
+        order: "xywh" or "whxy".
+    """
+    end, start = bins, bins + 1
+    # The memory is the same in all four steps: it goes to the device once.
+    memory = {
+        "cross_keys": session.upload("cross_keys", cross_keys),
+        "cross_values": session.upload("cross_values", cross_values),
+    }
+    past_keys = np.zeros(session.inputs["past_keys"].shape, np.float32)
+    past_values = np.zeros(session.inputs["past_values"].shape, np.float32)
+    tokens = np.empty(STEPS, np.int64)
+    likelihoods = np.empty(STEPS, np.float32)
+    presence = 1.0
+    token = start
+    for position in range(STEPS):
+        out = session.run(
+            {
+                "token": np.asarray([token], np.int64),
+                "position": np.asarray([position], np.int64),
+                "past_keys": past_keys,
+                "past_values": past_values,
+                **memory,
+            }
+        )
+        past_keys, past_values = out["present_keys"], out["present_values"]
+        probabilities = _softmax(out["logits"][0])  # over the bins, END and START
+        if position == 0:
+            presence = 1.0 - float(probabilities[end])
+        # The bins are sliced without renormalising, as in the official code.
+        choice = probabilities[:bins]
+        if position in CENTRE_STEPS[order]:
+            choice = choice * window
+        token = int(choice.argmax())
+        tokens[position] = token
+        likelihoods[position] = choice[token]
+    return Decoded(tokens, likelihoods, presence)
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    exponentials = np.exp(logits - logits.max())
+    probabilities: NDArray[np.float32] = exponentials / exponentials.sum()
+    return probabilities

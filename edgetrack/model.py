@@ -1,0 +1,205 @@
+"""A model that is loaded: a bundle's graphs in one precision on one backend, to be shared by any number of trackers."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgetrack.errors import BackendError, BackendUnavailableError, OptionError, SessionClosedError
+from edgetrack_runtimes import BACKENDS, SessionOptions, discover, open_session
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable
+
+    from edgetrack.bundle import Bundle, Manifest
+    from edgetrack_runtimes import Session
+
+logger = logging.getLogger("edgetrack")
+
+_HINTS = ("fp32", "fp16", "bf16")
+
+
+class Model:
+    """The graphs of a bundle on one backend. Made by `load`; may be shared between threads and trackers.
+
+    Attributes:
+        bundle: the bundle it came from.
+        backend: where it runs, such as "onnxruntime-cpu".
+        precision: the precision variant ("fp32", "int8"), or the execution hint that was asked for ("fp16", "bf16").
+        options: what every session is opened with.
+    """
+
+    def __init__(self, bundle: Bundle, backend: str, precision: str, variant: str, options: SessionOptions) -> None:
+        self.bundle = bundle
+        self.backend = backend
+        self.precision = precision
+        self.options = options
+        self._variant = variant
+        self._sessions: dict[str, Session] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle says of the model."""
+        return self.bundle.manifest
+
+    def session(self, graph: str) -> Session:
+        """Return the session of one graph, opened at first use and checked against the manifest before anything runs.
+
+        Raises:
+            BackendError: the runtime cannot load the graph, or the model was closed.
+            ManifestError: the graph's inputs or outputs are not the ones in the manifest.
+        """
+        with self._lock:
+            if self._closed:
+                raise SessionClosedError(f"the model {self.manifest.name!r} was closed; load it again")
+            if graph not in self._sessions:
+                self._sessions[graph] = self._open(graph)
+            return self._sessions[graph]
+
+    def _open(self, graph: str) -> Session:
+        from edgetrack.bundle import check_specs
+
+        session = open_session(self.backend, self.bundle.graph_path(self._variant, graph), self.options)
+        stated = self.manifest.variants[self._variant].graphs[graph]
+        where = f"{self.bundle.source}: {stated.file} does not match the manifest"
+        try:
+            check_specs(f"{where}: inputs", list(session.inputs.values()), [t.spec for t in stated.inputs])
+            check_specs(f"{where}: outputs", list(session.outputs.values()), [t.spec for t in stated.outputs])
+        except BaseException:
+            session.close()
+            raise
+        return session
+
+    def close(self) -> None:
+        """Close every session; trackers of this model then raise `SessionClosedError`. Closing twice is fine."""
+        with self._lock:
+            self._closed = True
+            for session in self._sessions.values():
+                session.close()
+            self._sessions.clear()
+
+    def __repr__(self) -> str:
+        closed = ", closed" if self._closed else ""
+        return f"<Model {self.manifest.name!r} ({self.manifest.kind}) {self.precision} on {self.backend}{closed}>"
+
+
+def load(
+    model: str | os.PathLike[str] | Model,
+    backend: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
+    allow_fallback: bool = False,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> Model:
+    """Load a model once, for any number of trackers.
+
+    Args:
+        model: a shipped name, the path of a bundle (directory or .zip), or a `Model`, which is returned as it is.
+        backend: a name from `edgetrack_runtimes.BACKENDS`, or "auto" for the first of them that can run the model.
+        precision: a precision variant of the bundle ("fp32", "int8"), or "fp16"/"bf16" to run the fp32 graphs in that
+            arithmetic. "auto" takes int8 on a CPU where the bundle has it, else fp32.
+        threads: threads of one session; None leaves it to the runtime.
+        allow_fallback: let a backend run nodes that it cannot place on its device elsewhere.
+        cache_dir: where compiled engines are kept between runs; None keeps none.
+
+    Raises:
+        BundleError: the bundle cannot be used; see `edgetrack.bundle.read_bundle`.
+        BackendError: the backend is not available or cannot run the model; with "auto", no backend can.
+        OptionError: an option is out of range, or contradicts the `Model` given.
+    """
+    from edgetrack.seqtrack import GRAPHS
+
+    return load_graphs(model, GRAPHS["fused"], backend, precision, threads, allow_fallback, cache_dir)
+
+
+def load_graphs(
+    model: str | os.PathLike[str] | Model,
+    graphs: Iterable[str],
+    backend: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
+    allow_fallback: bool = False,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> Model:
+    """Do what `load` does, opening the given graphs at once, so that "auto" finds a backend that runs them all."""
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise OptionError(
+            f"got threads={threads!r}; expected a whole number of at least 1, or None for the runtime's choice"
+        )
+    cache = None if cache_dir is None else Path(cache_dir)
+    if isinstance(model, Model):
+        asked = {
+            "backend": (backend, "auto", model.backend),
+            "precision": (precision, "auto", model.precision),
+            "threads": (threads, None, model.options.threads),
+            "allow_fallback": (allow_fallback, False, model.options.allow_fallback),
+            "cache_dir": (cache, None, model.options.cache_dir),
+        }
+        for name, (value, default, actual) in asked.items():
+            if value not in (default, actual):
+                raise OptionError(
+                    f"got {name}={value!r} with {model!r}, which was loaded with {name}={actual!r}; "
+                    "options of loading go to load(), or give the model's name or path"
+                )
+        return model
+
+    # pydantic is wanted only now: importing edgetrack stays cheap.
+    from edgetrack.bundle import find_model, read_bundle
+
+    bundle = read_bundle(find_model(model))
+
+    def opened(backend: str) -> Model:
+        variant, hint = _variant(bundle.manifest, precision, backend)
+        options = SessionOptions(threads=threads, precision=hint, cache_dir=cache, allow_fallback=allow_fallback)
+        name = variant if precision == "auto" else precision
+        candidate = Model(bundle, backend, name, variant, options)
+        try:
+            for graph in graphs:
+                candidate.session(graph)
+        except BaseException:
+            candidate.close()
+            raise
+        return candidate
+
+    return _first_that_opens(opened) if backend == "auto" else opened(backend)
+
+
+def _first_that_opens(opened: Callable[[str], Model]) -> Model:
+    """Open the model on the first backend of `BACKENDS` that is available and can; log the choice and its reason."""
+    statuses = {status.backend: status for status in discover()}
+    refusals: list[str] = []
+    for backend in BACKENDS:
+        status = statuses[backend]
+        if not status.available:
+            refusals.append(f"{backend}: {status.reason}")
+            continue
+        try:
+            model = opened(backend)
+        except BackendError as error:
+            logger.warning("%s is available but cannot run the model, trying the next backend: %s", backend, error)
+            refusals.append(f"{backend}: {error}")
+            continue
+        logger.info("backend auto: chose %s for %r; passed over: %s", backend, model, "; ".join(refusals) or "none")
+        return model
+    raise BackendUnavailableError("no backend can run the model:\n  " + "\n  ".join(refusals))
+
+
+def _variant(manifest: Manifest, precision: str, backend: str) -> tuple[str, str]:
+    """Return the precision variant to open and the execution hint to open it with."""
+    variants = manifest.variants
+    if precision == "auto":
+        preferred = ("int8", "fp32") if backend.endswith("-cpu") else ("fp32", "int8")
+        return next(name for name in (*preferred, *variants) if name in variants), "auto"
+    if precision in variants:
+        return precision, precision if precision in _HINTS else "auto"
+    if precision in _HINTS and "fp32" in variants:
+        return "fp32", precision
+    also = "; fp16 and bf16 run its fp32 graphs" if "fp32" in variants else ""
+    raise OptionError(
+        f"got precision={precision!r}; the bundle {manifest.name!r} has {', '.join(sorted(variants))}{also}"
+    )

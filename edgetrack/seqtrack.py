@@ -1,0 +1,173 @@
+"""SeqTrack online: from a frame and the last box to the next box, with the template update of the official tracker.
+
+The algorithm holds no state of a target: `init` returns a `State`, and `step` takes one and returns the next. Whoever
+keeps it (`edgetrack.Tracker`) replaces it once a step has succeeded, so a step that fails changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from edgetrack.decoding import CENTRE_STEPS, Decoded, greedy_decode, hanning_window
+from edgetrack.imaging import clip_box, crop_square, crop_to_box, normalise
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from edgetrack.bundle import CropSettings, LikelihoodScore, PresenceScore
+    from edgetrack.model import Model
+    from edgetrack_runtimes import DeviceTensor
+
+GRAPHS = {"fused": ("template", "track"), "cached": ("template", "encode", "decode_step")}
+"""The graphs that each way of decoding runs."""
+
+STAGES = ("crop", "graph", "postprocess", "template")
+"""A step's time: cutting the search crop, running graphs on it, mapping tokens to a box, updating the template."""
+
+# Probabilities are kept this far from 0 and 1 before a logarithm is taken of them.
+_EPSILON = 1e-6
+
+
+class Settings(NamedTuple):
+    """What a user may choose of the online algorithm; see `edgetrack.bundle.OnlineSettings`."""
+
+    window: float
+    update_interval: int | None
+    update_threshold: float
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Where the target is and what it looks like.
+
+    Attributes:
+        box: float64 (4,), (x, y, w, h) in pixels of the last frame.
+        templates: T normalised crops (3, St, St); the first is the one from `init` and is never replaced.
+        template_state: the outputs of the `template` graph for them, on the device of the session they are fed to.
+        frame: number of the last frame; 0 at `init`.
+    """
+
+    box: NDArray[np.float64]
+    templates: tuple[NDArray[np.float32], ...]
+    template_state: Mapping[str, DeviceTensor]
+    frame: int
+
+
+class Estimate(NamedTuple):
+    """What one step found: the score in the manifest's terms, and milliseconds by stage."""
+
+    score: float
+    ok: bool
+    timings: dict[str, float]
+
+
+class SeqTrack:
+    """The online algorithm on one model. Safe to share: nothing here changes after construction.
+
+    Opens every graph that it will run, so that a backend that cannot run one says so here and not at a later frame.
+    """
+
+    def __init__(self, model: Model, decode: str, settings: Settings) -> None:
+        self._manifest = model.manifest
+        self._settings = settings
+        self._template = model.session("template")
+        if decode == "fused":
+            self._search, self._step = model.session("track"), None
+        else:
+            self._search, self._step = model.session("encode"), model.session("decode_step")
+        self._window = hanning_window(settings.window, self._manifest.decoder.bins)
+
+    def init(self, frame: NDArray[np.uint8], box: NDArray[np.float64]) -> State:
+        """Take the target from `frame` at `box`: all template slots hold the same crop."""
+        crop, _ = self._crop(frame, box, self._manifest.preprocessing.template)
+        templates = (crop,) * self._manifest.templates
+        return State(box, templates, self._encode_templates(templates), 0)
+
+    def step(self, state: State, frame: NDArray[np.uint8]) -> tuple[State, Estimate]:
+        """Find the target of `state` in `frame`."""
+        manifest, clock = self._manifest, _Clock()
+        frame_size = (frame.shape[1], frame.shape[0])
+        search, scale = self._crop(frame, state.box, manifest.preprocessing.search)
+        clock.lap("crop")
+        decoded = self._decode(search[None], state.template_state)
+        clock.lap("graph")
+        centre = CENTRE_STEPS[manifest.decoder.order][0]
+        cxcywh = np.roll(decoded.tokens, -centre) / (manifest.decoder.bins - 1)
+        box = crop_to_box(cxcywh, state.box, scale, manifest.preprocessing.search.size)
+        box = clip_box(box, frame_size, manifest.online.clip_margin)
+        likelihood = float(decoded.likelihoods.mean())
+        score = calibrated_score(manifest.score, decoded.presence, likelihood)
+        clock.lap("postprocess")
+        templates, template_state = state.templates, state.template_state
+        number = state.frame + 1
+        if self._is_update(number, likelihood):
+            crop, _ = self._crop(frame, box, manifest.preprocessing.template)
+            templates = (templates[0], *templates[2:], crop)
+            template_state = self._encode_templates(templates)
+        clock.lap("template")
+        estimate = Estimate(score, score >= manifest.score.ok_threshold, clock.stages)
+        return State(box, templates, template_state, number), estimate
+
+    def _is_update(self, number: int, likelihood: float) -> bool:
+        interval = self._settings.update_interval
+        return interval is not None and number % interval == 0 and likelihood > self._settings.update_threshold
+
+    def _crop(
+        self, frame: NDArray[np.uint8], box: NDArray[np.float64], settings: CropSettings
+    ) -> tuple[NDArray[np.float32], float]:
+        """Return the normalised crop (3, size, size) around `box` and its scale."""
+        crop = crop_square(frame, box, settings.factor, settings.size)
+        preprocessing = self._manifest.preprocessing
+        return normalise(crop.image, preprocessing.mean, preprocessing.std), crop.scale
+
+    def _encode_templates(self, templates: tuple[NDArray[np.float32], ...]) -> dict[str, DeviceTensor]:
+        outputs = self._template.run({"templates": np.stack(templates)})
+        return {name: self._search.upload(name, value) for name, value in outputs.items()}
+
+    def _decode(self, search: NDArray[np.float32], template_state: Mapping[str, DeviceTensor]) -> Decoded:
+        if self._step is None:
+            out = self._search.run({"search": search, "window": self._window, **template_state})
+            return Decoded(out["tokens"][0], out["likelihoods"][0], float(out["presence"][0]))
+        out = self._search.run({"search": search, **template_state})
+        decoder = self._manifest.decoder
+        return greedy_decode(
+            self._step, out["cross_keys"], out["cross_values"], self._window, decoder.bins, decoder.order
+        )
+
+
+def calibrated_score(calibration: LikelihoodScore | PresenceScore, presence: float, likelihood: float) -> float:
+    """Return the score that a bundle's calibration makes of a step.
+
+    Args:
+        calibration: the manifest's `score`.
+        presence: 1 - P(END) at the first decoding step.
+        likelihood: mean of the four token likelihoods.
+    """
+    if calibration.source == "likelihood":
+        return likelihood
+    presence = min(max(presence, _EPSILON), 1 - _EPSILON)
+    likelihood = max(likelihood, _EPSILON)
+    logit = calibration.intercept
+    logit += calibration.presence * math.log(presence / (1 - presence))
+    logit += calibration.likelihood * math.log(likelihood)
+    return 0.5 * (1 + math.tanh(0.5 * logit))  # the logistic function, in a form that cannot overflow
+
+
+class _Clock:
+    """Milliseconds by stage, each counted from the end of the one before."""
+
+    def __init__(self) -> None:
+        self.stages = dict.fromkeys(STAGES, 0.0)
+        self._last = perf_counter_ns()
+
+    def lap(self, stage: str) -> None:
+        now = perf_counter_ns()
+        self.stages[stage] = (now - self._last) / 1e6
+        self._last = now

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from edgetrack.errors import BundleError, IntegrityError, ManifestError, SchemaVersionError, UnsafePathError
-from edgetrack_runtimes import TensorSpec
+from edgetrack_runtimes.session import TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -196,7 +196,7 @@ def find_model(model: str | os.PathLike[str]) -> Path:
     if not path.exists():
         names = ", ".join(shipped) or "none"
         raise BundleError(
-            f"no model {os.fspath(model)!r}: expected a shipped one ({names}), or the path of a bundle directory or .zip"
+            f"no model {os.fspath(model)!r}: expected a shipped one ({names}), or the path of a directory or .zip"
         )
     return path
 

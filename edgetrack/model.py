@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgetrack.errors import BackendError, BackendUnavailableError, OptionError, SessionClosedError
-from edgetrack_runtimes import BACKENDS, SessionOptions, discover, open_session
+from edgetrack_runtimes.session import SessionOptions
 
 if TYPE_CHECKING:
     import os
@@ -62,6 +62,8 @@ class Model:
             return self._sessions[graph]
 
     def _open(self, graph: str) -> Session:
+        from edgetrack_runtimes import open_session
+
         from edgetrack.bundle import check_specs
 
         session = open_session(self.backend, self.bundle.graph_path(self._variant, graph), self.options)
@@ -171,6 +173,8 @@ def load_graphs(
 
 def _first_that_opens(opened: Callable[[str], Model]) -> Model:
     """Open the model on the first backend of `BACKENDS` that is available and can; log the choice and its reason."""
+    from edgetrack_runtimes import BACKENDS, discover
+
     statuses = {status.backend: status for status in discover()}
     refusals: list[str] = []
     for backend in BACKENDS:

@@ -1,4 +1,4 @@
-"""The root of edgetrack's errors and the branch that concerns runtimes and devices; `edgetrack.errors` draws the tree."""
+"""The root of edgetrack's errors and the branch of runtimes and devices; `edgetrack.errors` draws the tree."""
 
 from __future__ import annotations
 

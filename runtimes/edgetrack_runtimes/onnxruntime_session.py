@@ -1,0 +1,268 @@
+"""ONNX Runtime: the CPU, CUDA and TensorRT execution providers.
+
+ONNX Runtime falls back in four silent ways, each closed here: a provider that the wheel does not have is dropped with a
+warning (`get_available_providers` is asked first), one whose libraries do not load is dropped too (`get_providers` is
+asked after), a node that a provider does not take goes to the next one (the record of node placement is read), and a
+run that fails on a provider is tried again on the CPU (`enable_fallback=0`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from edgetrack_runtimes.cache import engine_folder
+from edgetrack_runtimes.errors import BackendError, BackendUnavailableError, GraphError
+from edgetrack_runtimes.placement import PlacedNode, counted, require_placement
+from edgetrack_runtimes.session import Array, EngineSession, SessionOptions, TensorSpec
+
+CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+PROVIDERS = {"onnxruntime-cpu": CPU, "onnxruntime-cuda": CUDA, "onnxruntime-tensorrt": TENSORRT}
+
+# A whole ONNX graph: its float32 input of one element is its output. Enough for a provider to load and find a device.
+_PROBE = (
+    b"\x08\x07\x12\x00:%\x12\x01pZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01"
+    b"b\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
+)
+_DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64"} | {
+    f"tensor({name})": name
+    for name in ("float16", "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+}
+_SEVERITY_ERROR = 3
+
+
+def version() -> str | None:
+    """The installed version, None if there is none."""
+    try:
+        return str(_onnxruntime("onnxruntime-cpu").__version__)
+    except BackendUnavailableError:
+        return None
+
+
+def devices(backend: str) -> tuple[str, ...]:
+    """The devices that answer for this backend; raises `BackendUnavailableError` with the reason if there are none."""
+    ort = _onnxruntime(backend)
+    provider = PROVIDERS[backend]
+    if provider == CPU:
+        return ("cpu",)
+    try:
+        session = _create(ort, _PROBE, backend, SessionOptions(), {})
+    except Exception as error:  # the binding raises its own classes, which share no base below Exception
+        raise BackendUnavailableError(f"{backend}: no device answers: {_one_line(error)}") from error
+    if provider not in session.get_providers():
+        raise BackendUnavailableError(
+            f"{backend}: {provider} is in the installed wheel but does not load; "
+            "the CUDA, cuDNN or TensorRT libraries it was built for are missing, or there is no NVIDIA driver"
+        )
+    return ("cuda:0",)
+
+
+def open_session(backend: str, graph: Path, options: SessionOptions) -> EngineSession:
+    """Compile `graph` for the provider of `backend`; the errors are those of `edgetrack_runtimes.open_session`."""
+    ort = _onnxruntime(backend)
+    provider = PROVIDERS[backend]
+    settings = provider_options(
+        provider,
+        options,
+        quantized=provider == TENSORRT and b"QuantizeLinear" in graph.read_bytes(),
+        engine_dir=_engine_dir(provider, backend, graph, options, str(ort.__version__)),
+    )
+    recorded = hasattr(ort.InferenceSession, "get_provider_graph_assignment_info")  # since 1.24
+    with tempfile.TemporaryDirectory(prefix="edgetrack-") as profile_dir:
+        try:
+            session = _create(ort, str(graph), backend, options, settings, None if recorded else Path(profile_dir))
+        except Exception as error:
+            if provider != CPU:
+                devices(backend)  # raises the better error if it is the device, not the graph, that is at fault
+            raise GraphError(f"{graph}: ONNX Runtime cannot load it: {_one_line(error)}") from error
+        if provider not in session.get_providers():
+            devices(backend)
+            raise BackendUnavailableError(f"{backend}: {provider} did not load for {graph}")
+        inputs = _specs(graph, "input", session.get_inputs())
+        outputs = _specs(graph, "output", session.get_outputs())
+        nodes = assigned_nodes(session) if recorded else profiled_nodes(session, inputs)
+    if not options.allow_fallback:
+        require_placement(nodes, provider, graph=graph.name, backend=backend)
+    return EngineSession(
+        OnnxRuntimeEngine(ort, session, graph, None if provider == CPU else "cuda"),
+        backend=backend,
+        graph=graph,
+        inputs=inputs,
+        outputs=outputs,
+        placement=counted(nodes),
+        runtime_version=str(ort.__version__),
+    )
+
+
+def provider_options(
+    provider: str, options: SessionOptions, *, quantized: bool = False, engine_dir: Path | None = None
+) -> dict[str, str]:
+    """The options of an execution provider, under ONNX Runtime's own names.
+
+    quantized: the graph has QuantizeLinear nodes, which TensorRT builds only with int8 enabled.
+    Raises `BackendError` for a precision that the provider has no option for.
+    """
+    if provider == TENSORRT:
+        # TensorRT lets float32 layers use TF32 where the chip has it, and the provider has no option against it.
+        if options.precision == "fp32" and os.environ.get("NVIDIA_TF32_OVERRIDE") != "0":
+            raise BackendError(
+                "precision 'fp32' with onnxruntime-tensorrt needs NVIDIA_TF32_OVERRIDE=0 in the environment from the "
+                "start of the process, or float32 layers may run in TF32; 'auto' accepts that"
+            )
+        return {
+            "device_id": "0",
+            "trt_fp16_enable": str(int(options.precision == "fp16")),
+            **({"trt_bf16_enable": "1"} if options.precision == "bf16" else {}),  # unknown to older releases
+            "trt_int8_enable": str(int(quantized)),
+            "trt_engine_cache_enable": str(int(engine_dir is not None)),
+            "trt_timing_cache_enable": str(int(engine_dir is not None)),
+            **(
+                {"trt_engine_cache_path": str(engine_dir), "trt_timing_cache_path": str(engine_dir)}
+                if engine_dir
+                else {}
+            ),
+        }
+    if options.precision in ("fp16", "bf16"):
+        raise BackendError(
+            f"precision {options.precision!r}: {provider} computes in the graph's own types; use 'auto' or 'fp32', "
+            "or another backend (onnxruntime-tensorrt, openvino)"
+        )
+    return {"device_id": "0", "use_tf32": "0"} if provider == CUDA else {}
+
+
+def assigned_nodes(session: Any) -> list[PlacedNode]:
+    """The session's own record of which provider took which node."""
+    return [
+        PlacedNode(node.name, node.op_type, part.ep_name)
+        for part in session.get_provider_graph_assignment_info()
+        for node in part.get_nodes()
+    ]
+
+
+def profiled_nodes(session: Any, inputs: Mapping[str, TensorSpec]) -> list[PlacedNode]:
+    """The same from the profile of one run on zeros, for releases that keep no record; ends the profiling."""
+    session.run(None, {name: np.zeros(spec.shape, spec.dtype) for name, spec in inputs.items()})
+    events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    return [
+        PlacedNode(event["name"].removesuffix("_kernel_time"), event["args"]["op_name"], event["args"]["provider"])
+        for event in events
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
+    ]
+
+
+class OnnxRuntimeEngine:
+    """An InferenceSession, whose `run` is thread-safe by itself."""
+
+    def __init__(self, ort: ModuleType, session: Any, graph: Path, device: str | None) -> None:
+        """device: where `put` copies to; None keeps plain arrays on the host, which costs a run the least."""
+        self._ort = ort
+        self._session = session
+        self._graph = graph
+        self._device = device
+        self._outputs = [node.name for node in session.get_outputs()]
+        # An output that is an input (no node between) comes back as the very array that was fed.
+        self._passed_through = {node.name for node in session.get_inputs()} & set(self._outputs)
+
+    def put(self, array: Array) -> Any:
+        return array if self._device is None else self._ort.OrtValue.ortvalue_from_numpy(array, self._device, 0)
+
+    def get(self, tensor: Any) -> Array:
+        return np.array(tensor if self._device is None else tensor.numpy())
+
+    def run(self, values: Mapping[str, Any]) -> dict[str, Array]:
+        try:
+            results = self._results(values)
+        except Exception as error:
+            raise GraphError(f"{self._graph}: ONNX Runtime failed to run it: {_one_line(error)}") from error
+        outputs = dict(zip(self._outputs, results, strict=True))
+        return outputs | {name: outputs[name].copy() for name in self._passed_through}
+
+    def _results(self, values: Mapping[str, Any]) -> list[Array]:
+        if all(isinstance(value, np.ndarray) for value in values.values()):
+            return list(self._session.run(self._outputs, values))
+        wrap = self._ort.OrtValue.ortvalue_from_numpy
+        feeds = {name: wrap(value) if isinstance(value, np.ndarray) else value for name, value in values.items()}
+        return [result.numpy() for result in self._session.run_with_ort_values(self._outputs, feeds)]
+
+
+def _create(
+    ort: ModuleType,
+    graph: str | bytes,
+    backend: str,
+    options: SessionOptions,
+    settings: Mapping[str, str],
+    profile_dir: Path | None = None,
+) -> Any:
+    """An InferenceSession; provider_options of the backend's own provider are `settings`."""
+    config = ort.SessionOptions()
+    config.log_severity_level = _SEVERITY_ERROR
+    config.intra_op_num_threads = options.threads or 0  # 0: the runtime chooses
+    config.inter_op_num_threads = 1
+    # Threads that spin while they wait take the core away from whoever shares it, often our own next stage.
+    config.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    config.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if profile_dir is not None:
+        config.enable_profiling = True
+        config.profile_file_prefix = str(profile_dir / "placement")
+    provider = PROVIDERS[backend]
+    chain = {provider: dict(settings)}
+    # CUDA and the CPU stand behind so that the record names the nodes that the provider refuses.
+    if provider == TENSORRT and CUDA in ort.get_available_providers():
+        chain[CUDA] = {"device_id": "0", "use_tf32": "0"}
+    chain.setdefault(CPU, {})
+    return ort.InferenceSession(
+        graph, config, providers=list(chain), provider_options=list(chain.values()), enable_fallback=0
+    )
+
+
+def _engine_dir(provider: str, backend: str, graph: Path, options: SessionOptions, runtime_version: str) -> Path | None:
+    if provider != TENSORRT or options.cache_dir is None:
+        return None  # the other providers compile nothing worth keeping
+    # TensorRT's own file names carry its version and the chip's compute capability.
+    return engine_folder(options.cache_dir, graph, backend=backend, runtime_version=runtime_version, device="cuda0")
+
+
+def _onnxruntime(backend: str) -> ModuleType:
+    """The module, if it is installed and has the provider of `backend`."""
+    provider = PROVIDERS[backend]
+    extra = "edgetrack[onnxruntime]" if provider == CPU else "edgetrack[cuda]"
+    try:
+        import onnxruntime
+
+        module: ModuleType = onnxruntime
+    except ImportError as error:
+        raise BackendUnavailableError(
+            f"{backend}: onnxruntime cannot be imported ({error}); pip install '{extra}'"
+        ) from error
+    available = module.get_available_providers()
+    if provider not in available:
+        raise BackendUnavailableError(
+            f"{backend}: the installed onnxruntime {module.__version__} has no {provider}, only "
+            f"{', '.join(available)}; pip uninstall onnxruntime, then pip install '{extra}'. onnxruntime and "
+            "onnxruntime-gpu are one module, never install both; on a Jetson use the wheel made for its JetPack"
+        )
+    return module
+
+
+def _specs(graph: Path, kind: str, nodes: Iterable[Any]) -> dict[str, TensorSpec]:
+    specs = {}
+    for node in nodes:
+        if not all(isinstance(size, int) for size in node.shape):
+            raise GraphError(
+                f"{graph}: {kind} {node.name!r} has shape {node.shape}; expected fixed sizes only, export it with them"
+            )
+        if node.type not in _DTYPES:
+            raise GraphError(f"{graph}: {kind} {node.name!r} is {node.type}, which has no numpy dtype")
+        specs[node.name] = TensorSpec(node.name, tuple(node.shape), _DTYPES[node.type])
+    return specs
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

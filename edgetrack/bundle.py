@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from edgetrack.errors import BundleError, IntegrityError, ManifestError, SchemaVersionError, UnsafePathError
-from edgetrack_runtimes.session import TensorSpec
+from edgetrack_runtimes import TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

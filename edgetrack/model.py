@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgetrack.errors import BackendError, BackendUnavailableError, OptionError, SessionClosedError
-from edgetrack_runtimes.session import SessionOptions
+from edgetrack_runtimes import SessionOptions, discover, open_session
 
 if TYPE_CHECKING:
     import os
@@ -62,8 +62,6 @@ class Model:
             return self._sessions[graph]
 
     def _open(self, graph: str) -> Session:
-        from edgetrack_runtimes import open_session
-
         from edgetrack.bundle import check_specs
 
         session = open_session(self.backend, self.bundle.graph_path(self._variant, graph), self.options)
@@ -172,13 +170,10 @@ def load_graphs(
 
 
 def _first_that_opens(opened: Callable[[str], Model]) -> Model:
-    """Open the model on the first backend of `BACKENDS` that is available and can; log the choice and its reason."""
-    from edgetrack_runtimes import BACKENDS, discover
-
-    statuses = {status.backend: status for status in discover()}
+    """Open the model on the first available backend, best first, that can run it; log the choice and its reason."""
     refusals: list[str] = []
-    for backend in BACKENDS:
-        status = statuses[backend]
+    for status in discover():
+        backend = status.backend
         if not status.available:
             refusals.append(f"{backend}: {status.reason}")
             continue

@@ -1,0 +1,150 @@
+"""The cached loop against a decoder that sees the whole prefix at every step, and against the fused graph."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from synthetic_bundle import ColourNet, write_colour_bundle
+
+from edgetrack import load
+from edgetrack.decoding import greedy_decode, hanning_window
+from edgetrack_runtimes import TensorSpec
+
+BINS, HEADS, MEMORY, WIDTH, LAYERS = 11, 2, 6, 3, 2
+VOCABULARY, SLOTS = BINS + 2, 5
+
+
+class TinyDecoder:
+    """A random one-layer-at-a-time attention decoder with the `decode_step` contract, and its uncached form.
+
+    Stands in for a session: `inputs`, `upload` and `run` are all that the loop uses.
+    """
+
+    def __init__(self, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        d = HEADS * WIDTH
+        self.words = rng.normal(size=(VOCABULARY, d)).astype(np.float32)
+        self.places = rng.normal(size=(SLOTS, d)).astype(np.float32)
+        self.projections = rng.normal(size=(LAYERS, 3, d, d)).astype(np.float32)
+        self.head = 2 * rng.normal(size=(d, VOCABULARY)).astype(np.float32)
+        self.cross = rng.normal(size=(2, LAYERS, 1, HEADS, MEMORY, WIDTH)).astype(np.float32)
+        cache = (LAYERS, 1, HEADS, SLOTS, WIDTH)
+        self.inputs = {name: TensorSpec(name, cache, "float32") for name in ("past_keys", "past_values")}
+        self.uploads: list[str] = []
+        self.fed: list[tuple[int, int]] = []
+
+    def upload(self, name: str, value: np.ndarray) -> np.ndarray:
+        self.uploads.append(name)
+        return value.copy()
+
+    @staticmethod
+    def _attend(query: np.ndarray, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """(H, w), (H, N, w), (H, N, w) -> (H, w)"""
+        logits = np.einsum("hw,hnw->hn", query, keys)
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.einsum("hn,hnw->hw", weights / weights.sum(axis=1, keepdims=True), values)
+
+    def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        token, position = int(feeds["token"][0]), int(feeds["position"][0])
+        self.fed.append((token, position))
+        keys, values = feeds["past_keys"].copy(), feeds["past_values"].copy()
+        x = self.words[token] + self.places[position]
+        for layer, (q, k, v) in enumerate(self.projections):
+            keys[layer, 0, :, position] = (x @ k).reshape(HEADS, WIDTH)
+            values[layer, 0, :, position] = (x @ v).reshape(HEADS, WIDTH)
+            seen = slice(0, position + 1)
+            x = (
+                x
+                + self._attend(
+                    (x @ q).reshape(HEADS, WIDTH), keys[layer, 0, :, seen], values[layer, 0, :, seen]
+                ).ravel()
+            )
+            cross = feeds["cross_keys"][layer, 0], feeds["cross_values"][layer, 0]
+            x = np.tanh(x + self._attend(x.reshape(HEADS, WIDTH), *cross).ravel())
+        return {"logits": (x @ self.head)[None], "present_keys": keys, "present_values": values}
+
+    def logits(self, sequence: list[int]) -> np.ndarray:
+        """Logits after `sequence`, computed for all of it at once with a causal mask and no cache."""
+        n = len(sequence)
+        x = self.words[sequence] + self.places[:n]
+        mask = np.where(np.tri(n, dtype=bool), 0, -np.inf)
+        for layer, (q, k, v) in enumerate(self.projections):
+            heads = [m.reshape(n, HEADS, WIDTH).transpose(1, 0, 2) for m in (x @ q, x @ k, x @ v)]
+            x = x + self._softmax(heads[0] @ heads[1].transpose(0, 2, 1) + mask, heads[2])
+            mine = x.reshape(n, HEADS, WIDTH).transpose(1, 0, 2)
+            x = np.tanh(x + self._softmax(mine @ self.cross[0, layer, 0].transpose(0, 2, 1), self.cross[1, layer, 0]))
+        return x[-1] @ self.head
+
+    @staticmethod
+    def _softmax(logits: np.ndarray, values: np.ndarray) -> np.ndarray:
+        weights = np.exp(logits)
+        out = weights / weights.sum(axis=-1, keepdims=True) @ values
+        return out.transpose(1, 0, 2).reshape(out.shape[1], -1)
+
+
+@pytest.mark.parametrize("order", ["xywh", "whxy"])
+@pytest.mark.parametrize("seed", range(6))
+def test_equals_the_uncached_decoder(order: str, seed: int) -> None:
+    decoder = TinyDecoder(seed)
+    window = np.random.default_rng(seed).random(BINS).astype(np.float32)
+    decoded = greedy_decode(decoder, *decoder.cross, window, BINS, order)
+
+    sequence = [BINS + 1]
+    for step in range(4):
+        odds = np.exp(decoder.logits(sequence).astype(np.float64))
+        odds /= odds.sum()
+        if step == 0:
+            assert decoded.presence == pytest.approx(1 - odds[BINS], abs=1e-5)
+        odds = odds[:BINS]
+        if order[step] in "xy":
+            odds = odds * window
+        sequence.append(int(odds.argmax()))
+        assert decoded.likelihoods[step] == pytest.approx(odds.max(), rel=1e-4, abs=1e-6)
+    assert decoded.tokens.tolist() == sequence[1:]
+    assert decoder.fed == list(zip(sequence[:4], range(4), strict=True))
+
+
+def test_memory_goes_to_the_device_once() -> None:
+    decoder = TinyDecoder(0)
+    greedy_decode(decoder, *decoder.cross, np.ones(BINS, np.float32), BINS, "xywh")
+    assert sorted(decoder.uploads) == ["cross_keys", "cross_values"]
+
+
+def test_survives_logits_that_overflow_a_naive_softmax() -> None:
+    decoder = TinyDecoder(1)
+    decoder.head *= 1e4
+    decoded = greedy_decode(decoder, *decoder.cross, np.ones(BINS, np.float32), BINS, "xywh")
+    assert np.isfinite(decoded.likelihoods).all()
+    assert 0 <= decoded.presence <= 1
+
+
+@pytest.mark.parametrize(("strength", "ends", "middle"), [(0.0, 1.0, 1.0), (1.0, 0.0, 1.0), (0.4, 0.6, 1.0)])
+def test_window(strength: float, ends: float, middle: float) -> None:
+    window = hanning_window(strength, 41)
+    assert window.dtype == np.float32
+    assert window[[0, 20, 40]] == pytest.approx([ends, middle, ends])
+    assert window == pytest.approx(window[::-1])
+
+
+@pytest.mark.parametrize("order", ["xywh", "whxy"])
+def test_equals_the_fused_graph(order: str, tmp_path) -> None:
+    net = ColourNet(order=order)
+    model = load(write_colour_bundle(tmp_path / "bundle", net).root, "onnxruntime-cpu", threads=1)
+    rng = np.random.default_rng(3)
+    for _ in range(5):
+        templates = rng.normal(size=(2, 3, 32, 32)) * 0.2 + rng.normal(size=(2, 3, 1, 1))
+        state = model.session("template").run({"templates": templates.astype(np.float32)})
+        search = rng.normal(size=(1, 3, 64, 64)).astype(np.float32)
+        window = hanning_window(rng.random(), net.bins)
+        fused = model.session("track").run({"search": search, "window": window, **state})
+        memory = model.session("encode").run({"search": search, **state})
+        cached = greedy_decode(
+            model.session("decode_step"), memory["cross_keys"], memory["cross_values"], window, net.bins, order
+        )
+        assert cached.tokens.tolist() == fused["tokens"][0].tolist()
+        assert cached.likelihoods == pytest.approx(fused["likelihoods"][0], abs=1e-6)
+        assert cached.presence == pytest.approx(float(fused["presence"][0]), abs=1e-6)
+        tokens, likelihoods, presence = net.answer(search[0], templates, window)
+        assert cached.tokens.tolist() == tokens.tolist()
+        assert cached.likelihoods == pytest.approx(likelihoods, abs=1e-5)
+        assert cached.presence == pytest.approx(presence, abs=1e-5)

@@ -26,7 +26,7 @@ def import_cv2() -> Any:
     """Return the ``cv2`` module.
 
     Raises:
-        MissingDependencyError: OpenCV is not installed. It is not a hard dependency because boards bring their own build.
+        MissingDependencyError: OpenCV is not installed. Boards bring their own build, so it is no hard dependency.
     """
     try:
         import cv2
@@ -65,10 +65,11 @@ def check_frame(frame: object) -> NDArray[np.uint8]:
 def check_box(box: object, frame_size: tuple[int, int]) -> NDArray[np.float64]:
     """Return `box` as a float64 array (4,) when it is a usable target box for a frame of `frame_size` (width, height).
 
-    A box may reach over the frame's border, but some of it must lie inside.
+    A box may reach over the frame's border, but some of it must lie inside, and it may be at most twice as wide and
+    high as the frame: crops are a multiple of the box's size, and memory would run out.
 
     Raises:
-        BoxError: wrong length, NaN or infinite, width or height not above zero, or wholly outside the frame.
+        BoxError: wrong length, NaN or infinite, width or height not above zero or too large, or outside the frame.
     """
     expected = "expected (x, y, w, h) in pixels with w > 0 and h > 0"
     try:
@@ -84,7 +85,13 @@ def check_box(box: object, frame_size: tuple[int, int]) -> NDArray[np.float64]:
         raise BoxError(f"got {values.tolist()}; {expected}")
     width, height = frame_size
     if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-        raise BoxError(f"got {values.tolist()}, which lies outside the {width}x{height} frame; {expected}, overlapping it")
+        raise BoxError(
+            f"got {values.tolist()}, which lies outside the {width}x{height} frame; {expected}, overlapping it"
+        )
+    if w > 2 * width or h > 2 * height:
+        raise BoxError(
+            f"got {values.tolist()}, which is more than twice the size of the {width}x{height} frame; {expected}"
+        )
     return values
 
 
@@ -104,7 +111,7 @@ def crop_square(frame: NDArray[np.uint8], box: NDArray[np.float64], factor: floa
     """Cut the square of side ``ceil(sqrt(w * h) * factor)`` centred on `box` and resize it to `size` x `size`.
 
     What lies outside the frame is black. The rounding of the corner and the one row and column dropped where the square
-    meets the right or bottom border follow SeqTrack's official ``sample_target``, so that crops agree with it bit for bit.
+    meets the right or bottom border follow SeqTrack's official ``sample_target``: crops agree with it bit for bit.
 
     Args:
         frame: BGR uint8 (H, W, 3).
@@ -152,7 +159,9 @@ def box_to_crop(box: NDArray[np.float64], around: NDArray[np.float64], scale: fl
     return np.concatenate([(centre - origin) * scale / size + 0.5, box[2:] * scale / size])
 
 
-def crop_to_box(cxcywh: NDArray[np.float64], around: NDArray[np.float64], scale: float, size: int) -> NDArray[np.float64]:
+def crop_to_box(
+    cxcywh: NDArray[np.float64], around: NDArray[np.float64], scale: float, size: int
+) -> NDArray[np.float64]:
     """Map (cx, cy, w, h) in units of a crop's side back to (x, y, w, h) in frame pixels; see `box_to_crop`."""
     origin = around[:2] + 0.5 * around[2:]
     wh = cxcywh[2:] * size / scale

@@ -1,0 +1,203 @@
+"""Crops against a slow per-pixel reference, box maths by their properties, and what bad frames and boxes get."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgetrack.errors import BoxError, FrameError
+from edgetrack.imaging import (
+    box_to_crop,
+    check_box,
+    check_frame,
+    clip_box,
+    crop_square,
+    crop_to_box,
+    normalise,
+    overlap,
+)
+
+FRAME = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+
+sides = st.floats(0.5, 120)
+places = st.floats(-150, 150)
+boxes = st.tuples(places, places, sides, sides).map(np.asarray)
+
+
+def slow_square(frame: np.ndarray, box: np.ndarray, factor: float) -> np.ndarray:
+    """The square before it is resized, one pixel at a time, by the rule of the official `sample_target`."""
+    x, y, w, h = (float(v) for v in box)
+    side = max(1, math.ceil(math.sqrt(w * h) * factor))
+    left, top = round(x + 0.5 * w - 0.5 * side), round(y + 0.5 * h - 0.5 * side)
+    height, width = frame.shape[:2]
+    square = np.zeros((side, side, 3), np.uint8)
+    # One row and column are dropped where the square meets the right or bottom border.
+    last_x = left + side if left + side < width else width - 1
+    last_y = top + side if top + side < height else height - 1
+    for row in range(max(top, 0), last_y):
+        for column in range(max(left, 0), last_x):
+            square[row - top, column - left] = frame[row, column]
+    return square
+
+
+def slow_resize(image: np.ndarray, size: int) -> np.ndarray:
+    """Bilinear resize with pixel centres at half integers and clamped borders, in floating point."""
+    side = len(image)
+    at = np.clip((np.arange(size) + 0.5) * side / size - 0.5, 0, side - 1)
+    low = np.floor(at).astype(int)
+    high = np.minimum(low + 1, side - 1)
+    part = at - low
+    rows = image[low] * (1 - part)[:, None, None] + image[high] * part[:, None, None]
+    return rows[:, low] * (1 - part)[None, :, None] + rows[:, high] * part[None, :, None]
+
+
+@settings(max_examples=60, deadline=None)
+@given(boxes, st.floats(0.5, 4))
+def test_crop_copies_the_right_pixels(box: np.ndarray, factor: float) -> None:
+    square = slow_square(FRAME, box, factor)
+    crop = crop_square(FRAME, box, factor, len(square))  # no resizing: exact
+    assert crop.scale == 1
+    assert np.array_equal(crop.image, square)
+
+
+@settings(max_examples=60, deadline=None)
+@given(boxes, st.floats(0.5, 4), st.integers(8, 64))
+def test_crop_resizes_bilinearly(box: np.ndarray, factor: float, size: int) -> None:
+    square = slow_square(FRAME, box, factor)
+    crop = crop_square(FRAME, box, factor, size)
+    assert crop.scale == size / len(square)
+    assert crop.image.shape == (size, size, 3)
+    # OpenCV interpolates in fixed point: at most one grey level off.
+    assert np.abs(crop.image - slow_resize(square.astype(float), size)).max() <= 1.01
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        FRAME[:, ::-1],
+        FRAME[::-1],
+        FRAME[:, :, ::-1],
+        FRAME[::2, ::2],
+        FRAME[5:50, 7:60],
+        np.asfortranarray(FRAME),
+        np.broadcast_to(FRAME[:1, :1], FRAME.shape),
+    ],
+    ids=["mirrored", "upside down", "channels reversed", "every other", "window", "column-major", "broadcast"],
+)
+@pytest.mark.parametrize("box", [(10, 12, 14, 10), (-5, -3, 20, 20), (20, 20, 30, 30)])
+def test_strides_do_not_matter(view: np.ndarray, box: tuple[int, ...]) -> None:
+    assert check_frame(view) is view
+    strided = crop_square(view, np.asarray(box, float), 2, 32)
+    contiguous = crop_square(np.ascontiguousarray(view), np.asarray(box, float), 2, 32)
+    assert np.array_equal(strided.image, contiguous.image)
+
+
+def test_normalise_gives_planar_rgb() -> None:
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    out = normalise(FRAME, mean, std)
+    assert out.dtype == np.float32
+    assert out.flags.c_contiguous
+    for channel in range(3):
+        expected = (FRAME[:, :, 2 - channel] / 255 - mean[channel]) / std[channel]
+        assert out[channel] == pytest.approx(expected, abs=1e-5)
+
+
+@given(boxes, boxes, st.floats(0.05, 20), st.integers(16, 512))
+def test_crop_to_box_inverts_box_to_crop(box: np.ndarray, around: np.ndarray, scale: float, size: int) -> None:
+    there = box_to_crop(box, around, scale, size)
+    assert crop_to_box(there, around, scale, size) == pytest.approx(box, abs=1e-6)
+
+
+@given(boxes, st.floats(0.05, 20), st.integers(16, 512))
+def test_the_box_cropped_around_is_in_the_middle(box: np.ndarray, scale: float, size: int) -> None:
+    cx, cy, w, h = box_to_crop(box, box, scale, size)
+    assert (cx, cy) == pytest.approx((0.5, 0.5))
+    assert (w * size, h * size) == pytest.approx((box[2] * scale, box[3] * scale))
+
+
+@given(boxes, st.integers(30, 300), st.integers(30, 300), st.floats(0, 15))
+def test_a_clipped_box_stays_in_view(box: np.ndarray, width: int, height: int, margin: float) -> None:
+    x, y, w, h = clip_box(box, (width, height), margin)
+    assert 0 <= x <= width - margin
+    assert 0 <= y <= height - margin
+    assert w >= margin
+    assert h >= margin
+    assert x + w <= width + 1e-9
+    assert y + h <= height + 1e-9
+
+
+@given(st.floats(0, 60), st.floats(0, 60), st.floats(10, 40), st.floats(10, 40))
+def test_a_box_in_view_is_not_clipped(x: float, y: float, w: float, h: float) -> None:
+    box = np.asarray([x, y, w, h])
+    assert clip_box(box, (100, 100)) == pytest.approx(box)
+
+
+@given(*[st.integers(0, 12)] * 4, *[st.integers(1, 9)] * 4)
+def test_overlap_counts_pixels(ax, ay, bx, by, aw, ah, bw, bh) -> None:
+    a, b = np.zeros((24, 24), bool), np.zeros((24, 24), bool)
+    a[ay : ay + ah, ax : ax + aw] = True
+    b[by : by + bh, bx : bx + bw] = True
+    expected = (a & b).sum() / (a | b).sum()
+    assert overlap(np.asarray([ax, ay, aw, ah]), np.asarray([bx, by, bw, bh])) == pytest.approx(expected)
+
+
+def test_overlap_of_nan_is_zero() -> None:
+    assert overlap(np.full(4, np.nan), np.asarray([0, 0, 1, 1])) == 0
+
+
+BAD_FRAMES = {
+    "none": (None, "failed cv2 read"),
+    "list": ([[1]], "got list"),
+    "float": (np.zeros((8, 8, 3), np.float32), "dtype float32"),
+    "uint16": (np.zeros((8, 8, 3), np.uint16), "dtype uint16"),
+    "grey": (np.zeros((8, 8), np.uint8), "COLOR_GRAY2BGR"),
+    "four channels": (np.zeros((8, 8, 4), np.uint8), "COLOR_BGRA2BGR"),
+    "one channel": (np.zeros((8, 8, 1), np.uint8), r"shape \(8, 8, 1\)"),
+    "batch": (np.zeros((1, 8, 8, 3), np.uint8), r"shape \(1, 8, 8, 3\)"),
+    "no rows": (np.zeros((0, 8, 3), np.uint8), "empty frame"),
+    "no columns": (np.zeros((8, 0, 3), np.uint8), "empty frame"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FRAMES)
+def test_a_bad_frame_is_named(name: str) -> None:
+    frame, message = BAD_FRAMES[name]
+    with pytest.raises(FrameError, match=message) as caught:
+        check_frame(frame)
+    assert "expected a BGR uint8 numpy array of shape (H, W, 3)" in str(caught.value)
+
+
+BAD_BOXES = {
+    "none": (None, "None"),
+    "three": ((1, 2, 3), "shape \\(3,\\)"),
+    "nested": ([[1, 2, 3, 4]], "shape \\(1, 4\\)"),
+    "words": ("a box", "a box"),
+    "ragged": ([1, [2], 3, 4], "expected"),
+    "nan": ((1, 2, math.nan, 4), "not finite"),
+    "infinite": ((1, -math.inf, 3, 4), "not finite"),
+    "negative width": ((1, 2, -3, 4), "-3"),
+    "zero height": ((1, 2, 3, 0), "h > 0"),
+    "right of the frame": ((80, 2, 3, 4), "outside the 80x60 frame"),
+    "above the frame": ((1, -9, 3, 9), "outside the 80x60 frame"),
+    "enormous": ((-1e6, -1e6, 2e6, 2e6), "twice the size of the 80x60 frame"),
+    "beyond floats": ((0, 0, 1e200, 1e200), "twice the size of the 80x60 frame"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_BOXES)
+def test_a_bad_box_is_named(name: str) -> None:
+    box, message = BAD_BOXES[name]
+    with pytest.raises(BoxError, match=message) as caught:
+        check_box(box, (80, 60))
+    assert "expected (x, y, w, h) in pixels with w > 0 and h > 0" in str(caught.value)
+
+
+@pytest.mark.parametrize("box", [(0, 0, 80, 60), (-5, -5, 10, 10), (79.5, 59.5, 9, 9), [1, 2, 3, 4], np.arange(1, 5)])
+def test_a_box_over_the_border_is_fine(box: object) -> None:
+    values = check_box(box, (80, 60))
+    assert values.dtype == np.float64
+    assert values.tolist() == pytest.approx(list(box))

@@ -1,0 +1,59 @@
+"""Weights in and out: our safetensors files, a run's resumable state, and the official SeqTrack's names."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from train.models.seqtrack import SeqTrack, SeqTrackConfig
+
+
+class CheckpointError(Exception):
+    """A checkpoint that is missing, is not one, or does not fit the model."""
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write tensors and JSON metadata to a safetensors file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, partial, {key: json.dumps(value) for key, value in metadata.items()})
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and metadata of a file that `write_tensors` wrote."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist; expected a .safetensors file")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except Exception as error:
+        raise CheckpointError(f"{path} is not a safetensors file written by train: {error}") from error
+
+
+def save_model(path: Path, model: SeqTrack, state: Mapping[str, Tensor] | None = None, **metadata: Any) -> None:
+    """Write a model's weights (`state` when given) with its configuration beside them, in the same file."""
+    write_tensors(path, state or model.state_dict(), {"kind": "seqtrack", "config": model.config.to_dict(), **metadata})
+
+
+def load_model(path: Path) -> tuple[SeqTrack, dict[str, Any]]:
+    """The model that `save_model` wrote, in eval mode, and the file's metadata."""
+    tensors, metadata = read_tensors(path)
+    if metadata.get("kind") != "seqtrack" or "config" not in metadata:
+        raise CheckpointError(
+            f"{path} holds no SeqTrack configuration; convert official weights with: python -m train import"
+        )
+    model = SeqTrack(SeqTrackConfig.from_dict(metadata["config"]))
+    model.load_state_dict(tensors)
+    return model.eval(), metadata

@@ -1,0 +1,66 @@
+"""What a camera does to a picture: light, colour, blur, noise and compression, on a crop, without moving its box."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from train.data.sources import Image, Rng
+
+
+def light(rng: Rng, image: Image, strength: float) -> Image:
+    """Random brightness, contrast and gamma, a little different in each channel, as one look-up table."""
+    v = np.linspace(0, 1, 256, dtype=np.float32)[:, None]
+    gamma = np.exp(rng.uniform(-0.6, 0.6) * strength)
+    gain = np.exp(rng.uniform(-0.45, 0.45) * strength) * np.exp(rng.uniform(-0.12, 0.12, 3) * strength)
+    shift = rng.uniform(-0.15, 0.15) * strength
+    table = np.clip((v**gamma - 0.5) * gain + 0.5 + shift, 0, 1) * 255
+    return cv2.LUT(image, table.astype(np.uint8)[None])
+
+
+def grey(image: Image) -> Image:
+    """The picture without its colour."""
+    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+
+
+def blur(rng: Rng, image: Image) -> Image:
+    """Out of focus, or moved in a random direction by up to a tenth of the picture."""
+    if rng.random() < 0.4:
+        return cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.8))
+    length = int(rng.integers(3, max(4, image.shape[0] // 10)))
+    kernel = np.zeros((length, length), np.float32)
+    angle = rng.uniform(0, np.pi)
+    centre, reach = (length - 1) / 2, (length - 1) / 2
+    dx, dy = reach * np.cos(angle), reach * np.sin(angle)
+    start, end = (round(centre - dx), round(centre - dy)), (round(centre + dx), round(centre + dy))
+    cv2.line(kernel, start, end, 1.0, 1)
+    return cv2.filter2D(image, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REPLICATE)
+
+
+def noise(rng: Rng, image: Image) -> Image:
+    """Sensor noise with a standard deviation of up to 14 of 255."""
+    grain = rng.standard_normal(image.shape, np.float32) * rng.uniform(2, 14)
+    return np.clip(image + grain, 0, 255).astype(np.uint8)
+
+
+def compress(rng: Rng, image: Image) -> Image:
+    """JPEG of low quality, or a smaller picture enlarged again."""
+    if rng.random() < 0.5:
+        encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(15, 60))])[1]
+        return cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+    size = image.shape[0]
+    small = int(size * rng.uniform(0.35, 0.8))
+    return cv2.resize(cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA), (size, size))
+
+
+def degrade(rng: Rng, image: Image) -> Image:
+    """A random selection of the above, as one frame's crop would show it."""
+    if rng.random() < 0.8:
+        image = light(rng, image, rng.choice((0.4, 1.0), p=(0.6, 0.4)))
+    if rng.random() < 0.2:
+        image = blur(rng, image)
+    if rng.random() < 0.12:
+        image = compress(rng, image)
+    if rng.random() < 0.12:
+        image = noise(rng, image)
+    return image

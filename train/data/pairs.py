@@ -1,0 +1,206 @@
+"""Training examples: template crops, a search crop as wrong as a tracker's own, and the target's box in it, or its absence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from edgetrack.imaging import box_to_crop, crop_square
+from train.data import augment
+from train.data.scenes import Sprites, paste, transform
+from train.data.sources import Box, Image, Rng, Source, View
+from train.models.seqtrack import SeqTrackConfig
+
+
+@dataclass(frozen=True)
+class PairConfig:
+    """How views become pairs. Jitters follow SeqTrack's official processing; probabilities are per example."""
+
+    centre_jitter: float = 3.5
+    """Largest offset of the search crop's centre from the target's is half of this, in target sides."""
+    scale_jitter: float = 0.4
+    """Standard deviation of the logarithm of the search crop's scale."""
+    template_jitter: float = 0.05
+    """The same for the template crop's scale."""
+    flip: float = 0.5
+    grey: float = 0.12
+    occlude: float = 0.15
+    distract: float = 0.15
+    absent: float = 0.1
+
+
+class Pair(NamedTuple):
+    """One example.
+
+    Attributes:
+        templates: uint8 (T, St, St, 3), BGR.
+        search: uint8 (S, S, 3), BGR.
+        box: float32 (4,), cx, cy, w, h in units of the search crop's side; zeros when absent.
+        present: bool scalar.
+    """
+
+    templates: Tensor
+    search: Tensor
+    box: Tensor
+    present: Tensor
+
+
+class PairDataset(Dataset[Pair]):
+    """Example number i is a function of (seed, i) alone: any split over workers, and any resumption, gives the same stream.
+
+    Args:
+        sources: (source, weight) pairs; weights need not sum to one.
+        config: the model's sizes and crop factors.
+        pairs: how views become pairs.
+        sprites: occluders and distractors.
+        seed: of the stream.
+        length: number of examples.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[tuple[Source, float]],
+        config: SeqTrackConfig,
+        pairs: PairConfig,
+        sprites: Sprites,
+        *,
+        seed: int,
+        length: int,
+    ) -> None:
+        self._sources = [source for source, _ in sources]
+        weights = np.asarray([weight for _, weight in sources], np.float64)
+        self._weights = weights / weights.sum()
+        self._config, self._pairs, self._sprites = config, pairs, sprites
+        self._seed, self._length = seed, length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Pair:
+        rng = np.random.default_rng((self._seed, index))
+        views = self._views(rng)
+        present = rng.random() >= self._pairs.absent
+        flip, grey = rng.random() < self._pairs.flip, rng.random() < self._pairs.grey
+        config = self._config
+        templates = []
+        for view in views[:-1]:
+            box = _rescale(view.box, float(np.exp(rng.normal(0, self._pairs.template_jitter))))
+            crop = crop_square(view.image, box, config.template_factor, config.template_size).image
+            templates.append(self._finish(rng, crop, flip, grey))
+        if present:
+            search, box = self._search(rng, views[-1])
+        else:
+            search, box = self._absent(rng, views[-1]), np.zeros(4)
+        if flip and present:
+            box[0] = 1 - box[0]
+        return Pair(
+            torch.from_numpy(np.stack(templates)),
+            torch.from_numpy(self._finish(rng, search, flip, grey)),
+            torch.from_numpy(box.astype(np.float32)),
+            torch.tensor(present),
+        )
+
+    def _views(self, rng: Rng) -> list[View]:
+        source = self._sources[rng.choice(len(self._sources), p=self._weights)]
+        return source.views(rng, self._config.templates)
+
+    def _search(self, rng: Rng, view: View) -> tuple[Image, Box]:
+        """The search crop around a box that is off by what a tracker's last box may be off by."""
+        config = self._config
+        around = self._jitter(rng, view.box)
+        image, scale = crop_square(view.image, around, config.search_factor, config.search_size)
+        box = box_to_crop(view.box, around, scale, config.search_size)
+        if rng.random() < self._pairs.distract:
+            self._distract(rng, image, box)
+        if rng.random() < self._pairs.occlude:
+            self._occlude(rng, image, box)
+        return image, box
+
+    def _jitter(self, rng: Rng, box: Box) -> Box:
+        """Half of the crops are nearly right, half lie anywhere that still shows the target's centre or nearly so."""
+        spread = rng.choice((0.25, 1.0))
+        around = _rescale(box, float(np.exp(rng.normal(0, self._pairs.scale_jitter * max(spread, 0.5)))))
+        reach = float(np.sqrt(around[2] * around[3])) * self._pairs.centre_jitter * spread
+        around[:2] += reach * (rng.random(2) - 0.5)
+        return around
+
+    def _absent(self, rng: Rng, view: View) -> Image:
+        """A search crop without the target: the same scene elsewhere, the target covered, or another scene."""
+        config = self._config
+        kind = rng.integers(3)
+        if kind == 0:
+            side = float(np.sqrt(view.box[2] * view.box[3]))
+            height, width = view.image.shape[:2]
+            reach = 0.5 * (config.search_factor * side + view.box[2:])
+            for _ in range(4):
+                centre = rng.random(2) * (width, height)
+                if (np.abs(centre - (view.box[:2] + view.box[2:] / 2)) > reach).any():
+                    around = np.asarray([*(centre - side / 2), side, side])
+                    return crop_square(view.image, around, config.search_factor, config.search_size).image
+        other = self._views(rng)[-1]
+        if kind == 1:
+            around = self._jitter(rng, view.box)
+            image, scale = crop_square(view.image, around, config.search_factor, config.search_size)
+            self._cover(rng, image, box_to_crop(view.box, around, scale, config.search_size), other.image)
+            return image
+        return crop_square(other.image, self._jitter(rng, other.box), config.search_factor, config.search_size).image
+
+    @staticmethod
+    def _cover(rng: Rng, image: Image, box: Box, texture: Image) -> None:
+        """Lay a piece of another picture, with soft edges, over the whole of `box`."""
+        size = image.shape[0]
+        width, height = (max(4, int(v * size * rng.uniform(1.15, 1.6))) for v in box[2:])
+        x, y = (int(rng.integers(0, max(1, n - 16))) for n in (texture.shape[1], texture.shape[0]))
+        piece = cv2.resize(texture[y : y + height, x : x + width], (width, height), interpolation=cv2.INTER_LINEAR)
+        alpha = np.zeros((height, width), np.uint8)
+        border = max(1, min(width, height) // 20)
+        alpha[border:-border, border:-border] = 255
+        alpha = cv2.GaussianBlur(alpha, (0, 0), border / 2)
+        paste(image, np.dstack([piece, alpha]), int(box[0] * size - width / 2), int(box[1] * size - height / 2))
+
+    def _distract(self, rng: Rng, image: Image, box: Box) -> None:
+        """Paste a cut-out beside the target, about its size."""
+        size = image.shape[0]
+        for _ in range(rng.integers(1, 4)):
+            sprite = transform(
+                self._sprites.pick(rng),
+                max(6.0, float(box[2]) * size * rng.uniform(0.6, 1.4)),
+                rng.uniform(-30, 30),
+                1.0,
+            )
+            h, w = sprite.shape[:2]
+            x, y = rng.uniform(-0.2, 1.0, 2)
+            apart_x = abs(x + w / size / 2 - box[0]) > (w / size + box[2]) / 2
+            apart_y = abs(y + h / size / 2 - box[1]) > (h / size + box[3]) / 2
+            if apart_x or apart_y:
+                paste(image, sprite, int(x * size), int(y * size))
+
+    def _occlude(self, rng: Rng, image: Image, box: Box) -> None:
+        """Cover up to about half of the target from one side."""
+        size = image.shape[0]
+        w, h = box[2] * size, box[3] * size
+        sprite = transform(self._sprites.pick(rng), max(4.0, w * rng.uniform(0.4, 0.9)), rng.uniform(-90, 90), 1.0)
+        angle = rng.uniform(0, 2 * np.pi)
+        x = box[0] * size + 0.5 * w * np.cos(angle) - sprite.shape[1] / 2
+        y = box[1] * size + 0.5 * h * np.sin(angle) - sprite.shape[0] / 2
+        paste(image, sprite, int(x), int(y))
+
+    @staticmethod
+    def _finish(rng: Rng, image: Image, flip: bool, grey: bool) -> Image:
+        image = augment.degrade(rng, image)
+        if grey:
+            image = augment.grey(image)
+        return np.ascontiguousarray(image[:, ::-1] if flip else image)
+
+
+def _rescale(box: Box, factor: float) -> Box:
+    """The box grown about its centre."""
+    wh = box[2:] * factor
+    return np.concatenate([box[:2] + 0.5 * (box[2:] - wh), wh])

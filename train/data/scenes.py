@@ -1,0 +1,160 @@
+"""Composed scenes: a cut-out target on a background, moved, turned and lit anew in every view, among look-alikes.
+
+Without any files the cut-outs are textured shapes and the backgrounds noise, so that training can be tried, and tested, on a
+machine that has no data.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from train.data.sources import Box, Image, ImageCache, Rng, View
+
+Sprite = NDArray[np.uint8]
+"""BGRA (h, w, 4), cropped to what is not transparent."""
+
+
+def noise_texture(rng: Rng, height: int, width: int) -> Image:
+    """Smooth colour noise of several octaves, BGR (height, width, 3)."""
+    out = np.zeros((height, width, 3), np.float32)
+    low, high = np.sort(rng.uniform(0, 255, (2, 3)), axis=0)
+    roughness = rng.uniform(0.4, 0.9)
+    octaves = [int(n) for n in 2 ** np.arange(1, 6) if n < min(height, width)]
+    weights = np.asarray([roughness**i for i in range(len(octaves))])
+    for n, weight in zip(octaves, weights / weights.sum(), strict=True):
+        out += weight * cv2.resize(rng.random((n, n, 3), np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    contrast = np.clip((out - 0.5) * rng.uniform(1.5, 3.5) + 0.5, 0, 1)
+    return (low + contrast * (high - low)).astype(np.uint8)
+
+
+def shape_sprite(rng: Rng) -> Sprite:
+    """A textured, shaded random polygon or ellipse, about 96 pixels across."""
+    size = 96
+    mask = np.zeros((size, size), np.uint8)
+    aspect = rng.uniform(0.4, 1.0)
+    if rng.random() < 0.4:
+        cv2.ellipse(mask, (48, 48), (44, int(44 * aspect)), 0, 0, 360, 255, -1, cv2.LINE_AA)
+    else:
+        corners = rng.integers(3, 9)
+        angle = np.sort(rng.uniform(0, 2 * np.pi, corners))
+        radius = rng.uniform(22, 46, corners)
+        points = np.stack([48 + radius * np.cos(angle), 48 + aspect * radius * np.sin(angle)], 1)
+        cv2.fillPoly(mask, [points.astype(np.int32)], 255, cv2.LINE_AA)
+    texture = noise_texture(rng, size, size)
+    for _ in range(rng.integers(0, 4)):
+        colour = tuple(int(v) for v in rng.integers(0, 256, 3))
+        a, b = (tuple(int(v) for v in rng.integers(0, size, 2)) for _ in range(2))
+        if rng.random() < 0.5:
+            cv2.line(texture, a, b, colour, int(rng.integers(2, 10)), cv2.LINE_AA)
+        else:
+            cv2.circle(texture, a, int(rng.integers(4, 18)), colour, -1, cv2.LINE_AA)
+    return trim(np.dstack([texture, mask]))
+
+
+def trim(sprite: Sprite) -> Sprite:
+    """Cut away the transparent margin."""
+    rows, columns = np.flatnonzero(sprite[..., 3].max(1) > 127), np.flatnonzero(sprite[..., 3].max(0) > 127)
+    if not len(rows) or not len(columns):
+        return sprite
+    return sprite[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def read_cutouts(root: Path) -> list[Path]:
+    """All RGBA pictures below `root`."""
+    return sorted(root.rglob("*.png"))
+
+
+def transform(sprite: Sprite, width: float, degrees: float, aspect: float) -> Sprite:
+    """The sprite `width` pixels wide before it is stretched by `aspect` and turned by `degrees`."""
+    h, w = sprite.shape[:2]
+    scale = width / w
+    matrix = cv2.getRotationMatrix2D((w / 2, h / 2), degrees, 1.0)
+    corners = np.asarray([[0, 0, 1], [w, 0, 1], [0, h, 1], [w, h, 1]]) @ matrix.T * (scale * aspect, scale / aspect)
+    low, high = corners.min(0), corners.max(0)
+    size = np.maximum(np.ceil(high - low), 2).astype(int)
+    matrix = np.diag([scale * aspect, scale / aspect]) @ matrix
+    matrix[:, 2] -= low
+    return trim(cv2.warpAffine(sprite, matrix, (int(size[0]), int(size[1])), flags=cv2.INTER_AREA))
+
+
+def paste(image: Image, sprite: Sprite, x: int, y: int, opacity: float = 1.0) -> None:
+    """Blend `sprite` into `image`, in place, its top-left corner at (x, y); what lies outside is cut off."""
+    h, w = sprite.shape[:2]
+    x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + w, image.shape[1]), min(y + h, image.shape[0])
+    if x0 >= x1 or y0 >= y1:
+        return
+    part = sprite[y0 - y : y1 - y, x0 - x : x1 - x]
+    alpha = part[..., 3:].astype(np.float32) * (opacity / 255)
+    region = image[y0:y1, x0:x1]
+    region[:] = (region + alpha * (part[..., :3].astype(np.float32) - region)).astype(np.uint8)
+
+
+class Sprites:
+    """Cut-outs from files, and drawn ones; `drawn` is the share of the latter."""
+
+    def __init__(self, paths: list[Path], drawn: float) -> None:
+        self._paths, self._drawn = paths, drawn if paths else 1.0
+        self._read: dict[Path, Sprite] = {}
+
+    def pick(self, rng: Rng) -> Sprite:
+        if rng.random() < self._drawn:
+            return shape_sprite(rng)
+        path = self._paths[rng.integers(len(self._paths))]
+        if path not in self._read:
+            image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+            usable = image is not None and image.ndim == 3 and image.shape[2] == 4
+            self._read[path] = trim(image) if usable else shape_sprite(rng)
+        return self._read[path]
+
+
+class SceneSource:
+    """Views of one sprite on a background, with distractors from the same collection, some of the very same shape."""
+
+    def __init__(self, sprites: Sprites, backgrounds: list[Path], cache: ImageCache, length: int = 10_000) -> None:
+        self._sprites, self._backgrounds, self._cache, self._length = sprites, backgrounds, cache, length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def _background(self, rng: Rng) -> Image:
+        if self._backgrounds and rng.random() < 0.85:
+            return self._cache.read(self._backgrounds[rng.integers(len(self._backgrounds))])
+        return noise_texture(rng, 220, 300)
+
+    def views(self, rng: Rng, templates: int) -> list[View]:
+        sprite = self._sprites.pick(rng)
+        background = self._background(rng)
+        width, degrees = rng.uniform(24, 110), rng.uniform(-20, 20)
+        views = []
+        for _ in range(templates + 1):
+            if rng.random() < 0.3:
+                background = self._background(rng)
+            turned = transform(
+                sprite,
+                width * float(np.exp(rng.uniform(-0.25, 0.25))),
+                degrees + rng.normal(0, 8),
+                float(np.exp(rng.normal(0, 0.07))),
+            )
+            views.append(self._compose(rng, background, turned, sprite))
+        return views
+
+    def _compose(self, rng: Rng, background: Image, target: Sprite, sprite: Sprite) -> View:
+        image = background.copy()
+        height, width = image.shape[:2]
+        h, w = target.shape[:2]
+        x = int(rng.uniform(-0.2 * w, width - 0.8 * w)) if width > w else (width - w) // 2
+        y = int(rng.uniform(-0.2 * h, height - 0.8 * h)) if height > h else (height - h) // 2
+        for _ in range(rng.integers(0, 4)):
+            other = self._sprites.pick(rng)
+            other = transform(
+                other, rng.uniform(0.6, 1.4) * w, rng.uniform(-30, 30), float(np.exp(rng.normal(0, 0.15)))
+            )
+            paste(image, other, x + int(rng.uniform(-2.5, 2.5) * w), y + int(rng.uniform(-2.5, 2.5) * h))
+        paste(image, target, x, y)
+        x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
+        box: Box = np.asarray([x0, y0, max(x1 - x0, 2), max(y1 - y0, 2)], np.float64)
+        return View(image, box)

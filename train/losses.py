@@ -1,0 +1,71 @@
+"""What SeqTrack is trained with: cross-entropy over tokens, and a dense auxiliary loss for models trained from scratch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def box_tokens(boxes: Tensor, bins: int) -> Tensor:
+    """Boxes (B, 4) in [0, 1] -> token ids (B, 4), floor(v * (bins - 1)) of the clamped values (official processing)."""
+    return (boxes.clamp(0, 1) * (bins - 1)).long()
+
+
+def in_order(boxes: Tensor, order: str) -> Tensor:
+    """(B, 4) cx, cy, w, h -> the same values in the token order "xywh" or "whxy". Its own inverse."""
+    return boxes if order == "xywh" else boxes[:, [2, 3, 0, 1]]
+
+
+def soft_targets(boxes: Tensor, bins: int, sigma: float) -> Tensor:
+    """Boxes (B, 4) -> target distributions (B, 4, bins): a Gaussian around v * (bins - 1).
+
+    Args:
+        sigma: standard deviation in units of the range [0, 1].
+    """
+    centre = boxes.clamp(0, 1)[..., None] * (bins - 1)
+    distance = torch.arange(bins, device=boxes.device) - centre  # (B, 4, bins)
+    weights = torch.exp(-0.5 * (distance / (sigma * (bins - 1))) ** 2)
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def sequence_loss(logits: Tensor, boxes: Tensor, present: Tensor, *, sigma: float) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of the four coordinates, and of presence at the first step.
+
+    A present target's sequence is its four coordinates; an absent one's is END alone, so the first step decides between a
+    coordinate and END, and the later steps count for present targets only.
+
+    Args:
+        logits: (B, 4 or more, bins + 2), teacher-forced.
+        boxes: (B, 4) in token order, in [0, 1].
+        present: (B,) bool.
+        sigma: spread of the soft targets; 0 for the paper's hard ones.
+
+    Returns:
+        Mean loss per coordinate of the present targets, and mean loss of END over the absent ones.
+    """
+    bins = logits.shape[-1] - 2
+    log_p = logits[:, :4].float().log_softmax(-1)  # (B, 4, V)
+    if sigma > 0:
+        coordinates = -(soft_targets(boxes, bins, sigma) * log_p[..., :bins]).sum(-1)
+    else:
+        coordinates = -log_p.gather(-1, box_tokens(boxes, bins)[..., None])[..., 0]
+    weight = present.float()
+    coordinate_loss = (coordinates.mean(1) * weight).sum() / weight.sum().clamp(min=1)
+    absent_loss = (-log_p[:, 0, bins] * (1 - weight)).sum() / (1 - weight).sum().clamp(min=1)
+    return coordinate_loss, absent_loss
+
+
+def coverage(boxes: Tensor, grid: int) -> Tensor:
+    """How much of each cell of a `grid` x `grid` raster over the crop a box covers: (B, 4) cx, cy, w, h -> (B, grid * grid)."""
+    edges = torch.arange(grid, device=boxes.device) / grid
+    low, high = boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2  # (B, 2)
+    overlap = torch.minimum(high[..., None], edges + 1 / grid) - torch.maximum(low[..., None], edges)  # (B, 2, grid)
+    share = (overlap * grid).clamp(0, 1)
+    return (share[:, 1, :, None] * share[:, 0, None, :]).flatten(1)
+
+
+def dense_loss(scores: Tensor, boxes: Tensor, present: Tensor) -> Tensor:
+    """Binary cross-entropy of per-token scores (B, Ns) against the share of each token's patch that the target covers."""
+    target = coverage(boxes, round(scores.shape[1] ** 0.5)) * present[:, None]
+    return F.binary_cross_entropy_with_logits(scores.float(), target)

@@ -1,0 +1,38 @@
+"""Multi-head scaled dot-product attention (Vaswani et al. 2017, Eq. 1), the one form that both halves of the models use."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, N, D) -> (B, heads, N, D / heads)."""
+    batch, tokens, dim = x.shape
+    return x.view(batch, tokens, heads, dim // heads).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(B, heads, N, d) -> (B, N, heads * d)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v.
+
+    Args:
+        q: (B, H, N, d).
+        k, v: (B, H, M, d).
+        visible: bool, broadcastable to (B, H, N, M); False hides a key. None shows all.
+
+    Returns:
+        (B, H, N, d).
+    """
+    if q.is_cuda:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+    # Written out on the CPU: the fused kernel's backward takes twice as long as all the rest at these lengths, and in an
+    # exported graph the two matrix products must stand free, so that they can be quantised.
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    if visible is not None:
+        scores = scores.masked_fill(~visible, float("-inf"))
+    return scores.softmax(-1) @ v

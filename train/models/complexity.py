@@ -1,0 +1,46 @@
+"""Parameters and multiply-accumulates, counted the way the paper's table counts them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from train.models.seqtrack import SeqTrack, SeqTrackConfig
+
+
+class Complexity(NamedTuple):
+    """Attributes:
+    parameters: of the whole model.
+    frame_parameters: of what runs for every frame; with isolated templates that leaves out the template's position table.
+    macs: multiply-accumulates of templates, search and decoding, without the attention's two matrix products.
+    frame_macs: of what runs for every frame, counted the same way.
+    """
+
+    parameters: int
+    frame_parameters: int
+    macs: int
+    frame_macs: int
+
+
+def complexity(config: SeqTrackConfig) -> Complexity:
+    """Count on the meta device: nothing is allocated or computed."""
+    with torch.device("meta"):
+        model = SeqTrack(config).eval()
+        templates = torch.empty(1, config.templates, 3, config.template_size, config.template_size)
+        search = torch.empty(1, 3, config.search_size, config.search_size)
+        with FlopCounterMode(display=False) as at_init:
+            state = model.template_state(templates)
+        with FlopCounterMode(display=False) as per_frame:
+            model.logits(model.encode_search(search, state), torch.empty(1, 4, dtype=torch.long))
+    parameters = sum(p.numel() for p in model.parameters())
+    template_only = model.encoder.template_position.numel() if config.template_attention == "isolated" else 0
+    frame = _macs(per_frame)
+    return Complexity(parameters, parameters - template_only, _macs(at_init) + frame, frame)
+
+
+def _macs(counter: FlopCounterMode) -> int:
+    counts = counter.get_flop_counts()["Global"]
+    # Batched products are the attention's; a linear layer is mm or addmm. The counter takes a multiply-add as two.
+    return sum(flops for op, flops in counts.items() if "bmm" not in str(op)) // 2

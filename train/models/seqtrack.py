@@ -1,0 +1,177 @@
+"""SeqTrack (Chen et al., CVPR 2023): a ViT encoder, a causal decoder, and the box as a sequence of four tokens."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from train.models.decoder import CENTRE_POSITIONS, Decoder
+from train.models.vit import TemplateState, ViT
+
+MEMORIES = ("x", "xz", "token")
+
+
+@dataclass(frozen=True)
+class SeqTrackConfig:
+    """Everything that decides the model's shape and what its tokens mean. Defaults are SeqTrack-B256's.
+
+    Sizes are pixels; factors are the side of a crop in units of the box's geometric mean side.
+    """
+
+    search_size: int = 256
+    template_size: int = 256
+    search_factor: float = 4.0
+    template_factor: float = 4.0
+    templates: int = 2
+    patch: int = 16
+    stem_widths: tuple[int, ...] = ()
+    """Widths of the convolutional stem's inner layers; empty for plain patches."""
+    encoder_dim: int = 768
+    encoder_depth: int = 12
+    encoder_heads: int = 12
+    mlp_ratio: float = 4.0
+    template_attention: str = "joint"
+    memory: str = "x"
+    """What the decoder attends to: "x" the search tokens, "xz" all tokens, "token" their mean (paper, Tab. 6)."""
+    decoder_dim: int = 256
+    decoder_layers: int = 2
+    decoder_heads: int = 8
+    decoder_ffn: int = 1024
+    dropout: float = 0.1
+    bins: int = 4000
+    order: str = "xywh"
+    """"xywh" or "whxy": cx, cy, w, h or w, h, cx, cy."""
+
+    def __post_init__(self) -> None:
+        if self.memory not in MEMORIES:
+            raise ValueError(f"memory is {self.memory!r}; expected one of {', '.join(MEMORIES)}")
+        if self.order not in CENTRE_POSITIONS:
+            raise ValueError(f"order is {self.order!r}; expected one of {', '.join(CENTRE_POSITIONS)}")
+        for name, dim, heads in (
+            ("encoder", self.encoder_dim, self.encoder_heads),
+            ("decoder", self.decoder_dim, self.decoder_heads),
+        ):
+            if dim % heads:
+                raise ValueError(f"{name}_dim is {dim}; expected a multiple of {name}_heads, which is {heads}")
+
+    @property
+    def search_tokens(self) -> int:
+        return (self.search_size // self.patch) ** 2
+
+    @property
+    def template_tokens(self) -> int:
+        """Of one template."""
+        return (self.template_size // self.patch) ** 2
+
+    @property
+    def memory_tokens(self) -> int:
+        return {
+            "x": self.search_tokens,
+            "xz": self.search_tokens + self.templates * self.template_tokens,
+            "token": 1,
+        }[self.memory]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `from_dict` is the inverse."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> SeqTrackConfig:
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+_L256 = SeqTrackConfig(encoder_dim=1024, encoder_depth=24, encoder_heads=16)
+
+PRESETS: dict[str, SeqTrackConfig] = {
+    "seqtrack-b256": SeqTrackConfig(),
+    "seqtrack-b384": SeqTrackConfig(search_size=384, template_size=384),
+    "seqtrack-l256": _L256,
+    "seqtrack-l384": replace(_L256, search_size=384, template_size=384),
+    "seqtrack-nano": SeqTrackConfig(
+        search_size=128,
+        template_size=64,
+        template_factor=2.0,
+        templates=1,
+        stem_widths=(24, 48, 96),
+        encoder_dim=160,
+        encoder_depth=6,
+        encoder_heads=5,
+        template_attention="isolated",
+        decoder_dim=128,
+        decoder_heads=4,
+        decoder_ffn=512,
+        dropout=0.0,
+        bins=400,
+    ),
+}
+"""The paper's four variants (Tab. 1) and the edge preset. The edge preset's template is the middle of what the search crop
+would show, at the same scale, so a matching patch looks the same in both."""
+
+
+class SeqTrack(nn.Module):
+    """The model. Images are normalised RGB float; see `edgetrack.imaging.normalise`."""
+
+    def __init__(self, config: SeqTrackConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = ViT(
+            search_size=config.search_size,
+            template_size=config.template_size,
+            patch=config.patch,
+            stem_widths=config.stem_widths,
+            dim=config.encoder_dim,
+            depth=config.encoder_depth,
+            heads=config.encoder_heads,
+            mlp_ratio=config.mlp_ratio,
+            template_attention=config.template_attention,
+        )
+        self.decoder = Decoder(
+            bins=config.bins,
+            memory_dim=config.encoder_dim,
+            memory_tokens=config.memory_tokens,
+            dim=config.decoder_dim,
+            layers=config.decoder_layers,
+            heads=config.decoder_heads,
+            ffn=config.decoder_ffn,
+            dropout=config.dropout,
+        )
+
+    def template_state(self, templates: Tensor) -> TemplateState:
+        """(B, T, 3, St, St) -> what `encode_search` needs of the templates."""
+        return self.encoder.template_state(templates)
+
+    def encode_search(self, search: Tensor, state: TemplateState) -> Tensor:
+        """(B, 3, S, S) and the templates' state -> tokens (B, Ns + T * Nt, D), ordered [search, templates]."""
+        return self.encoder(search, state)
+
+    def encode(self, templates: Tensor, search: Tensor) -> Tensor:
+        """Templates (B, T, 3, St, St) and search (B, 3, S, S) -> tokens (B, Ns + T * Nt, D)."""
+        return self.encode_search(search, self.template_state(templates))
+
+    def memory(self, tokens: Tensor) -> Tensor:
+        """The tokens that the decoder attends to, (B, M, D)."""
+        if self.config.memory == "x":
+            return tokens[:, : self.config.search_tokens]
+        return tokens if self.config.memory == "xz" else tokens.mean(1, keepdim=True)
+
+    def project_memory(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Encoder tokens -> the decoder's cross-attention keys and values, (Ld, B, Hd, M, d) each."""
+        return self.decoder.project_memory(self.memory(tokens))
+
+    def logits(self, tokens: Tensor, sequence: Tensor) -> Tensor:
+        """Encoder tokens and token ids (B, N) beginning with START -> teacher-forced logits (B, N, bins + 2)."""
+        return self.decoder(sequence, *self.project_memory(tokens))
+
+    @torch.no_grad()
+    def generate(self, tokens: Tensor, window: Tensor | None = None, order: str | None = None) -> tuple[Tensor, Tensor]:
+        """Greedy decoding from encoder tokens -> token ids (B, 4) in `order` and their likelihoods (B, 4).
+
+        `window` (bins,) multiplies the probabilities of the two centre tokens; `order` defaults to the configuration's.
+        """
+        generated, likelihoods, _ = self.decoder.generate(
+            *self.project_memory(tokens), window, order or self.config.order
+        )
+        return generated, likelihoods

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import lzma
 import os
 import shutil
 import stat
+import struct
 import tempfile
 import weakref
 import zipfile
@@ -230,11 +232,11 @@ def write_bundle(root: str | os.PathLike[str], manifest: Manifest) -> Bundle:
     step and only if the bundle passes the checks of `read_bundle`, whose errors it raises.
     """
     root = Path(root)
-    paths = sorted(p for p in root.rglob("*") if not p.is_dir() and p != root / MANIFEST)
+    partial = root / f".{MANIFEST}.partial"
+    paths = sorted(p for p in root.rglob("*") if not p.is_dir() and p not in (root / MANIFEST, partial))
     files = {p.relative_to(root).as_posix(): FileEntry(sha256=_sha256(p), bytes=p.stat().st_size) for p in paths}
     manifest = manifest.model_copy(update={"files": files})
     _check(root, manifest, root)
-    partial = root / f".{MANIFEST}.partial"
     partial.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     os.replace(partial, root / MANIFEST)
     return Bundle(manifest, root, root)
@@ -324,6 +326,8 @@ def _inside(root: Path, relative: str, source: Path) -> Path:
 
 def _unpack(source: Path) -> Bundle:
     """Unpack the files that the manifest of the archive `source` lists to a temporary directory."""
+    if not zipfile.is_zipfile(source):
+        raise BundleError(f"{source} is not a bundle: expected a directory with a {MANIFEST}, or a whole .zip of one")
     try:
         with zipfile.ZipFile(source) as archive:
             members = {info.filename: info for info in archive.infolist()}
@@ -344,14 +348,10 @@ def _unpack(source: Path) -> Bundle:
                 with archive.open(members[name]) as packed, target.open("wb") as out:
                     shutil.copyfileobj(packed, out, _CHUNK)
             return bundle
-    except zipfile.BadZipFile as error:
-        # The archive's own checksum of a member fails before our hash of it can.
-        if zipfile.is_zipfile(source):
-            raise IntegrityError(f"{source}: the archive is damaged: {error}") from None
-        raise BundleError(f"{source} is neither a directory nor a .zip archive: {error}") from None
-    except (zlib.error, EOFError) as error:
-        raise IntegrityError(f"{source}: the archive is damaged: {error}") from None
-    except (NotImplementedError, RuntimeError) as error:  # a compression that Python lacks, an encrypted member
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError) as error:
+        # zipfile lets its parsers' errors through; its own checksum of a member fails before our hash of it can.
+        raise IntegrityError(f"{source}: the archive is damaged ({error}); fetch it again") from None
+    except (OSError, RuntimeError) as error:  # a full disk, an encrypted member, a compression Python lacks
         raise BundleError(f"{source}: the archive cannot be unpacked: {error}") from None
 
 

@@ -88,7 +88,8 @@ class SeqTrack:
         """Take the target from `frame` at `box`: all template slots hold the same crop."""
         crop, _ = self._crop(frame, box, self._manifest.preprocessing.template)
         templates = (crop,) * self._manifest.templates
-        return State(box, templates, self._encode_templates(templates), 0)
+        # A copy: the caller may go on to change the array.
+        return State(box.copy(), templates, self._encode_templates(templates), 0)
 
     def step(self, state: State, frame: NDArray[np.uint8]) -> tuple[State, Estimate]:
         """Find the target of `state` in `frame`."""

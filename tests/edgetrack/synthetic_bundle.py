@@ -27,7 +27,8 @@ class ColourNet:
     """Sizes and constants of the network, and its value in numpy.
 
     The search crop is cut into grid x grid cells; a cell's similarity is minus its squared colour distance to the
-    templates, averaged over them. Width and height are always the token nearest to 1 / search_factor.
+    templates, averaged over them and over the 3 x 3 cells around it. Width and height are always the token nearest to
+    1 / search_factor. The factors keep a square of 24 pixels at that size: it is not on the edge of a rounding.
     """
 
     search: int = 64
@@ -36,8 +37,8 @@ class ColourNet:
     bins: int = 41
     order: str = "xywh"
     cell: int = 4
-    search_factor: float = 4.0
-    template_factor: float = 2.0
+    search_factor: float = 3.96
+    template_factor: float = 0.96
     sharpness: float = 3.0
     ripple: float = 0.05
     absence: float = -4.0
@@ -74,6 +75,8 @@ class ColourNet:
         for template in templates:
             colour = template.reshape(3, -1).mean(axis=1)
             similarity -= ((cells - colour[:, None, None]) ** 2).sum(axis=0) / len(templates)
+        near = [slice(max(i - 1, 0), i + 2) for i in range(self.grid)]
+        similarity = np.asarray([[similarity[rows, columns].mean() for columns in near] for rows in near])
         across = {
             "x": similarity.max(axis=0) @ self.spread() * self.sharpness,
             "y": similarity.max(axis=1) @ self.spread() * self.sharpness,
@@ -132,6 +135,8 @@ def _memory(net: ColourNet, n: _Nodes) -> str:
     difference = n("Sub", cells, colour)
     distance = n("ReduceSum", n("Mul", difference, difference), n.constant([1], "int64"), keepdims=0)
     similarity = n("Neg", n("ReduceMean", distance, axes=[0], keepdims=0))
+    similarity = n("Reshape", similarity, n.constant([1, 1, net.grid, net.grid], "int64"))
+    similarity = n("AveragePool", similarity, kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=0)
     similarity = n("Reshape", similarity, n.constant([net.grid, net.grid], "int64"))
     spread = n.constant(net.spread() * net.sharpness)
     rows = {

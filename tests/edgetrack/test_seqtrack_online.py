@@ -1,0 +1,156 @@
+"""The online loop against one written out by hand on the network's plain numpy form."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from synthetic_bundle import ColourNet, write_colour_bundle
+
+from edgetrack import Tracker, load
+from edgetrack.bundle import LikelihoodScore, PresenceScore
+from edgetrack.imaging import crop_square, overlap
+from edgetrack.seqtrack import calibrated_score
+
+MEAN, STD = np.asarray([0.5, 0.4, 0.3]), np.asarray([0.2, 0.25, 0.3])
+
+
+def look(frame: np.ndarray, box: np.ndarray, factor: float, size: int) -> tuple[np.ndarray, float]:
+    """The normalised planar RGB crop, in double precision, and frame pixels per crop pixel."""
+    image, scale = crop_square(frame, box, factor, size)
+    return ((image[:, :, ::-1] / 255 - MEAN) / STD).transpose(2, 0, 1), 1 / scale
+
+
+def follow(net, frames, box, *, window=0.5, interval=None, threshold=0.0, margin=10.0):
+    """Return the boxes, mean likelihoods and updated frame numbers of the official online loop."""
+    hanning = 1 - window + window * np.hanning(net.bins)
+    first, _ = look(frames[0], box, net.template_factor, net.template)
+    templates = [first] * net.templates
+    boxes, likelihoods, updated = [], [], []
+    for number, frame in enumerate(frames[1:], start=1):
+        height, width = frame.shape[:2]
+        search, pixel = look(frame, box, net.search_factor, net.search)
+        tokens, odds, _ = net.answer(search, np.stack(templates), hanning)
+        said = {
+            letter: token / (net.bins - 1) * net.search * pixel for letter, token in zip(net.order, tokens, strict=True)
+        }
+        half = net.search * pixel / 2  # the crop's centre is the centre of the last box
+        left = box[0] + box[2] / 2 - half + said["x"] - said["w"] / 2
+        top = box[1] + box[3] / 2 - half + said["y"] - said["h"] / 2
+        right, bottom = left + said["w"], top + said["h"]
+        left, right = min(max(0, left), width - margin), min(max(margin, right), width)
+        top, bottom = min(max(0, top), height - margin), min(max(margin, bottom), height)
+        box = np.asarray([left, top, max(margin, right - left), max(margin, bottom - top)])
+        boxes.append(box)
+        likelihoods.append(odds.mean())
+        if interval and number % interval == 0 and odds.mean() > threshold:
+            updated.append(number)
+            templates.append(look(frame, box, net.template_factor, net.template)[0])
+            templates.pop(1)
+    return np.asarray(boxes), np.asarray(likelihoods), updated
+
+
+def track(bundle, frames, box, **options):
+    tracker = Tracker(bundle.root, "onnxruntime-cpu", threads=1, **options)
+    tracker.init(frames[0], box)
+    tracks = [tracker.update(frame) for frame in frames[1:]]
+    return np.asarray([t.box for t in tracks]), np.asarray([t.score for t in tracks])
+
+
+@pytest.mark.parametrize("decode", ["fused", "cached"])
+@pytest.mark.parametrize("order", ["xywh", "whxy"])
+@pytest.mark.parametrize("templates", [1, 2, 3])
+def test_follows_as_the_loop_by_hand(scene, tmp_path, order, templates, decode) -> None:
+    frames, truth = scene
+    net = ColourNet(order=order, templates=templates)
+    bundle = write_colour_bundle(tmp_path / "bundle", net)
+    options = {} if templates == 1 else {"update_interval": 2, "update_threshold": 0.0}
+    boxes, scores = track(bundle, frames, truth[0], decode=decode, window=0.5, **options)
+    expected, likelihoods, _ = follow(net, frames, truth[0], interval=options.get("update_interval"))
+    assert boxes == pytest.approx(expected, abs=1e-3)
+    assert scores == pytest.approx(likelihoods, abs=1e-4)
+    assert overlap(boxes, truth[1:]).min() > 0.75  # it does follow the target
+
+
+@pytest.mark.parametrize("window", [0.0, 0.3, 1.0])
+def test_window(scene, colour_bundle, colour_net, window) -> None:
+    frames, truth = scene
+    boxes, scores = track(colour_bundle, frames, truth[0], window=window)
+    expected, likelihoods, _ = follow(colour_net, frames, truth[0], window=window)
+    assert boxes == pytest.approx(expected, abs=1e-3)
+    assert scores == pytest.approx(likelihoods, abs=1e-4)
+
+
+def test_updates_are_gated_by_the_likelihood(scene, colour_bundle, colour_net) -> None:
+    frames, truth = scene
+    _, likelihoods, every = follow(colour_net, frames, truth[0], interval=3)
+    assert every == list(range(3, 25, 3))
+    threshold = float(np.median(likelihoods[2::3]))
+    expected, gated_likelihoods, some = follow(colour_net, frames, truth[0], interval=3, threshold=threshold)
+    assert 0 < len(some) < len(every)
+    assert np.abs(gated_likelihoods - likelihoods).max() > 1e-3  # a missed or a stray update would show
+    boxes, scores = track(colour_bundle, frames, truth[0], update_interval=3, update_threshold=threshold)
+    assert boxes == pytest.approx(expected, abs=1e-3)
+    assert scores == pytest.approx(gated_likelihoods, abs=1e-4)
+
+
+def test_no_update_above_every_likelihood(scene, colour_bundle) -> None:
+    frames, truth = scene
+    _, never = track(colour_bundle, frames, truth[0], update_interval=0)
+    _, gated = track(colour_bundle, frames, truth[0], update_interval=1, update_threshold=1.0)
+    _, naive = track(colour_bundle, frames, truth[0], update_interval=1, update_threshold=0.0)
+    assert gated.tolist() == never.tolist()
+    assert np.abs(naive - never).max() > 1e-3
+
+
+def test_settings_come_from_the_manifest(scene, tmp_path) -> None:
+    frames, truth = scene
+    net = ColourNet()
+    online = {"window": 0.2, "update_interval": 4, "update_threshold": 0.01, "clip_margin": 40.0}
+    bundle = write_colour_bundle(tmp_path / "bundle", net, online=online)
+    boxes, scores = track(bundle, frames, truth[0])
+    expected, likelihoods, updated = follow(net, frames, truth[0], window=0.2, interval=4, threshold=0.01, margin=40.0)
+    assert updated
+    assert boxes == pytest.approx(expected, abs=1e-3)
+    assert scores == pytest.approx(likelihoods, abs=1e-4)
+    assert boxes[:, 2:].min() == 40
+
+
+def test_presence_reaches_the_score(scene, tmp_path) -> None:
+    frames, truth = scene
+    net = ColourNet()
+    score = {"source": "presence", "presence": 1.0, "likelihood": 0.0, "intercept": 0.0, "ok_threshold": 0.5}
+    bundle = write_colour_bundle(tmp_path / "bundle", net, score=score)
+    model = load(bundle.root, "onnxruntime-cpu", threads=1)
+    gone = np.full_like(frames[0], 60)
+    for decode in ("fused", "cached"):
+        tracker = Tracker(model, decode=decode)
+        tracker.init(frames[0], truth[0])
+        here, absent = tracker.update(frames[1]), tracker.update(gone)
+        first, _ = look(frames[0], truth[0], net.template_factor, net.template)
+        search, _ = look(frames[1], truth[0], net.search_factor, net.search)
+        assert here.score == pytest.approx(net.answer(search, np.stack([first] * 2), np.ones(net.bins))[2], abs=1e-4)
+        assert here.ok
+        assert absent.score < 0.5
+        assert not absent.ok
+
+
+def test_likelihood_is_the_score_as_it_is() -> None:
+    assert calibrated_score(LikelihoodScore(source="likelihood", ok_threshold=0.1), 0.9, 0.25) == 0.25
+
+
+@pytest.mark.parametrize(("presence", "likelihood"), [(0.9, 0.3), (0.2, 0.05), (0.5, 1.0)])
+def test_calibration_formula(presence: float, likelihood: float) -> None:
+    a, b, c = 0.7, 1.9, 2.1
+    calibration = PresenceScore(source="presence", presence=a, likelihood=b, intercept=c, ok_threshold=0.5)
+    odds = math.exp(c) * (presence / (1 - presence)) ** a * likelihood**b
+    assert calibrated_score(calibration, presence, likelihood) == pytest.approx(odds / (1 + odds))
+
+
+@pytest.mark.parametrize("presence", [0.0, 1.0, -1e-7, 1 + 1e-7])
+@pytest.mark.parametrize("likelihood", [0.0, 1.0])
+@pytest.mark.parametrize("weight", [1.0, -50.0, 1e6])
+def test_certainty_does_not_overflow(presence: float, likelihood: float, weight: float) -> None:
+    calibration = PresenceScore(source="presence", presence=weight, likelihood=weight, intercept=0, ok_threshold=0.5)
+    assert 0 <= calibrated_score(calibration, presence, likelihood) <= 1

@@ -75,7 +75,7 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def validate(model: SeqTrack, loader: DataLoader[Pair]) -> dict[str, float]:
-    """Greedy decoding on held-out pairs: mean overlap, share above 0.5, and how well presence tells absent pairs apart."""
+    """Greedy decoding on held-out pairs: mean overlap, share above 0.5, and AUROC of presence against absence."""
     model.eval()
     overlaps, presence, labels = [], [], []
     for pair in loader:

@@ -1,4 +1,4 @@
-"""What SeqTrack is trained with: cross-entropy over tokens, and a dense auxiliary loss for models trained from scratch."""
+"""What SeqTrack is trained with: cross-entropy over tokens, and a dense auxiliary loss."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def soft_targets(boxes: Tensor, bins: int, sigma: float) -> Tensor:
 def sequence_loss(logits: Tensor, boxes: Tensor, present: Tensor, *, sigma: float) -> tuple[Tensor, Tensor]:
     """Cross-entropy of the four coordinates, and of presence at the first step.
 
-    A present target's sequence is its four coordinates; an absent one's is END alone, so the first step decides between a
-    coordinate and END, and the later steps count for present targets only.
+    A present target's sequence is its four coordinates; an absent one's is END alone, so the first step decides between
+    a coordinate and END, and the later steps count for present targets only.
 
     Args:
         logits: (B, 4 or more, bins + 2), teacher-forced.
@@ -57,7 +57,7 @@ def sequence_loss(logits: Tensor, boxes: Tensor, present: Tensor, *, sigma: floa
 
 
 def coverage(boxes: Tensor, grid: int) -> Tensor:
-    """How much of each cell of a `grid` x `grid` raster over the crop a box covers: (B, 4) cx, cy, w, h -> (B, grid * grid)."""
+    """The share of each cell of a `grid` x `grid` raster that a box covers: (B, 4) cx, cy, w, h -> (B, grid * grid)."""
     edges = torch.arange(grid, device=boxes.device) / grid
     low, high = boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2  # (B, 2)
     overlap = torch.minimum(high[..., None], edges + 1 / grid) - torch.maximum(low[..., None], edges)  # (B, 2, grid)
@@ -66,6 +66,6 @@ def coverage(boxes: Tensor, grid: int) -> Tensor:
 
 
 def dense_loss(scores: Tensor, boxes: Tensor, present: Tensor) -> Tensor:
-    """Binary cross-entropy of per-token scores (B, Ns) against the share of each token's patch that the target covers."""
+    """Binary cross-entropy of token scores (B, Ns) against the share of each token's patch that the target covers."""
     target = coverage(boxes, round(scores.shape[1] ** 0.5)) * present[:, None]
     return F.binary_cross_entropy_with_logits(scores.float(), target)

@@ -1,14 +1,14 @@
-"""Recipes by name: the model, its data mixture, and how it is trained. Everything that decides a run's result is here."""
+"""Recipes by name: the model, its data mixture and how it is trained: all that decides a run's result."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
 from train.data.pairs import PairConfig
 from train.models.seqtrack import PRESETS, SeqTrackConfig
+from train.settings import with_settings
 
 
 @dataclass(frozen=True)
@@ -66,23 +66,5 @@ RECIPES: dict[str, Recipe] = {"seqtrack-nano": Recipe(PRESETS["seqtrack-nano"])}
 
 
 def override(recipe: Recipe, settings: list[str]) -> Recipe:
-    """Apply ``key=value`` settings; keys of nested parts are dotted, values are JSON or plain words.
-
-    Raises:
-        ValueError: an unknown key or a setting without "="; the message lists the keys there are.
-    """
-    values = recipe.to_dict()
-    for setting in settings:
-        key, separator, text = setting.partition("=")
-        *path, last = key.split(".")
-        part: Any = values
-        for name in path:
-            part = part.get(name) if isinstance(part, dict) else None
-        if not separator or not isinstance(part, dict) or last not in part:
-            known = ", ".join(part) if isinstance(part, dict) else ", ".join(values)
-            raise ValueError(f"cannot apply --set {setting!r}; expected KEY=VALUE with KEY one of {known}")
-        try:
-            part[last] = json.loads(text)
-        except json.JSONDecodeError:
-            part[last] = text
-    return Recipe.from_dict(values)
+    """The recipe with ``key=value`` settings applied; see `train.settings.with_settings`."""
+    return Recipe.from_dict(with_settings(recipe.to_dict(), settings))

@@ -29,8 +29,8 @@ VALIDATION_PAIRS = 512
 def datasets(recipe: Recipe, roots: list[Path], *, cache_bytes: int = 4 << 30) -> tuple[PairDataset, PairDataset]:
     """Training and validation datasets from any number of folders.
 
-    A folder with list.txt is read as tracks, one with instances.json as stills, one that holds only pictures as cut-outs; with
-    no folder at all every example is a drawn scene.
+    A folder with list.txt is read as tracks, one with instances.json as stills, one that holds only pictures as
+    cut-outs; with no folder at all every example is a drawn scene.
 
     Raises:
         DatasetError: a folder that is none of these, or a split that is kept for measuring.

@@ -1,4 +1,4 @@
-"""Training examples: template crops, a search crop as wrong as a tracker's own, and the target's box in it, or its absence."""
+"""Training examples: template crops, a search crop as wrong as a tracker's own, and the target's box in it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ class Pair(NamedTuple):
 
 
 class PairDataset(Dataset[Pair]):
-    """Example number i is a function of (seed, i) alone: any split over workers, and any resumption, gives the same stream.
+    """Example number i is a function of (seed, i) alone: any split over workers, and any resumption, gives the same
+    stream.
 
     Args:
         sources: (source, weight) pairs; weights need not sum to one.

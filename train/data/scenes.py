@@ -1,7 +1,7 @@
 """Composed scenes: a cut-out target on a background, moved, turned and lit anew in every view, among look-alikes.
 
-Without any files the cut-outs are textured shapes and the backgrounds noise, so that training can be tried, and tested, on a
-machine that has no data.
+Without any files the cut-outs are textured shapes and the backgrounds noise, so that training can be tried, and tested,
+on a machine that has no data.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Sources of views: an image with a target box, several of the same target at a time.
 
-A source answers `views(rng, templates)` with the target seen `templates + 1` times: the template views first, the search view
-last. What differs between the views is the source's matter (time, in video; a random change, in stills); cropping and
-augmentation are `train.data.pairs`'.
+A source answers `views(rng, templates)` with the target seen `templates + 1` times: the template views first, the
+search view last. What differs between the views is the source's matter (time, in video; a random change, in stills);
+cropping and augmentation are `train.data.pairs`'.
 """
 
 from __future__ import annotations
@@ -100,13 +100,14 @@ class Sequence:
 
 
 def read_sequences(root: Path) -> list[Sequence]:
-    """Read a folder in GOT-10k's layout: ``list.txt``, and per sequence numbered frames, ``groundtruth.txt`` and, where the
-    target is absent, ``absence.label`` 1 or a box of ``nan``; ``meta.json`` may name a ``video_group``."""
+    """Read a folder in GOT-10k's layout: ``list.txt``, and per sequence numbered frames, ``groundtruth.txt`` and, where
+    the target is absent, ``absence.label`` 1 or a box of ``nan``; ``meta.json`` may name a ``video_group``."""
     refuse_evaluation_split(root)
     listing = root / "list.txt"
     if not listing.is_file():
         raise DatasetError(
-            f"{root} has no list.txt; expected a folder in GOT-10k's layout (list.txt, NAME/groundtruth.txt, NAME/00000001.jpg)"
+            f"{root} has no list.txt; expected a folder in GOT-10k's layout "
+            "(list.txt, NAME/groundtruth.txt, NAME/00000001.jpg)"
         )
     sequences = []
     for name in listing.read_text().split():
@@ -186,8 +187,9 @@ def read_stills(root: Path) -> tuple[list[Still], list[Path]]:
 class StillSource:
     """Views from one picture: each is the picture under another scale and aspect, with more of a scene around it.
 
-    In a still the object often fills the picture, and a crop of four times its side would be mostly the black that lies outside:
-    an edge that gives the box away and that video seldom has. So the picture is extended, by its reflection or by another one.
+    In a still the object often fills the picture, and a crop of four times its side would be mostly the black that lies
+    outside: an edge that gives the box away and that video seldom has. So the picture is extended, by its reflection or
+    by another one.
     """
 
     def __init__(self, stills: list[Still], cache: ImageCache) -> None:
@@ -210,7 +212,7 @@ class StillSource:
 
     @staticmethod
     def _stretch(rng: Rng, view: View) -> View:
-        """Another aspect by up to 20%, and large objects shrunk to 64 to 112 pixels; scale itself is the crop's matter."""
+        """Another aspect, by up to 20%; large objects shrunk to 64 to 112 pixels. Scale itself is the crop's matter."""
         side = float(np.sqrt(view.box[2] * view.box[3]))
         scale = min(1.0, rng.uniform(64, 112) / side)
         aspect = float(np.exp(rng.uniform(-0.2, 0.2) / 2))
@@ -230,7 +232,7 @@ class StillSource:
         if extension == "none":
             return view
         border = int(2.5 * np.sqrt(view.box[2] * view.box[3]))
-        box = view.box + (border, border, 0, 0)
+        box = np.add(view.box, (border, border, 0, 0))
         if extension != "scenery":
             mode = cv2.BORDER_REFLECT_101 if extension == "reflect" else cv2.BORDER_REPLICATE
             return View(cv2.copyMakeBorder(view.image, *[border] * 4, mode), box)

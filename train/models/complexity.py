@@ -13,8 +13,8 @@ from train.models.seqtrack import SeqTrack, SeqTrackConfig
 class Complexity(NamedTuple):
     """Attributes:
     parameters: of the whole model.
-    frame_parameters: of what runs for every frame; with isolated templates that leaves out the template's position table.
-    macs: multiply-accumulates of templates, search and decoding, without the attention's two matrix products.
+    frame_parameters: of what runs for every frame; with isolated templates that leaves out the template's position
+    table. macs: multiply-accumulates of templates, search and decoding, without the attention's two matrix products.
     frame_macs: of what runs for every frame, counted the same way.
     """
 

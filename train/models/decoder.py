@@ -82,7 +82,7 @@ class DecoderLayer(nn.Module):
         cross_k: Tensor,
         cross_v: Tensor,
     ) -> Tensor:
-        """(B, N, D) -> (B, N, D), attending to the sequence's (B, H, P, d) and the memory's (B, H, M, d) keys and values."""
+        """(B, N, D) -> (B, N, D); the sequence's keys and values are (B, H, P, d), the memory's (B, H, M, d)."""
         attended = attend(split_heads(self.self_q(x + position), self.heads), k, v, visible)
         x = self.norm1(x + self.dropout(self.self_out(merge_heads(attended))))
         attended = attend(split_heads(self.cross_q(x + position), self.heads), cross_k, cross_v)
@@ -140,7 +140,7 @@ class Decoder(nn.Module):
         return self.head[-1](x)
 
     def forward(self, sequence: Tensor, cross_keys: Tensor, cross_values: Tensor) -> Tensor:
-        """Teacher-forced logits (B, N, V) of a sequence of token ids (B, N), each position seeing itself and those before."""
+        """Teacher-forced logits (B, N, V) of token ids (B, N); a position sees itself and those before."""
         count = sequence.shape[1]
         position = self.position[:, :count]
         causal = torch.ones(count, count, dtype=torch.bool, device=sequence.device).tril()
@@ -197,7 +197,7 @@ CENTRE_POSITIONS = {"xywh": (0, 1), "whxy": (2, 3)}
 
 
 def sinusoid(positions: int, dim: int) -> Tensor:
-    """The 1-D sinusoidal table (1, positions, dim) of Vaswani et al. 2017, Sec. 3.5, from which memory positions start."""
+    """The 1-D sinusoidal table (1, positions, dim) of Vaswani et al. 2017, Sec. 3.5."""
     position = torch.arange(positions, dtype=torch.float64)[:, None]
     index = torch.arange(dim)
     angle = position / torch.pow(torch.tensor(10000.0, dtype=torch.float64), 2 * (index // 2) / dim)

@@ -107,8 +107,8 @@ PRESETS: dict[str, SeqTrackConfig] = {
         bins=400,
     ),
 }
-"""The paper's four variants (Tab. 1) and the edge preset. The edge preset's template is the middle of what the search crop
-would show, at the same scale, so a matching patch looks the same in both."""
+"""The paper's four variants (Tab. 1) and the edge preset. The edge preset's template is the middle of what the search
+crop would show, at the same scale, so a matching patch looks the same in both."""
 
 
 class SeqTrack(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -32,9 +33,7 @@ class ConvStem(nn.Module):
     def __init__(self, dim: int, widths: Sequence[int]) -> None:
         super().__init__()
         channels = [3, *widths, dim]
-        self.convs = nn.ModuleList(
-            nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(channels[:-1], channels[1:], strict=True)
-        )
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(channels))
         for conv in self.convs:
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
             nn.init.zeros_(conv.bias)
@@ -85,8 +84,8 @@ class TemplateState(NamedTuple):
     """What the encoder needs of the templates, computed at init and at template updates alone.
 
     Joint attention: `tokens` are the embedded patches (B, T * Nt, D) and there is nothing to cache.
-    Isolated attention: `keys` and `values` (L, B, H, T * Nt, d) hold every layer's projections; `tokens` are the encoder's
-    output for the templates.
+    Isolated attention: `keys` and `values` (L, B, H, T * Nt, d) hold every layer's projections; `tokens` are the
+    encoder's output for the templates.
     """
 
     tokens: Tensor
@@ -98,8 +97,8 @@ class ViT(nn.Module):
     """The encoder. `template_attention`:
 
     "joint"     every token attends to every token, as in the paper.
-    "isolated"  template tokens attend to templates alone, search tokens to all. What the templates contribute to each layer
-                then does not depend on the frame, and is computed once.
+    "isolated"  template tokens attend to templates alone, search tokens to all. What the templates contribute to each
+                layer then does not depend on the frame, and is computed once.
     """
 
     def __init__(
@@ -120,7 +119,7 @@ class ViT(nn.Module):
             raise ValueError(f"template_attention is {template_attention!r}; expected 'joint' or 'isolated'")
         if stem_widths and patch != 2 ** (len(stem_widths) + 1):
             raise ValueError(
-                f"{len(stem_widths) + 1} stride-2 convolutions give a patch of {2 ** (len(stem_widths) + 1)}, not {patch}"
+                f"stem_widths {stem_widths} make a patch of {2 ** (len(stem_widths) + 1)}, but patch is {patch}"
             )
         for name, size in (("search_size", search_size), ("template_size", template_size)):
             if size % patch:

@@ -1,0 +1,3 @@
+from quantize.cli import app
+
+app()

@@ -1,0 +1,268 @@
+"""From trained weights to a bundle: ONNX graphs, checked against PyTorch, with their weights stored once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+import torch
+from onnx.external_data_helper import set_external_data
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+
+import edgetrack
+from edgetrack.bundle import MANIFEST, SCHEMA_VERSION, Manifest, pack, write_bundle
+from edgetrack.imaging import IMAGENET_MEAN, IMAGENET_STD
+from edgetrack_runtimes import SessionOptions, discover, open_session
+from quantize.graphs import GraphSpec, seqtrack_graphs
+from train.models.seqtrack import SeqTrack
+from train.settings import with_settings
+
+OPSET = 18
+"""The lowest that the exporter writes; LayerNormalization is an operator of its own from 17 on."""
+WEIGHTS = "weights.bin"
+TOLERANCE = 1e-3
+"""Largest difference allowed between a graph and PyTorch, relative to the tensor's largest value."""
+_SHARED_BYTES = 1024
+_ALIGNMENT = 64
+
+
+class ExportError(Exception):
+    """The exported graphs do not compute what the model does, or there is nowhere to put them."""
+
+
+class Difference(NamedTuple):
+    """The largest difference of one output between a runtime and PyTorch, relative to the tensor's largest value."""
+
+    backend: str
+    graph: str
+    tensor: str
+    relative: float
+
+
+def export_bundle(
+    model: SeqTrack, out: Path, *, name: str, metadata: Mapping[str, Any], settings: Iterable[str] = ()
+) -> list[Difference]:
+    """Write the FP32 bundle of a model, a directory or, where `out` ends in .zip, an archive of one.
+
+    Nothing appears at `out` unless every graph loads and agrees with PyTorch on every CPU runtime that is installed.
+
+    Args:
+        model: in eval mode.
+        out: replaced if it is a bundle; any other existing file or non-empty folder is refused.
+        name: of the model, in the manifest.
+        metadata: of the checkpoint; what it says of training goes into the manifest's provenance.
+        settings: KEY=VALUE on the manifest's name, description, online, score and accuracy.
+
+    Returns:
+        The largest difference per runtime, graph and output.
+
+    Raises:
+        ExportError: a graph differs from PyTorch, or `out` is something else than a bundle.
+    """
+    _check_target(out)
+    manifest = with_settings(_manifest(model, name, metadata), settings)
+    graphs = seqtrack_graphs(model, torch.Generator().manual_seed(0))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as scratch,
+        Progress(console=Console(stderr=True)) as progress,
+    ):
+        root = Path(scratch) / "bundle"
+        folder = root / "fp32"
+        folder.mkdir(parents=True)
+        task = progress.add_task("export", total=len(graphs) + 1)
+        protos = {}
+        for graph, spec in graphs.items():
+            progress.update(task, description=f"export {graph}")
+            protos[graph] = _to_onnx(spec)
+            progress.advance(task)
+        _write_sharing_weights(
+            protos, folder, {key: manifest[key] for key in ("kind", "name", "preprocessing", "decoder")}
+        )
+        progress.update(task, description="compare with PyTorch")
+        differences = compare(model, {graph: folder / f"{graph}.onnx" for graph in graphs})
+        manifest["variants"] = {
+            "fp32": {"graphs": {graph: _tensors(f"fp32/{graph}.onnx", spec) for graph, spec in graphs.items()}}
+        }
+        write_bundle(root, Manifest.model_validate_json(json.dumps(manifest)))
+        progress.advance(task)
+        if out.suffix == ".zip":
+            pack(root, out)
+        else:
+            if out.exists():
+                shutil.rmtree(out)
+            root.rename(out)
+    return differences
+
+
+def _check_target(out: Path) -> None:
+    if out.suffix == ".zip" or not out.exists():
+        return
+    if not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).is_file()):
+        raise ExportError(f"{out} exists and is not a bundle; remove it or choose another --out")
+
+
+def _manifest(model: SeqTrack, name: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest but for its graphs and files. The online defaults are the paper's (Sec. 3.3 and 4.1)."""
+    config = model.config
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "seqtrack",
+        "name": name,
+        "description": "",
+        "preprocessing": {
+            "color": "rgb",
+            "mean": IMAGENET_MEAN,
+            "std": IMAGENET_STD,
+            "search": {"size": config.search_size, "factor": config.search_factor},
+            "template": {"size": config.template_size, "factor": config.template_factor},
+        },
+        "decoder": {"bins": config.bins, "order": config.order},
+        "templates": config.templates,
+        "online": metadata.get("online")
+        or {
+            "window": 1.0,
+            "update_interval": 25 if config.templates > 1 else None,
+            "update_threshold": 0.015,
+            "clip_margin": 10.0,
+        },
+        "score": metadata.get("score") or {"source": "likelihood", "ok_threshold": 0.0},
+        "provenance": {
+            "edgetrack": edgetrack.__version__,
+            "torch": torch.__version__,
+            "onnx": onnx.__version__,
+            "opset": OPSET,
+            "config": config.to_dict(),
+            **{key: metadata[key] for key in ("training", "recipe", "source") if key in metadata},
+        },
+        "accuracy": metadata.get("accuracy") or {},
+    }
+
+
+def _to_onnx(spec: GraphSpec) -> onnx.ModelProto:
+    exporter_log = logging.getLogger("torch.onnx")
+    level = exporter_log.level
+    exporter_log.setLevel(logging.ERROR)  # it warns of every optional package that is not installed
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                spec.module.eval(),
+                tuple(spec.inputs.values()),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=list(spec.inputs),
+                output_names=list(spec.outputs),
+                verbose=False,
+            )
+    finally:
+        exporter_log.setLevel(level)
+    assert program is not None
+    return program.model_proto
+
+
+def _write_sharing_weights(protos: Mapping[str, onnx.ModelProto], folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write the graphs with their larger weights in one file, equal ones once.
+
+    The key facts of the manifest go into each graph's own metadata, so that a graph met alone says what it is.
+    """
+    places: dict[str, int] = {}
+    with (folder / WEIGHTS).open("wb") as file:
+        for proto in protos.values():
+            for tensor in proto.graph.initializer:
+                # numpy gives the same bytes for equal weights whichever of its fields the exporter filled.
+                data = onnx.numpy_helper.to_array(tensor).tobytes()
+                if len(data) < _SHARED_BYTES:
+                    continue
+                digest = hashlib.sha256(data).hexdigest()
+                if digest not in places:
+                    file.write(b"\0" * (-file.tell() % _ALIGNMENT))
+                    places[digest] = file.tell()
+                    file.write(data)
+                tensor.raw_data = data
+                set_external_data(tensor, WEIGHTS, places[digest], len(data))
+                tensor.ClearField("raw_data")
+    for graph, proto in protos.items():
+        _strip_traces(proto)
+        onnx.helper.set_model_props(proto, {"graph": graph, **{key: json.dumps(value) for key, value in facts.items()}})
+        path = folder / f"{graph}.onnx"
+        path.write_bytes(proto.SerializeToString(deterministic=True))
+        onnx.checker.check_model(path)
+
+
+def _strip_traces(proto: onnx.ModelProto) -> None:
+    """Remove the exporter's notes on nodes and values: source lines of whoever exported, most of the file's bytes."""
+    for part in (
+        proto,
+        proto.graph,
+        *proto.graph.node,
+        *proto.graph.value_info,
+        *proto.graph.input,
+        *proto.graph.output,
+    ):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+
+
+def _tensors(file: str, spec: GraphSpec) -> dict[str, Any]:
+    def described(name: str, tensor: Tensor) -> dict[str, Any]:
+        return {"name": name, "shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
+
+    with torch.no_grad():
+        outputs = _outputs(spec)
+    return {
+        "file": file,
+        "inputs": [described(name, tensor) for name, tensor in spec.inputs.items()],
+        "outputs": [described(name, tensor) for name, tensor in outputs.items()],
+    }
+
+
+def _outputs(spec: GraphSpec) -> dict[str, Tensor]:
+    values = spec.module(*spec.inputs.values())
+    values = (values,) if isinstance(values, Tensor) else values
+    return dict(zip(spec.outputs, values, strict=True))
+
+
+@torch.no_grad()
+def compare(model: SeqTrack, paths: Mapping[str, Path], seeds: Iterable[int] = (1, 2, 3)) -> list[Difference]:
+    """Run graphs on every CPU runtime there is, on random inputs, next to PyTorch.
+
+    Raises:
+        ExportError: an output differs by more than `TOLERANCE`, is not finite, or no CPU runtime is installed.
+    """
+    backends = [status.backend for status in discover() if status.available and status.backend.endswith("-cpu")]
+    if not backends:
+        raise ExportError("no CPU runtime to check the graphs with; install onnxruntime or openvino")
+    worst: dict[tuple[str, str, str], float] = {}
+    references = [seqtrack_graphs(model, torch.Generator().manual_seed(seed)) for seed in seeds]
+    for backend in backends:
+        for graph, path in paths.items():
+            with open_session(backend, path, SessionOptions(threads=1)) as session:
+                for specs in references:
+                    spec = specs[graph]
+                    found = session.run({name: tensor.numpy() for name, tensor in spec.inputs.items()})
+                    for name, expected in _outputs(spec).items():
+                        key = (backend, graph, name)
+                        worst[key] = max(worst.get(key, 0.0), _relative(found[name], expected.numpy()))
+    for (backend, graph, name), relative in worst.items():
+        if not relative <= TOLERANCE:
+            raise ExportError(
+                f"{graph} on {backend}: {name} differs from PyTorch by {relative:.2g} "
+                f"of its largest value; at most {TOLERANCE:g} is allowed"
+            )
+    return [Difference(*key, relative) for key, relative in worst.items()]
+
+
+def _relative(found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> float:
+    return float(np.abs(found.astype(np.float64) - expected).max() / max(np.abs(expected).max(), 1e-12))

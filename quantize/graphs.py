@@ -1,0 +1,126 @@
+"""The four graphs that SeqTrack runs as on a device, each a module of named tensors with a batch of one.
+
+T templates of side St, search side S; L, H, d encoder layers, heads and head width; Nt tokens of one template, D their
+width; Ld, Hd, dd decoder layers, heads and head width; M memory tokens, V = bins + 2, P = 5 (START and four tokens).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from train.models.decoder import SlotCache
+from train.models.seqtrack import SeqTrack, SeqTrackConfig
+from train.models.vit import TemplateState
+
+
+class GraphSpec(NamedTuple):
+    """A module, one example of each of its inputs by name, and the names of its outputs, in order."""
+
+    module: nn.Module
+    inputs: dict[str, Tensor]
+    outputs: tuple[str, ...]
+
+
+def state_names(config: SeqTrackConfig) -> tuple[str, ...]:
+    """The tensors that stand for the templates: tokens, keys and values, as far as the frame's graph needs them."""
+    if config.template_attention == "joint":
+        return ("template_tokens",)
+    tokens = () if config.memory == "x" else ("template_tokens",)
+    return (*tokens, "template_keys", "template_values")
+
+
+class TemplateGraph(nn.Module):
+    """templates (T, 3, St, St) -> the template state, under the names of `state_names`."""
+
+    def __init__(self, model: SeqTrack) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, templates: Tensor) -> tuple[Tensor, ...]:
+        state = self.model.template_state(templates[None])
+        return tuple(getattr(state, name.removeprefix("template_")) for name in state_names(self.model.config))
+
+
+class _SearchGraph(nn.Module):
+    def __init__(self, model: SeqTrack) -> None:
+        super().__init__()
+        self.model = model
+
+    def cross(self, search: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        config = self.model.config
+        given = {name.removeprefix("template_"): t for name, t in zip(state_names(config), state, strict=True)}
+        if "tokens" not in given:  # not part of the memory: nothing of them is read
+            given["tokens"] = search.new_empty(1, 0, config.encoder_dim)
+        return self.model.project_memory(self.model.encode_search(search, TemplateState(**given)))
+
+
+class EncodeGraph(_SearchGraph):
+    """search (1, 3, S, S) and the template state -> cross_keys, cross_values (Ld, 1, Hd, M, dd)."""
+
+    def forward(self, search: Tensor, *state: Tensor) -> tuple[Tensor, Tensor]:
+        return self.cross(search, state)
+
+
+class TrackGraph(_SearchGraph):
+    """search, the template state and window (bins,) -> tokens (1, 4), likelihoods (1, 4), presence (1,)."""
+
+    def forward(self, search: Tensor, *state_and_window: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        *state, window = state_and_window
+        return self.model.decoder.generate(*self.cross(search, tuple(state)), window, self.model.config.order)
+
+
+class DecodeStepGraph(nn.Module):
+    """token (1,), position (1,), past_keys, past_values (Ld, 1, Hd, P, dd), cross_keys, cross_values (Ld, 1, Hd, M, dd)
+    -> logits (1, V), present_keys, present_values."""
+
+    def __init__(self, model: SeqTrack) -> None:
+        super().__init__()
+        self.decoder = model.decoder
+
+    def forward(
+        self,
+        token: Tensor,
+        position: Tensor,
+        past_keys: Tensor,
+        past_values: Tensor,
+        cross_keys: Tensor,
+        cross_values: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        cache = SlotCache(past_keys, past_values, position)
+        return self.decoder.step(token, position, cache, cross_keys, cross_values), *cache.present()
+
+
+@torch.no_grad()
+def seqtrack_graphs(model: SeqTrack, generator: torch.Generator) -> dict[str, GraphSpec]:
+    """The graphs by name, with random example inputs drawn from `generator`, coherent from one graph to the next."""
+    config = model.config
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    template, encode = TemplateGraph(model), EncodeGraph(model)
+    templates = normal(config.templates, 3, config.template_size, config.template_size)
+    search = normal(1, 3, config.search_size, config.search_size)
+    state = dict(zip(state_names(config), template(templates), strict=True))
+    cross = dict(zip(("cross_keys", "cross_values"), encode(search, *state.values()), strict=True))
+    layers, _, heads, _, width = cross["cross_keys"].shape
+    past = (layers, 1, heads, model.decoder.sequence, width)
+    step_inputs = {
+        "token": torch.randint(config.bins, (1,), generator=generator),
+        "position": torch.randint(4, (1,), generator=generator),
+        "past_keys": normal(*past),
+        "past_values": normal(*past),
+        **cross,
+    }
+    window = torch.rand(config.bins, generator=generator)
+    return {
+        "template": GraphSpec(template, {"templates": templates}, state_names(config)),
+        "encode": GraphSpec(encode, {"search": search, **state}, tuple(cross)),
+        "decode_step": GraphSpec(DecodeStepGraph(model), step_inputs, ("logits", "present_keys", "present_values")),
+        "track": GraphSpec(
+            TrackGraph(model), {"search": search, **state, "window": window}, ("tokens", "likelihoods", "presence")
+        ),
+    }

@@ -16,7 +16,7 @@ _LOCATION_KEY = b"\x0a\x08location\x12"
 def engine_folder(cache_dir: Path, graph: Path, *, backend: str, runtime_version: str, device: str) -> Path:
     """The folder for this graph's engine, made if need be; raises `BackendError` if it cannot be."""
     parts = (backend, graph_hash(graph)[:16], runtime_version, device)
-    folder = cache_dir / "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", part).strip("_") for part in parts)
+    folder = cache_dir / "-".join(re.sub(r"[^A-Za-z0-9._-]+", "_", part).strip("_") for part in parts)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -12,6 +12,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,27 +47,31 @@ def version() -> str | None:
         return None
 
 
+@cache  # a device that answered once is not asked again; one that did not is
 def devices(backend: str) -> tuple[str, ...]:
     """The devices that answer for this backend; raises `BackendUnavailableError` with the reason if there are none."""
     ort = _onnxruntime(backend)
     provider = PROVIDERS[backend]
     if provider == CPU:
         return ("cpu",)
+    failed = (
+        f"{backend}: {provider} is in the installed onnxruntime but does not load. It needs an NVIDIA driver and the "
+        f"CUDA, cuDNN{' and TensorRT' * (provider == TENSORRT)} libraries of the versions that ONNX Runtime "
+        f"{ort.__version__} was built for; its log on stderr names the one that is missing"
+    )
     try:
         session = _create(ort, _PROBE, backend, SessionOptions(), {})
     except Exception as error:  # the binding raises its own classes, which share no base below Exception
-        raise BackendUnavailableError(f"{backend}: no device answers: {_one_line(error)}") from error
+        raise BackendUnavailableError(f"{failed} ({_one_line(error)})") from error
     if provider not in session.get_providers():
-        raise BackendUnavailableError(
-            f"{backend}: {provider} is in the installed wheel but does not load; "
-            "the CUDA, cuDNN or TensorRT libraries it was built for are missing, or there is no NVIDIA driver"
-        )
+        raise BackendUnavailableError(failed)
     return ("cuda:0",)
 
 
 def open_session(backend: str, graph: Path, options: SessionOptions) -> EngineSession:
     """Compile `graph` for the provider of `backend`; the errors are those of `edgetrack_runtimes.open_session`."""
     ort = _onnxruntime(backend)
+    devices(backend)
     provider = PROVIDERS[backend]
     settings = provider_options(
         provider,
@@ -79,12 +84,9 @@ def open_session(backend: str, graph: Path, options: SessionOptions) -> EngineSe
         try:
             session = _create(ort, str(graph), backend, options, settings, None if recorded else Path(profile_dir))
         except Exception as error:
-            if provider != CPU:
-                devices(backend)  # raises the better error if it is the device, not the graph, that is at fault
             raise GraphError(f"{graph}: ONNX Runtime cannot load it: {_one_line(error)}") from error
         if provider not in session.get_providers():
-            devices(backend)
-            raise BackendUnavailableError(f"{backend}: {provider} did not load for {graph}")
+            raise BackendUnavailableError(f"{backend}: {provider} answers, but not for {graph}; is its memory full?")
         inputs = _specs(graph, "input", session.get_inputs())
         outputs = _specs(graph, "output", session.get_outputs())
         nodes = assigned_nodes(session) if recorded else profiled_nodes(session, inputs)
@@ -173,23 +175,17 @@ class OnnxRuntimeEngine:
     def put(self, array: Array) -> Any:
         return array if self._device is None else self._ort.OrtValue.ortvalue_from_numpy(array, self._device, 0)
 
-    def get(self, tensor: Any) -> Array:
-        return np.array(tensor if self._device is None else tensor.numpy())
+    @staticmethod
+    def get(tensor: Any) -> Array:
+        return np.array(tensor if isinstance(tensor, np.ndarray) else tensor.numpy())
 
     def run(self, values: Mapping[str, Any]) -> dict[str, Array]:
         try:
-            results = self._results(values)
+            results = self._session.run(self._outputs, values)  # takes arrays and OrtValues alike
         except Exception as error:
             raise GraphError(f"{self._graph}: ONNX Runtime failed to run it: {_one_line(error)}") from error
         outputs = dict(zip(self._outputs, results, strict=True))
         return outputs | {name: outputs[name].copy() for name in self._passed_through}
-
-    def _results(self, values: Mapping[str, Any]) -> list[Array]:
-        if all(isinstance(value, np.ndarray) for value in values.values()):
-            return list(self._session.run(self._outputs, values))
-        wrap = self._ort.OrtValue.ortvalue_from_numpy
-        feeds = {name: wrap(value) if isinstance(value, np.ndarray) else value for name, value in values.items()}
-        return [result.numpy() for result in self._session.run_with_ort_values(self._outputs, feeds)]
 
 
 def _create(

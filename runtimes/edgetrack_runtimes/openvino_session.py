@@ -7,7 +7,7 @@ chip has it, and its worker threads are pinned to cores. What stays: it computes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -71,8 +71,8 @@ def open_session(backend: str, graph: Path, options: SessionOptions) -> EngineSe
         model = core.read_model(str(graph))
     except Exception as error:
         raise GraphError(f"{graph}: OpenVINO cannot read it: {_last_line(error)}") from error
-    inputs = _specs(graph, "input", model.inputs)
-    outputs = _specs(graph, "output", model.outputs)
+    outputs = _specs(graph, "output", {_output_name(port): port for port in model.outputs})
+    inputs = _specs(graph, "input", {_input_name(port, outputs): port for port in model.inputs})
     compiled, nodes = compiled_model(core, model, device, settings, graph, backend, options.allow_fallback)
     return EngineSession(
         OpenVinoEngine(openvino, compiled, graph, list(inputs), list(outputs)),
@@ -175,7 +175,8 @@ class OpenVinoEngine:
     def put(self, array: Array) -> Any:
         return self._openvino.Tensor(array)
 
-    def get(self, tensor: Any) -> Array:
+    @staticmethod
+    def get(tensor: Any) -> Array:
         return np.array(tensor.data)
 
     def run(self, values: Mapping[str, Any]) -> dict[str, Array]:
@@ -201,10 +202,10 @@ class OpenVinoEngine:
         return self._openvino.Tensor(value, shared_memory=value.flags.writeable)
 
 
-def _specs(graph: Path, kind: str, ports: list[Any]) -> dict[str, TensorSpec]:
+def _specs(graph: Path, kind: str, ports: Mapping[str, Any]) -> dict[str, TensorSpec]:
     specs = {}
-    for port in ports:
-        name, shape, dtype = _name(port), port.partial_shape, port.element_type.get_type_name()
+    for name, port in ports.items():
+        shape, dtype = port.partial_shape, port.element_type.get_type_name()
         if not shape.is_static:
             raise GraphError(
                 f"{graph}: {kind} {name!r} has shape {shape}; expected fixed sizes only, export it with them"
@@ -215,10 +216,15 @@ def _specs(graph: Path, kind: str, ports: list[Any]) -> dict[str, TensorSpec]:
     return specs
 
 
-def _name(port: Any) -> str:
-    """The tensor's name in the ONNX file; a port may carry others that were folded into it."""
-    friendly = str(port.node.friendly_name).removesuffix("/sink_port_0")
-    return friendly if friendly in port.names else min(port.names)
+def _output_name(port: Any) -> str:
+    """The name in the ONNX file; the port also carries those of Identity nodes that were folded into it."""
+    return str(port.node.friendly_name).removesuffix("/sink_port_0")
+
+
+def _input_name(port: Any, outputs: Collection[str]) -> str:
+    """The name in the ONNX file; older releases rename an input that has an Identity to an output."""
+    names = set(port.names) - set(outputs) or set(port.names)
+    return str(port.node.friendly_name) if port.node.friendly_name in names else min(names)
 
 
 def _openvino(backend: str) -> ModuleType:

@@ -6,7 +6,7 @@ checking of tensors and the life cycle in front of it, so that every backend ref
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -112,7 +112,8 @@ class Engine(Protocol):
     def put(self, array: Array) -> Any:
         """The runtime's own tensor on the device, from an array that nobody else writes to."""
 
-    def get(self, tensor: Any) -> Array:
+    @staticmethod
+    def get(tensor: Any) -> Array:
         """A fresh host copy of what `put` returned."""
 
     def run(self, values: Mapping[str, Any]) -> dict[str, Array]:
@@ -121,14 +122,15 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class UploadedTensor:
-    """The `DeviceTensor` of an `EngineSession`."""
+    """The `DeviceTensor` of an `EngineSession`; it does not keep a closed session's graph in memory."""
 
     spec: TensorSpec
-    engine: Engine
+    session: EngineSession
     tensor: Any
+    get: Callable[[Any], Array]
 
     def numpy(self) -> Array:
-        return self.engine.get(self.tensor)
+        return self.get(self.tensor)
 
 
 class EngineSession:
@@ -163,7 +165,7 @@ class EngineSession:
             raise TensorError(f"{self._label}: no input {name!r}; its inputs are {_listed(self.inputs)}")
         spec = self.inputs[name]
         # The copy is what makes later writes to `value` harmless where the device is the host itself.
-        return UploadedTensor(spec, engine, engine.put(np.array(self._checked(spec, value), order="C")))
+        return UploadedTensor(spec, self, engine.put(np.array(self._checked(spec, value), order="C")), engine.get)
 
     def run(self, feeds: Mapping[str, Array | DeviceTensor]) -> dict[str, Array]:
         # A local reference: close() in another thread drops the session's, and the engine lives until this run ends.
@@ -173,7 +175,7 @@ class EngineSession:
             unknown = [name for name in feeds if name not in self.inputs]
             wrong = [f"missing {_listed(missing)}"] * bool(missing) + [f"unknown {_listed(unknown)}"] * bool(unknown)
             raise TensorError(f"{self._label}: {' and '.join(wrong)}; its inputs are {_listed(self.inputs)}")
-        return engine.run({name: self._value(engine, spec, feeds[name]) for name, spec in self.inputs.items()})
+        return engine.run({name: self._value(spec, feeds[name]) for name, spec in self.inputs.items()})
 
     def close(self) -> None:
         self._engine = None
@@ -196,11 +198,11 @@ class EngineSession:
             raise SessionClosedError(f"{self._label}: the session is closed; open another with open_session()")
         return engine
 
-    def _value(self, engine: Engine, spec: TensorSpec, value: Array | DeviceTensor) -> Any:
+    def _value(self, spec: TensorSpec, value: Array | DeviceTensor) -> Any:
         """What the engine takes for input `spec`."""
         if not isinstance(value, UploadedTensor):
             return np.asarray(self._checked(spec, value), order="C")
-        if value.engine is not engine:
+        if value.session is not self:
             raise TensorError(
                 f"{self._label}: input {spec.name!r} was uploaded to another session; "
                 "upload it to this one, or feed the array itself"

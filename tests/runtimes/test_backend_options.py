@@ -1,0 +1,120 @@
+"""What the options become under each runtime's own names, for the devices that are not here too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from small_graphs import LINEAR
+
+from edgetrack_runtimes import SessionOptions
+from edgetrack_runtimes.errors import BackendError
+from edgetrack_runtimes.onnxruntime_session import CPU, CUDA, TENSORRT, provider_options
+from edgetrack_runtimes.openvino_session import properties
+
+XEON = ["BF16", "WINOGRAD", "FP32", "FP16", "INT8", "BIN", "EXPORT_IMPORT"]
+OLD_CPU = ["FP32", "INT8", "BIN", "EXPORT_IMPORT"]
+NPU = ["FP16", "INT8", "EXPORT_IMPORT"]
+
+
+def test_tensorrt_by_default() -> None:
+    assert provider_options(TENSORRT, SessionOptions()) == {
+        "device_id": "0",
+        "trt_fp16_enable": "0",
+        "trt_int8_enable": "0",
+        "trt_engine_cache_enable": "0",
+        "trt_timing_cache_enable": "0",
+    }
+
+
+def test_tensorrt_with_everything() -> None:
+    folder = Path("cache/engine")
+    options = provider_options(TENSORRT, SessionOptions(precision="fp16"), quantized=True, engine_dir=folder)
+    assert options == {
+        "device_id": "0",
+        "trt_fp16_enable": "1",
+        "trt_int8_enable": "1",
+        "trt_engine_cache_enable": "1",
+        "trt_timing_cache_enable": "1",
+        "trt_engine_cache_path": str(folder),
+        "trt_timing_cache_path": str(folder),
+    }
+
+
+def test_tensorrt_in_bf16() -> None:
+    options = provider_options(TENSORRT, SessionOptions(precision="bf16"))
+    assert (options["trt_bf16_enable"], options["trt_fp16_enable"]) == ("1", "0")
+
+
+def test_tensorrt_cannot_promise_fp32_while_tf32_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    with pytest.raises(BackendError, match="needs NVIDIA_TF32_OVERRIDE=0 in the environment"):
+        provider_options(TENSORRT, SessionOptions(precision="fp32"))
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    assert provider_options(TENSORRT, SessionOptions(precision="fp32"))["trt_fp16_enable"] == "0"
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp32"])
+def test_cuda_keeps_float32_whole(precision: str) -> None:
+    assert provider_options(CUDA, SessionOptions(precision=precision)) == {"device_id": "0", "use_tf32": "0"}
+    assert provider_options(CPU, SessionOptions(precision=precision)) == {}
+
+
+@pytest.mark.parametrize("provider", [CPU, CUDA])
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_providers_without_a_precision_refuse_one(provider: str, precision: str) -> None:
+    with pytest.raises(BackendError, match=f"precision '{precision}': {provider} computes in the graph's own types"):
+        provider_options(provider, SessionOptions(precision=precision))
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp32"])
+def test_openvino_cpu(precision: str) -> None:
+    assert properties("CPU", SessionOptions(threads=3, precision=precision), XEON, Path("engines")) == {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,
+        "INFERENCE_NUM_THREADS": 3,
+        "INFERENCE_PRECISION_HINT": "f32",
+        "CACHE_DIR": "engines",
+    }
+
+
+def test_openvino_chooses_its_threads_unless_told() -> None:
+    assert "INFERENCE_NUM_THREADS" not in properties("CPU", SessionOptions(), XEON)
+
+
+def test_openvino_gpu_keeps_float32_though_its_default_is_half() -> None:
+    assert properties("GPU", SessionOptions(threads=3), ["FP32", "FP16", "INT8"]) == {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+
+
+@pytest.mark.parametrize(("precision", "hint"), [("fp16", "f16"), ("bf16", "bf16")])
+def test_openvino_in_half_where_the_chip_has_it(precision: str, hint: str) -> None:
+    options = SessionOptions(precision=precision)
+    assert properties("CPU", options, XEON)["INFERENCE_PRECISION_HINT"] == hint
+    with pytest.raises(BackendError, match=f"precision '{precision}': this CPU does not .* only in FP32, INT8"):
+        properties("CPU", options, OLD_CPU)
+
+
+def test_openvino_npu_has_no_float32() -> None:
+    assert "INFERENCE_PRECISION_HINT" not in properties("NPU", SessionOptions(), NPU)
+    assert properties("NPU", SessionOptions(precision="fp16"), NPU)["INFERENCE_PRECISION_HINT"] == "f16"
+    with pytest.raises(BackendError, match=r"precision 'fp32': this NPU does not .* only in FP16, INT8"):
+        properties("NPU", SessionOptions(precision="fp32"), NPU)
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp16", "bf16"])
+def test_openvino_takes_what_properties_say(precision: str, tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    core = openvino.Core()
+    chosen = properties(
+        "CPU", SessionOptions(threads=1, precision=precision), core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    )
+    model = core.compile_model(str(LINEAR.save(tmp_path)), "CPU", chosen)
+    assert model.get_property("INFERENCE_PRECISION_HINT").get_type_name() == chosen["INFERENCE_PRECISION_HINT"]
+    assert model.get_property("INFERENCE_NUM_THREADS") == 1
+    assert model.get_property("NUM_STREAMS") == 1
+    assert model.get_property("ENABLE_CPU_PINNING") is False

@@ -104,6 +104,16 @@ def test_no_update_above_every_likelihood(scene, colour_bundle) -> None:
     assert np.abs(naive - never).max() > 1e-3
 
 
+def test_a_likelihood_at_the_threshold_is_not_above_it(scene, colour_bundle) -> None:
+    frames, truth = scene
+    _, never = track(colour_bundle, frames, truth[0], update_interval=0)
+    _, at = track(colour_bundle, frames, truth[0], update_interval=1, update_threshold=float(never[0]))
+    below = float(np.nextafter(np.float32(never[0]), np.float32(0)))
+    _, above = track(colour_bundle, frames, truth[0], update_interval=1, update_threshold=below)
+    assert at[1] == never[1]
+    assert above[1] != never[1]
+
+
 def test_settings_come_from_the_manifest(scene, tmp_path) -> None:
     frames, truth = scene
     net = ColourNet()

@@ -89,7 +89,10 @@ def open_session(backend: str, graph: Path, options: SessionOptions) -> EngineSe
             raise BackendUnavailableError(f"{backend}: {provider} answers, but not for {graph}; is its memory full?")
         inputs = _specs(graph, "input", session.get_inputs())
         outputs = _specs(graph, "output", session.get_outputs())
-        nodes = assigned_nodes(session) if recorded else profiled_nodes(session, inputs)
+        try:
+            nodes = assigned_nodes(session) if recorded else profiled_nodes(session, inputs)
+        except Exception as error:
+            raise GraphError(f"{graph}: ONNX Runtime failed to run it on zeros: {_one_line(error)}") from error
     if not options.allow_fallback:
         require_placement(nodes, provider, graph=graph.name, backend=backend)
     return EngineSession(
@@ -169,8 +172,6 @@ class OnnxRuntimeEngine:
         self._graph = graph
         self._device = device
         self._outputs = [node.name for node in session.get_outputs()]
-        # An output that is an input (no node between) comes back as the very array that was fed.
-        self._passed_through = {node.name for node in session.get_inputs()} & set(self._outputs)
 
     def put(self, array: Array) -> Any:
         return array if self._device is None else self._ort.OrtValue.ortvalue_from_numpy(array, self._device, 0)
@@ -181,11 +182,11 @@ class OnnxRuntimeEngine:
 
     def run(self, values: Mapping[str, Any]) -> dict[str, Array]:
         try:
-            results = self._session.run(self._outputs, values)  # takes arrays and OrtValues alike
+            # Takes arrays and OrtValues alike; what it returns is never the memory of an input or a weight.
+            results = self._session.run(self._outputs, values)
         except Exception as error:
             raise GraphError(f"{self._graph}: ONNX Runtime failed to run it: {_one_line(error)}") from error
-        outputs = dict(zip(self._outputs, results, strict=True))
-        return outputs | {name: outputs[name].copy() for name in self._passed_through}
+        return dict(zip(self._outputs, results, strict=True))
 
 
 def _create(

@@ -123,16 +123,23 @@ def compiled_model(
     allow_fallback: bool,
 ) -> tuple[Any, list[PlacedNode]]:
     """The compiled model and where its nodes run; raises `PlacementError` naming what the device does not take."""
+
+    def compiled_for(target: str) -> Any:
+        try:
+            return core.compile_model(model, target, dict(settings))
+        except Exception as error:
+            raise GraphError(f"{graph}: OpenVINO cannot compile it for {target}: {_last_line(error)}") from error
+
     try:
-        compiled = core.compile_model(model, device, dict(settings))
-    except Exception as error:
+        compiled = compiled_for(device)
+    except GraphError:
         placed = supported_nodes(core, model, device)
         if device == "CPU" or all(node.where for node in placed):
-            raise GraphError(f"{graph}: OpenVINO cannot compile it for {device}: {_last_line(error)}") from error
+            raise
         if not allow_fallback:
             require_placement(placed, device, graph=graph.name, backend=backend)
         spread = f"HETERO:{device},CPU"
-        return core.compile_model(model, spread, dict(settings)), supported_nodes(core, model, spread)
+        return compiled_for(spread), supported_nodes(core, model, spread)
     executed = [name.split(".")[0] for name in compiled.get_property("EXECUTION_DEVICES")]
     nodes = executed_nodes(compiled, "+".join(sorted(set(executed))))
     if not allow_fallback:

@@ -30,6 +30,12 @@ def save_graph(
     return path
 
 
+def with_sidecar(path: Path, sidecar: str) -> Path:
+    """The same graph with its weights in a file of their own."""
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location=sidecar, size_threshold=0)
+    return path
+
+
 def node(op: str, inputs: str, outputs: str, **attributes: object) -> onnx.NodeProto:
     return helper.make_node(op, inputs.split(), outputs.split(), name=f"{op}_{outputs.replace(' ', '_')}", **attributes)
 

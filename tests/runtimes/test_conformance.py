@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
-from small_graphs import ALIASES, CASES, LINEAR, TWO_INPUTS, Case, node, normal, save_graph
+from small_graphs import ALIASES, CASES, LINEAR, TWO_INPUTS, Case, node, normal, save_graph, with_sidecar
 
 from edgetrack_runtimes import BACKENDS, Session, SessionOptions, TensorSpec, discover, open_session
 from edgetrack_runtimes.errors import BackendError, BackendUnavailableError, GraphError, SessionClosedError, TensorError
@@ -261,6 +261,16 @@ def test_a_graph_with_an_open_output_size(backend: str, tmp_path: Path) -> None:
     )
     with pytest.raises(GraphError, match=r"open\.onnx: output 'y' has shape"):
         open_session(backend, path)
+
+
+def test_weights_beside_the_graph(opened: Callable, backend: str, tmp_path: Path, rng: np.random.Generator) -> None:
+    feeds = LINEAR.inputs(rng)
+    expected = opened(LINEAR).run(feeds)["y"]
+    path = with_sidecar(LINEAR.save(tmp_path), "weights.bin")
+    assert_array_equal(open_session(backend, path, OPTIONS).run(feeds)["y"], expected)
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(GraphError, match=r"linear\.onnx: .*weights\.bin"):
+        open_session(backend, path, OPTIONS)
 
 
 # --- options

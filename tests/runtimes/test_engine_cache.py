@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from small_graphs import LINEAR, node, save_graph
+from small_graphs import LINEAR, node, save_graph, with_sidecar
 
 from edgetrack_runtimes.cache import engine_folder, graph_hash
 from edgetrack_runtimes.errors import BackendError
@@ -50,8 +49,7 @@ def test_graphs_differ_by_their_external_weights(tmp_path: Path) -> None:
         weights = np.random.default_rng(seed).standard_normal((64, 8)).astype(np.float32)
         shapes = [("x", "float32", (2, 64))], [("y", "float32", (2, 8))]
         path = save_graph(folder / "g.onnx", [node("MatMul", "x w", "y")], *shapes, {"w": weights})
-        model = onnx.load(path)
-        onnx.save(model, path, save_as_external_data=True, location=sidecar, size_threshold=0)
+        with_sidecar(path, sidecar)
         graphs.add(path.read_bytes())
         return graph_hash(path)
 

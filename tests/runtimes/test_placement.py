@@ -76,7 +76,7 @@ def test_onnxruntime_is_not_believed_but_asked(elsewhere: str, tmp_path: Path) -
     assert "linear.onnx: onnxruntime-azure was asked for" in message
     assert "2 of 2 nodes would not run on AzureExecutionProvider: " in message
     assert f"Relu 'Relu_y' on {CPU}" in message
-    assert f"'MatMul_xw/MatMulAddFusion' on {CPU}" in message  # the runtime's own node, named after ours
+    assert "Gemm '" in message  # the runtime's own node, made of MatMul and Add
 
 
 def test_onnxruntime_may_spread_a_graph_if_allowed(elsewhere: str, tmp_path: Path) -> None:
@@ -183,11 +183,12 @@ def test_openvino_running_on_another_device_is_noticed(linear: SimpleNamespace) 
         compiled(linear, core, allow_fallback=False)
 
 
-def test_a_graph_without_nodes_has_no_strays(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["onnxruntime-cpu", "openvino-cpu"])
+def test_a_graph_without_nodes_has_no_strays(backend: str, tmp_path: Path) -> None:
+    pytest.importorskip(backend.removesuffix("-cpu"))
     value = ("x", "float32", (2,))
     path = save_graph(tmp_path / "through.onnx", [], [value], [value], {})
-    for backend in ("onnxruntime-cpu", "openvino-cpu"):
-        assert sum(open_session(backend, path).placement.values()) == 0
+    assert sum(open_session(backend, path).placement.values()) == 0
 
 
 def test_shapes_of_fixed_tensors_are_folded_before_nodes_are_placed(tmp_path: Path) -> None:

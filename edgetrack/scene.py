@@ -81,7 +81,7 @@ class Scene:
 
     def __init__(self, seed: int = 0, size: tuple[int, int] = (640, 360)) -> None:
         rng = np.random.default_rng(seed)
-        self._size = size
+        self.size = size
         self._phases = rng.uniform(0, 2 * math.pi, 6)
         self._ground = _landscape(rng)
         self._target, self._wingman = _aircraft(rng, RED), _aircraft(rng, ORANGE)
@@ -99,14 +99,14 @@ class Scene:
 
     def _render(self, flight: Flight, index: int) -> SceneFrame:
         cv2 = import_cv2()
-        width, height = self._size
+        width, height = self.size
         zoom = min(width / 640, height / 360)
         middle = np.asarray([width - 1, height - 1]) / 2
         now = index + WARM_UP
         camera = flight.camera[now]
 
         def layer(picture: Floats, matrix: Path, **options: int) -> Floats:
-            warped: Floats = cv2.warpAffine(picture, matrix, self._size, flags=cv2.INTER_LINEAR, **options)
+            warped: Floats = cv2.warpAffine(picture, matrix, self.size, flags=cv2.INTER_LINEAR, **options)
             return warped
 
         def place(pose: Path, offset: tuple[float, float] = (0, 0)) -> Path:

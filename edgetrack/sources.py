@@ -56,6 +56,7 @@ class Source:
         fps: frames per second, or None where the source does not say (images, some streams).
         frame_count: frames to expect, or None for a live source; an estimate for some containers.
         size: (width, height) of the first frame in pixels; later frames of a folder may differ.
+        files: what is read, so that nobody writes over it; empty for cameras, streams and pipelines.
     """
 
     def __init__(
@@ -65,11 +66,13 @@ class Source:
         *,
         fps: float | None = None,
         frame_count: int | None = None,
+        files: Sequence[Path] = (),
         release: Callable[[], object] = lambda: None,
     ) -> None:
         self.name = name
         self.fps = fps
         self.frame_count = frame_count
+        self.files = tuple(files)
         self._frames = frames
         self._release = release
         self._closed = False
@@ -135,7 +138,8 @@ def open_source(source: str | os.PathLike[str] | int | Sequence[str | os.PathLik
 def has_gstreamer() -> bool:
     """Whether the installed OpenCV can run GStreamer pipelines."""
     cv2 = import_cv2()
-    return cv2.CAP_GSTREAMER in cv2.videoio_registry.getStreamBackends()
+    # The list of backends names it in every build, since it could be a plugin; this one tries to load it.
+    return bool(cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER))
 
 
 def natural_key(path: Path) -> list[tuple[bool, int, str]]:
@@ -192,7 +196,7 @@ def _images_in(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
 def _open_images(name: str, paths: list[Path]) -> Source:
     if not paths:
         raise SourceError("got an empty list of images; expected at least one path")
-    return Source(name, map(read_image, paths), frame_count=len(paths))
+    return Source(name, map(read_image, paths), frame_count=len(paths), files=paths)
 
 
 def read_image(path: Path) -> Frame:
@@ -241,7 +245,7 @@ def _open_video(path: Path) -> Source:
                 "it is cut off or damaged"
             )
 
-    return Source(str(path), frames(), fps=fps, frame_count=count, release=capture.release)
+    return Source(str(path), frames(), fps=fps, frame_count=count, files=[path], release=capture.release)
 
 
 def _open_camera(index: int) -> Source:

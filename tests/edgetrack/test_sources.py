@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from edgetrack.errors import MissingDependencyError, SourceError
-from edgetrack.sources import Source, natural_key, open_source
+from edgetrack.sources import Source, has_gstreamer, natural_key, open_source
 
 WIDTH, HEIGHT = 64, 48
 
@@ -288,15 +289,20 @@ def test_recorded_stream_with_a_known_length_ends_normally(monkeypatch: pytest.M
 
 def test_pipeline_needs_gstreamer(monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = "videotestsrc num-buffers=3 ! videoconvert ! appsink"
-    monkeypatch.setattr(cv2.videoio_registry, "getStreamBackends", lambda: [cv2.CAP_FFMPEG])
+    monkeypatch.setattr(cv2.videoio_registry, "hasBackend", lambda _: False)
     with pytest.raises(SourceError, match="has no GStreamer"):
         open_source(pipeline)
-    monkeypatch.setattr(cv2.videoio_registry, "getStreamBackends", lambda: [cv2.CAP_GSTREAMER])
+    monkeypatch.setattr(cv2.videoio_registry, "hasBackend", lambda backend: backend == cv2.CAP_GSTREAMER)
     use_capture(monkeypatch, FakeCapture(0, 0, opened=False))
     with pytest.raises(SourceError, match="GStreamer cannot start this pipeline"):
         open_source(pipeline)
     use_capture(monkeypatch, FakeCapture(3, 0))
     assert len(list(open_source(pipeline))) == 3
+
+
+def test_gstreamer_answer_agrees_with_the_build_information() -> None:
+    line = re.search(r"GStreamer:\s*(\w+)", cv2.getBuildInformation())
+    assert has_gstreamer() == (line is not None and line[1] == "YES")
 
 
 def test_closed_source_cannot_be_read_and_closes_twice(tmp_path: Path) -> None:

@@ -1,0 +1,5 @@
+"""``python -m edgetrack`` is the ``edgetrack`` command."""
+
+from edgetrack.cli import main
+
+main()

@@ -1,0 +1,448 @@
+"""The ``edgetrack`` command: track, demo, doctor, info.
+
+Results go to standard output, everything else to standard error. Errors are one line. What is heavy is imported inside
+the commands, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from edgetrack.errors import (
+    BackendError,
+    BoxError,
+    BundleError,
+    EdgeTrackError,
+    FrameError,
+    MissingDependencyError,
+    OptionError,
+    SourceError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+
+    from rich.progress import Progress
+
+    from edgetrack import Track, Tracker
+    from edgetrack.bundle import Bundle
+    from edgetrack.doctor import Diagnosis
+    from edgetrack.sources import Source
+
+DEFAULT_MODEL = "seqtrack-nano"
+TRACK_SCHEMA = {"schema": "edgetrack.track", "version": 1}
+IMAGE_FPS = 30.0  # of an output video where the source names no rate
+
+EXIT_CODES: dict[int, tuple[str, tuple[type[EdgeTrackError], ...]]] = {
+    2: ("wrong usage: an option, argument or output path", (OptionError,)),
+    3: ("the source cannot be read, or ends before its time", (SourceError,)),
+    4: ("the model bundle cannot be used", (BundleError,)),
+    5: ("a backend, device or package is missing or fails", (BackendError, MissingDependencyError)),
+    6: ("the box or a frame is unusable", (BoxError, FrameError)),
+}
+"""Exit codes of the command and the errors they stand for."""
+INTERRUPTED = 128  # plus the signal's number, as shells count: 130 for Ctrl-C, 143 for SIGTERM
+
+EPILOG = "Exit codes: 0 success; 1 an unexpected failure; " + "".join(
+    f"{code} {meaning}; " for code, (meaning, _) in EXIT_CODES.items()
+) + "130 interrupted (143 by SIGTERM), with what was written so far closed properly."  # fmt: skip
+
+
+def exit_code(error: EdgeTrackError) -> int:
+    """The exit code of the command for an error."""
+    return next((code for code, (_, kinds) in EXIT_CODES.items() if isinstance(error, kinds)), 1)
+
+
+class _Commands(TyperGroup):
+    """Turns errors into one line and an exit code, in this one place."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EdgeTrackError as error:
+            _say(f"error: {error}")
+            raise typer.Exit(exit_code(error)) from None
+        except KeyboardInterrupt:
+            _say("interrupted")
+            raise typer.Exit(INTERRUPTED + signal.SIGINT) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="Track one object through a video, on the device.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ModelOption = Annotated[str, typer.Option(help="A shipped model's name, or the path of a bundle.")]
+BackendOption = Annotated[str, typer.Option(help="Where to run; `edgetrack doctor` lists the backends.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def main() -> None:
+    """Run the command."""
+    # Video libraries write their own complaints to standard error; ours say what to do. Users' settings win.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    app(prog_name="edgetrack")
+
+
+@app.callback()
+def _version(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        from edgetrack import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command(epilog=EPILOG)
+def track(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A video, a folder of images, an image pattern, a camera index, a URL, or a GStreamer pipeline."
+        ),
+    ],
+    box: Annotated[str, typer.Option(metavar="X,Y,W,H", help="The target in the first frame, in pixels.")],
+    model: ModelOption = DEFAULT_MODEL,
+    backend: BackendOption = "auto",
+    precision: Annotated[str, typer.Option(help="auto, a variant of the bundle (fp32, int8), fp16 or bf16.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="Threads of the runtime; its own choice if not given.")] = None,
+    decode: Annotated[str, typer.Option(help="fused (one graph a frame) or cached (token by token).")] = "fused",
+    output: Annotated[Path | None, typer.Option(help="Write an annotated video, such as out.mp4.")] = None,
+    jsonl: Annotated[
+        str | None, typer.Option(help="Write one JSON object a frame to a file, or to - (stdout).")
+    ] = None,
+    window: Annotated[float | None, typer.Option(help="Penalty on leaving the centre, 0 to 1.")] = None,
+    update_interval: Annotated[int | None, typer.Option(help="Frames between template updates; 0 for none.")] = None,
+    update_threshold: Annotated[
+        float | None, typer.Option(help="Update only above this mean token likelihood.")
+    ] = None,
+) -> None:
+    """Follow the target given by --box in the first frame through SOURCE.
+
+    JSON lines: the first names schema, version, model, backend, source and box format; then one line a frame, with
+    frame number, box (x, y, w, h), score, ok, and latency in milliseconds. Frame 0 is the box given; it has no score.
+    """
+    target = _parse_box(box)
+    if output is not None and jsonl is not None and Path(jsonl) == output:
+        raise OptionError(f"{output}: given for both --output and --jsonl; expected two files")
+
+    from edgetrack import Tracker
+    from edgetrack.sources import open_source
+
+    # The model first: it may take a while, and a camera's frames go stale.
+    tracker = Tracker(
+        model,
+        backend,
+        precision=precision,
+        threads=threads,
+        decode=decode,
+        window=window,
+        update_interval=update_interval,
+        update_threshold=update_threshold,
+    )
+    with open_source(source) as frames:
+        for path in (output, None if jsonl in (None, "-") else Path(str(jsonl))):
+            _refuse_overwriting(path, frames.files)
+        _follow(frames, tracker, target, output, jsonl, decode)
+
+
+def _follow(
+    source: Source,
+    tracker: Tracker,
+    target: tuple[float, ...],
+    output: Path | None,
+    jsonl: str | None,
+    decode: str,
+) -> None:
+    """Track through `source`, writing as it goes; raises `typer.Exit` when interrupted."""
+    from time import perf_counter_ns
+
+    from edgetrack.drawing import annotate
+    from edgetrack.outputs import JsonLines, VideoFile
+
+    loaded = tracker.model
+    label = f"{loaded.manifest.name} {loaded.precision} | {loaded.backend}"
+    latencies: list[float] = []
+    lost = 0
+    first = next(source)
+    started = perf_counter_ns()
+    tracker.init(first, target)  # before any output is opened: a bad box must not empty an earlier result
+    init_ms = (perf_counter_ns() - started) / 1e6
+    with ExitStack() as stack:
+        video = stack.enter_context(VideoFile(output, source.fps or IMAGE_FPS, source.size)) if output else None
+        lines = stack.enter_context(JsonLines(jsonl)) if jsonl else None
+        if lines:
+            header = {
+                **TRACK_SCHEMA,
+                "source": source.name,
+                "frame_size": source.size,
+                "fps": source.fps,
+                "frames": source.frame_count,
+                "box_format": "xywh",
+                "model": loaded.manifest.name,
+                "backend": loaded.backend,
+                "precision": loaded.precision,
+                "decode": decode,
+            }
+            lines.write(header)
+            lines.write(_record(0, target, None, True, init_ms))
+        if video:
+            video.write(annotate(first, target, caption=label))
+        stop = stack.enter_context(_StopRequest())
+        progress = stack.enter_context(_progress())
+        task = progress.add_task("tracking", total=source.frame_count)
+        progress.advance(task)
+        try:
+            for index, frame in enumerate(source, start=1):
+                if stop.signal:
+                    break
+                found = tracker.update(frame)
+                latencies.append(found.latency_ms)
+                lost += not found.ok
+                if lines:
+                    lines.write(_record(index, found.box, found.score, found.ok, found.latency_ms))
+                if video:
+                    caption = f"{label} | {1000 * len(latencies) / sum(latencies):.0f} fps"
+                    video.write(annotate(frame, found.box, ok=found.ok, score=found.score, caption=caption))
+                progress.update(task, advance=1, description=_state(found))
+        finally:
+            progress.stop()
+            _say(_summary(latencies, lost, label, output, jsonl))
+    if stop.signal:
+        _say("interrupted")
+        raise typer.Exit(INTERRUPTED + stop.signal)
+
+
+class _StopRequest:
+    """While entered, the first SIGINT or SIGTERM asks for an end after the frame at hand; the second ends at once.
+
+    Attributes:
+        signal: the number of the signal that asked, 0 before.
+    """
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> _StopRequest:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._request)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, previous in self._previous.items():
+            signal.signal(number, previous)
+
+    def _request(self, number: int, _: FrameType | None) -> None:
+        if self.signal:
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+@app.command(epilog=EPILOG)
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for demo.mp4 and demo.png.")] = Path("demo"),
+    frames: Annotated[int, typer.Option(help="Length of the film.", min=2)] = 240,
+    seed: Annotated[int, typer.Option(help="Which film.", min=0)] = 0,
+    model: ModelOption = DEFAULT_MODEL,
+    backend: BackendOption = "auto",
+) -> None:
+    """Draw a film of a small aircraft that turns, spurts and flies through a cloud; track it; say how well it went."""
+    from edgetrack.demo import run_demo
+    from edgetrack.doctor import processor
+
+    with _progress() as progress:
+        task = progress.add_task("demo", total=frames)
+        result = run_demo(output, model, backend, frames, seed, advance=lambda: progress.advance(task))
+    threads = "the runtime's choice of threads" if result.threads is None else f"{result.threads} threads"
+    rows = {
+        "ran on": f"{result.model} {result.precision}, {result.backend}, {threads}, {processor()}",
+        "speed": f"{result.fps:.0f} frames per second ({result.latency_ms:.1f} ms median)",
+        "mean overlap": f"{result.overlap:.3f} over {result.frames - result.hidden} frames in sight"
+        + (f"; hidden in {result.hidden}" if result.hidden else ""),
+        "success rate": f"{result.success:.1%} of them with an overlap above 0.5",
+        "wrote": f"{result.video}, {result.picture}",
+    }
+    for name, value in rows.items():
+        typer.echo(f"{name:<14}{value}")
+
+
+@app.command(epilog=EPILOG)
+def doctor(as_json: JsonFlag = False) -> None:
+    """Say what this machine can run: packages, backends and why not, shipped models and whether they are intact.
+
+    Exits with 4 if a shipped model is damaged, and with 5 if OpenCV is missing or no backend works.
+    """
+    from edgetrack.doctor import diagnose
+
+    diagnosis = diagnose()
+    if as_json:
+        typer.echo(json.dumps(diagnosis.as_json(), indent=2))
+    else:
+        _print_diagnosis(diagnosis)
+    if not all(check.sound for check in diagnosis.models):
+        raise typer.Exit(4)
+    if diagnosis.opencv is None or not any(check.available for check in diagnosis.backends):
+        raise typer.Exit(5)
+
+
+def _print_diagnosis(diagnosis: Diagnosis) -> None:
+    packages = ", ".join(f"{name} {version}" for name, version in diagnosis.packages.items())
+    typer.echo(f"edgetrack {diagnosis.edgetrack}, Python {diagnosis.python}, {packages}")
+    typer.echo(f"{diagnosis.processor}, {diagnosis.system}")
+    if diagnosis.opencv is None:
+        typer.echo(f"OpenCV: missing. {diagnosis.opencv_reason}")
+    else:
+        able = {name: "yes" if diagnosis.opencv[name] else "no" for name in ("ffmpeg", "gstreamer")}
+        typer.echo(f"OpenCV {diagnosis.opencv['version']}, FFmpeg: {able['ffmpeg']}, GStreamer: {able['gstreamer']}")
+    typer.echo()
+    for backend in diagnosis.backends:
+        detail = ", ".join(backend.devices) if backend.available else backend.reason
+        works, version = "works" if backend.available else "no", backend.runtime_version or "-"
+        typer.echo(f"{backend.backend:<22}{works:<7}{version:<12}{detail.removeprefix(backend.backend + ': ')}")
+    typer.echo()
+    for model in diagnosis.models:
+        state = "intact" if model.sound else "damaged"
+        typer.echo(f"{model.name:<22}{state:<9}{_size(model.bytes or 0) if model.sound else model.reason}")
+    if not diagnosis.models:
+        typer.echo("No models ship with this installation; give --model the path of a bundle.")
+
+
+@app.command(epilog=EPILOG)
+def info(
+    bundle: Annotated[str, typer.Argument(help="A shipped model's name, or the path of a bundle.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Check a model bundle and say what is in it."""
+    from edgetrack.bundle import find_model, read_bundle
+
+    found = read_bundle(find_model(bundle))
+    size = sum(entry.bytes for entry in found.manifest.files.values())
+    if as_json:
+        manifest = found.manifest.model_dump(mode="json")
+        record = {"schema": "edgetrack.info", "version": 1, "path": str(found.source), "bytes": size}
+        typer.echo(json.dumps({**record, "manifest": manifest}, indent=2))
+    else:
+        _print_info(found, size)
+
+
+def _print_info(bundle: Bundle, size: int) -> None:
+    manifest = bundle.manifest
+    search, template = manifest.preprocessing.search, manifest.preprocessing.template
+    online, score = manifest.online, manifest.score
+    update = "never updated"
+    if online.update_interval is not None:
+        update = f"updated every {online.update_interval} frames above a likelihood of {online.update_threshold:g}"
+    meaning = "mean token likelihood, not calibrated" if score.source == "likelihood" else "calibrated probability"
+    facts = {
+        "name": manifest.name,
+        "kind": manifest.kind,
+        "description": manifest.description,
+        "path": str(bundle.source),
+        "size": f"{_size(size)} in {len(manifest.files)} files",
+        "variants": ", ".join(manifest.variants),
+        "search": f"{search.size} px, {search.factor:g} x the target",
+        "templates": f"{manifest.templates} of {template.size} px, {template.factor:g} x the target, {update}",
+        "decoder": f"{manifest.decoder.bins} bins, {manifest.decoder.order}, window {online.window:g}",
+        "score": f"{meaning}, ok from {score.ok_threshold:g}",
+    }
+    for title, values in (("provenance", manifest.provenance), ("accuracy", manifest.accuracy)):
+        for key, value in values.items():
+            facts[f"{title}.{key}"] = value if isinstance(value, str) else json.dumps(value)
+    margin = max(map(len, facts)) + 2
+    for name, text in facts.items():
+        typer.echo(f"{name:<{margin}}{text}")
+    for name, variant in manifest.variants.items():
+        for graph_name, graph in variant.graphs.items():
+            typer.echo(f"\n{name}/{graph_name}, {graph.file}, {_size(manifest.files[graph.file].bytes)}")
+            for side, tensors in (("in ", graph.inputs), ("out", graph.outputs)):
+                for tensor in tensors:
+                    typer.echo(f"  {side} {tensor.name:<16}{tensor.dtype:<9}{tuple(tensor.shape)}")
+
+
+def _parse_box(text: str) -> tuple[float, ...]:
+    parts = text.split(",")
+    try:
+        values = tuple(float(part) for part in parts)
+    except ValueError:
+        values = ()
+    if len(values) != 4:
+        raise OptionError(f"got --box {text!r}; expected four numbers X,Y,W,H in pixels, such as 120,80,64,48")
+    return values
+
+
+def _refuse_overwriting(output: Path | None, files: Sequence[Path]) -> None:
+    if output is not None and output.exists() and any(output.samefile(file) for file in files if file.exists()):
+        raise OptionError(f"{output}: is read as the source and would be overwritten; expected another path")
+
+
+def _record(index: int, box: tuple[float, ...], score: float | None, ok: bool, latency_ms: float) -> dict[str, object]:
+    """One frame's JSON line: boxes to a thousandth of a pixel, times to a microsecond."""
+    return {
+        "frame": index,
+        "box": [round(v, 3) for v in box],
+        "score": None if score is None else round(score, 6),
+        "ok": ok,
+        "latency_ms": round(latency_ms, 3),
+    }
+
+
+def _summary(latencies: list[float], lost: int, label: str, output: Path | None, jsonl: str | None) -> str:
+    from statistics import mean, median
+
+    written = [str(target) for target in (output, jsonl) if target is not None and target != "-"]
+    wrote = f"; wrote {', '.join(written)}" if written else ""
+    if not latencies:
+        return f"1 frame, nothing to track after it, {label}{wrote}"
+    return (
+        f"{len(latencies) + 1} frames, lost in {lost}, {1000 / mean(latencies):.1f} fps "
+        f"(mean {mean(latencies):.2f} ms, median {median(latencies):.2f} ms), {label}{wrote}"
+    )
+
+
+def _state(found: Track) -> str:
+    return f"{'held' if found.ok else 'lost'} {found.score:.2f}"
+
+
+def _progress() -> Progress:
+    """A bar on standard error where that is a terminal, nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        refresh_per_second=5,
+        disable=not console.is_terminal,
+    )
+
+
+def _say(message: str) -> None:
+    """One line on standard error."""
+    typer.echo("edgetrack: " + " ".join(message.split()), err=True)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"

@@ -1,0 +1,1 @@
+"""Edgetrack behind the interfaces of other libraries."""

@@ -1,0 +1,131 @@
+"""Track the aircraft of `edgetrack.scene` and say how well it went."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+import edgetrack
+from edgetrack.drawing import annotate
+from edgetrack.errors import OptionError
+from edgetrack.imaging import import_cv2, overlap
+from edgetrack.outputs import VideoFile
+from edgetrack.scene import CROSSING, FPS, LENGTH, OCCLUSION, Scene
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Image: TypeAlias = NDArray[np.uint8]
+
+MOMENTS = (30, CROSSING, OCCLUSION, 215)
+"""Frames of the picture: in flight, beside the wingman, in the cloud, after a spurt."""
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo measured.
+
+    Attributes:
+        frames: frames tracked, the first one, which is given, not among them.
+        hidden: those in which the target was out of sight; they do not count below.
+        overlap: mean intersection over union with the true box.
+        success: share of frames in which it is above 0.5.
+        fps: frames per second of the tracker alone; drawing and encoding do not count.
+        latency_ms: median time of one update.
+        video, picture: the files written.
+    """
+
+    model: str
+    backend: str
+    precision: str
+    threads: int | None
+    frames: int
+    hidden: int
+    overlap: float
+    success: float
+    fps: float
+    latency_ms: float
+    video: Path
+    picture: Path
+
+
+def run_demo(
+    output: Path,
+    model: str | os.PathLike[str] | edgetrack.Model = "seqtrack-nano",
+    backend: str = "auto",
+    frames: int = LENGTH,
+    seed: int = 0,
+    advance: Callable[[], object] = lambda: None,
+) -> DemoResult:
+    """Track the film of `seed`, and write ``demo.mp4`` and ``demo.png`` to the folder `output`, made if it is missing.
+
+    Args:
+        output: the folder.
+        model: a shipped name, a bundle's path or a loaded model.
+        backend: where to run; see `edgetrack.load`.
+        frames: length of the film, at least 2.
+        seed: which film.
+        advance: called after every frame, for a progress bar.
+
+    Raises:
+        OptionError: `frames` is too small, or the folder cannot be written to.
+        BundleError, BackendError: the model cannot be loaded.
+    """
+    if frames < 2:
+        raise OptionError(f"got {frames} frames; expected at least 2: one to show the target, one to find it in")
+    tracker = edgetrack.Tracker(model, backend)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(f"{output}: cannot be made a folder: {error.strerror}") from None
+    name, running = tracker.model.manifest.name, tracker.model
+    moments = MOMENTS if frames > max(MOMENTS) else tuple(np.linspace(0, frames - 1, 4).round().astype(int).tolist())
+    pictures: dict[int, Image] = {}
+    overlaps, latencies = [], []
+    scene = Scene(seed)
+    with VideoFile(output / "demo.mp4", FPS, scene.size) as video:
+        for index, frame in enumerate(scene.frames(frames)):
+            label = f"{name} {running.precision} | {running.backend}"
+            if index == 0:
+                tracker.init(frame.image, frame.box)
+                image = annotate(frame.image, frame.box, caption=label)
+            else:
+                track = tracker.update(frame.image)
+                latencies.append(track.latency_ms)
+                if not frame.hidden:
+                    overlaps.append(float(overlap(np.asarray(track.box), np.asarray(frame.box))))
+                label += f" | {1000 / np.median(latencies):.0f} fps"
+                image = annotate(frame.image, track.box, ok=track.ok, score=track.score, caption=label)
+            video.write(image)
+            if index in moments:
+                pictures[index] = image
+            advance()
+    picture = output / "demo.png"
+    import_cv2().imwrite(str(picture), _sheet([pictures[m] for m in moments]))
+    return DemoResult(
+        model=name,
+        backend=running.backend,
+        precision=running.precision,
+        threads=running.options.threads,
+        frames=frames - 1,
+        hidden=frames - 1 - len(overlaps),
+        overlap=float(np.mean(overlaps)),
+        success=float(np.mean(np.asarray(overlaps) > 0.5)),
+        fps=1000 / float(np.mean(latencies)),
+        latency_ms=float(np.median(latencies)),
+        video=output / "demo.mp4",
+        picture=picture,
+    )
+
+
+def _sheet(images: list[Image], gap: int = 6) -> Image:
+    """Four images of one size as two rows of two, with white between them."""
+    a, b, c, d = images
+    column = np.full((a.shape[0], gap, 3), 255, np.uint8)
+    top, bottom = np.hstack([a, column, b]), np.hstack([c, column, d])
+    return np.vstack([top, np.full((gap, top.shape[1], 3), 255, np.uint8), bottom])

@@ -1,0 +1,404 @@
+"""The command line: what goes to which stream, exit codes, and that an interrupted run leaves whole files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import edgetrack
+import edgetrack_runtimes
+from edgetrack import cli, errors
+from edgetrack.bundle import Bundle
+from edgetrack.sources import open_source
+
+BOX = "20,50,24,24"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, scene: tuple[list[np.ndarray], np.ndarray]) -> Path:
+    """The scene as a folder of images."""
+    path = tmp_path_factory.mktemp("frames")
+    for index, frame in enumerate(scene[0]):
+        cv2.imwrite(str(path / f"{index}.png"), frame)
+    return path
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory, scene: tuple[list[np.ndarray], np.ndarray]) -> Path:
+    """The scene as a video."""
+    path = tmp_path_factory.mktemp("clip") / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 25, (160, 120))
+    for frame in scene[0]:
+        writer.write(frame)
+    writer.release()
+    return path
+
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def run() -> Run:
+    def invoke(*arguments: object) -> Any:
+        return CliRunner().invoke(cli.app, [str(a) for a in arguments])
+
+    return invoke
+
+
+@pytest.fixture
+def track(run: Run, colour_bundle: Bundle) -> Run:
+    def invoke(source: object, *arguments: object, box: str = BOX) -> Any:
+        settings = ("--model", colour_bundle.root, "--backend", "onnxruntime-cpu", "--threads", 1)
+        return run("track", source, "--box", box, *settings, *arguments)
+
+    return invoke
+
+
+def records(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def message(result: Any) -> str:
+    """The error of a failed run: the last line on standard error, which carries no traceback."""
+    assert "Traceback" not in result.stderr
+    lines = result.stderr.splitlines()
+    assert lines[-1].startswith("edgetrack: error: ")
+    return str(lines[-1])
+
+
+# track
+
+
+def test_standard_output_is_json_lines_with_the_boxes_of_the_tracker(
+    track: Run, folder: Path, scene: tuple[list[np.ndarray], np.ndarray], colour_model: edgetrack.Model
+) -> None:
+    result = track(folder, "--jsonl", "-")
+    assert result.exit_code == 0
+    header, first, *rest = records(result.stdout)
+    assert header == {
+        "schema": "edgetrack.track",
+        "version": 1,
+        "source": str(folder),
+        "frame_size": [160, 120],
+        "fps": None,
+        "frames": 25,
+        "box_format": "xywh",
+        "model": "colour",
+        "backend": "onnxruntime-cpu",
+        "precision": "fp32",
+        "decode": "fused",
+    }
+    assert (first["frame"], first["box"], first["score"], first["ok"]) == (0, [20, 50, 24, 24], None, True)
+    reference = edgetrack.Tracker(colour_model)
+    reference.init(scene[0][0], (20, 50, 24, 24))
+    assert [r["frame"] for r in rest] == list(range(1, 25))
+    for record, frame in zip(rest, scene[0][1:], strict=True):
+        expected = reference.update(frame)
+        assert record["box"] == pytest.approx(expected.box, abs=5e-4)
+        assert record["score"] == pytest.approx(expected.score, abs=1e-6)
+        assert record["ok"] == expected.ok
+        assert record["latency_ms"] > 0
+    assert "25 frames, lost in 0" in result.stderr
+    assert "colour fp32 | onnxruntime-cpu" in result.stderr
+
+
+def test_output_video_has_every_frame_and_the_source_s_rate(track: Run, clip: Path, tmp_path: Path) -> None:
+    result = track(clip, "--output", tmp_path / "out.mp4", "--jsonl", tmp_path / "out.jsonl")
+    assert result.exit_code == 0
+    assert result.stdout == ""
+    assert "out.mp4" in result.stderr
+    assert "out.jsonl" in result.stderr
+    drawn, plain = open_source(tmp_path / "out.mp4"), open_source(clip)
+    assert (drawn.fps, drawn.size) == (25, (160, 120))
+    differences = [np.abs(a.astype(int) - b).max() for a, b in zip(drawn, plain, strict=True)]
+    assert len(differences) == 25
+    assert min(differences) > 60  # every frame has its box drawn
+    assert len(records((tmp_path / "out.jsonl").read_text())) == 26
+
+
+def test_online_options_reach_the_tracker(track: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+    real = edgetrack.Tracker
+
+    def spy(*arguments: Any, **options: Any) -> edgetrack.Tracker:
+        seen.update(options)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(edgetrack, "Tracker", spy)
+    options = ("--decode", "cached", "--window", 0.25, "--update-interval", 3, "--update-threshold", 0.1)
+    assert track(folder, *options, "--precision", "fp32").exit_code == 0
+    assert seen == {
+        "precision": "fp32",
+        "threads": 1,
+        "decode": "cached",
+        "window": 0.25,
+        "update_interval": 3,
+        "update_threshold": 0.1,
+    }
+
+
+def test_single_frame_is_written_and_said(track: Run, folder: Path) -> None:
+    result = track(folder / "0.png", "--jsonl", "-")
+    assert result.exit_code == 0
+    assert len(records(result.stdout)) == 2
+    assert "1 frame, nothing to track after it" in result.stderr
+
+
+# Exit codes.
+
+
+def test_missing_source_is_3(track: Run, tmp_path: Path) -> None:
+    result = track(tmp_path / "none.mp4")
+    assert result.exit_code == 3
+    assert "none.mp4: no such file" in message(result)
+
+
+def test_cut_off_video_is_3_and_keeps_what_it_found(track: Run, clip: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.avi"
+    cut.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    result = track(cut, "--output", tmp_path / "out.mp4", "--jsonl", "-")
+    assert result.exit_code == 3
+    assert "promises 25 frames" in message(result)
+    written = records(result.stdout)[1:]
+    assert 5 < len(written) < 23
+    assert len(list(open_source(tmp_path / "out.mp4"))) == len(written)
+    assert f"{len(written)} frames, lost in" in result.stderr
+
+
+def test_bad_bundle_is_4(run: Run, damaged: Path, folder: Path) -> None:
+    graph = damaged / "track.onnx"
+    data = bytearray(graph.read_bytes())
+    data[len(data) // 2] ^= 1
+    graph.write_bytes(data)
+    for arguments in (("track", folder, "--box", BOX, "--model", damaged), ("info", damaged)):
+        result = run(*arguments)
+        assert result.exit_code == 4
+        assert "sha256" in message(result)
+
+
+def test_unknown_model_is_4_and_missing_backend_5(run: Run, folder: Path, colour_bundle: Bundle) -> None:
+    result = run("track", folder, "--box", BOX, "--model", "no-such-model")
+    assert result.exit_code == 4
+    result = run("track", folder, "--box", BOX, "--model", colour_bundle.root, "--backend", "abacus")
+    assert result.exit_code == 5
+    assert "abacus" in message(result)
+
+
+def test_missing_opencv_is_5(track: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    result = track(folder)
+    assert result.exit_code == 5
+    assert "edgetrack[opencv]" in message(result)
+
+
+@pytest.mark.parametrize("box", ["200,200,10,10", "10,10,0,10", "nan,1,2,3"])
+def test_unusable_box_is_6_and_empties_no_earlier_output(track: Run, folder: Path, tmp_path: Path, box: str) -> None:
+    earlier = tmp_path / "out.jsonl"
+    earlier.write_text("earlier")
+    result = track(folder, "--jsonl", earlier, box=box)
+    assert result.exit_code == 6
+    assert "expected (x, y, w, h)" in message(result)
+    assert earlier.read_text() == "earlier"
+
+
+@pytest.mark.parametrize("box", ["1,2,3", "1,2,3,4,5", "a,b,c,d", ""])
+def test_malformed_box_is_2(track: Run, folder: Path, box: str) -> None:
+    result = track(folder, box=box)
+    assert result.exit_code == 2
+    assert "expected four numbers X,Y,W,H" in message(result)
+
+
+def test_overwriting_the_source_is_2_and_leaves_it_alone(track: Run, clip: Path, folder: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.avi"
+    link.symlink_to(clip)
+    before = clip.read_bytes()
+    for result in (
+        track(clip, "--output", clip),
+        track(clip, "--output", link),
+        track(link, "--jsonl", clip),
+        track(folder, "--jsonl", folder / "3.png"),
+    ):
+        assert result.exit_code == 2
+        assert "would be overwritten" in message(result)
+    assert clip.read_bytes() == before
+    same = track(clip, "--output", tmp_path / "x", "--jsonl", tmp_path / "x")
+    assert same.exit_code == 2
+
+
+def test_unwritable_output_is_2(track: Run, clip: Path, tmp_path: Path) -> None:
+    assert "there is no folder" in message(track(clip, "--output", tmp_path / "none" / "out.mp4"))
+    result = track(clip, "--output", tmp_path / "out.txt")
+    assert result.exit_code == 2
+    assert "cannot write this video" in message(result)
+
+
+def test_every_error_has_a_documented_code() -> None:
+    for name in errors.__all__:
+        error = getattr(errors, name)("x")
+        expected = {
+            "EdgeTrackError": 1,
+            "NotInitialisedError": 1,  # a bug of the command's, not of its user's
+            "OptionError": 2,
+            "SourceError": 3,
+            "MissingDependencyError": 5,
+            "BoxError": 6,
+            "FrameError": 6,
+        }.get(name, 4 if isinstance(error, errors.BundleError) else 5)
+        assert cli.exit_code(error) == expected, name
+    text = " ".join(CliRunner().invoke(cli.app, ["--help"]).stdout.split())
+    assert "3 the source cannot be read" in text
+    assert "130 interrupted" in text
+
+
+def test_errors_of_several_lines_become_one(capsys: pytest.CaptureFixture[str]) -> None:
+    cli._say("error: no backend:\n  a: missing\n  b: missing")
+    assert capsys.readouterr().err == "edgetrack: error: no backend: a: missing b: missing\n"
+
+
+# Interruption.
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupt_finishes_the_frame_and_closes_the_files(
+    track: Run, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+) -> None:
+    real, calls = edgetrack.Tracker.update, []
+
+    def update(self: edgetrack.Tracker, frame: np.ndarray) -> edgetrack.Track:
+        calls.append(1)
+        if len(calls) == 5:
+            signal.raise_signal(number)
+        return real(self, frame)
+
+    before = signal.getsignal(number)
+    monkeypatch.setattr(edgetrack.Tracker, "update", update)
+    result = track(clip, "--output", tmp_path / "out.mp4", "--jsonl", "-")
+    assert result.exit_code == code
+    assert [r["frame"] for r in records(result.stdout)[1:]] == [0, 1, 2, 3, 4, 5]
+    assert len(list(open_source(tmp_path / "out.mp4"))) == 6
+    assert "6 frames" in result.stderr
+    assert result.stderr.endswith("edgetrack: interrupted\n")
+    assert signal.getsignal(number) is before
+
+
+def test_second_interrupt_ends_at_once_and_still_closes_the_files(
+    track: Run, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hang(self: edgetrack.Tracker, frame: np.ndarray) -> edgetrack.Track:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("went on after two interrupts")
+
+    monkeypatch.setattr(edgetrack.Tracker, "update", hang)
+    result = track(clip, "--output", tmp_path / "out.mp4")
+    assert result.exit_code == 130
+    assert len(list(open_source(tmp_path / "out.mp4"))) == 1
+
+
+# info, doctor, demo
+
+
+def test_info_shows_and_dumps_the_manifest(run: Run, colour_bundle: Bundle) -> None:
+    shown = run("info", colour_bundle.root)
+    assert shown.exit_code == 0
+    for text in ("colour", "seqtrack", "fp32/track, track.onnx", "tokens", "(1, 4)", "41 bins, xywh"):
+        assert text in shown.stdout
+    dumped = json.loads(run("info", colour_bundle.root, "--json").stdout)
+    assert (dumped["schema"], dumped["version"]) == ("edgetrack.info", 1)
+    assert dumped["manifest"] == colour_bundle.manifest.model_dump(mode="json")
+    files = [p for p in colour_bundle.root.iterdir() if p.name != "manifest.json"]
+    assert dumped["bytes"] == sum(p.stat().st_size for p in files)
+
+
+@pytest.fixture
+def shipped(monkeypatch: pytest.MonkeyPatch, damaged: Path) -> Path:
+    """A copy of the synthetic bundle, as if it were the one model that ships."""
+    monkeypatch.setattr("edgetrack.bundle._SHIPPED", damaged.parent)
+    return damaged
+
+
+def test_doctor_lists_every_backend_and_checks_shipped_models(run: Run, shipped: Path) -> None:
+    result = run("doctor", "--json")
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    assert (found["schema"], found["version"]) == ("edgetrack.doctor", 1)
+    assert [b["backend"] for b in found["backends"]] == list(edgetrack_runtimes.BACKENDS)
+    assert all(b["available"] != bool(b["reason"]) for b in found["backends"])
+    assert found["opencv"]["version"] == cv2.__version__
+    assert [(m["name"], m["sound"]) for m in found["models"]] == [(shipped.name, True)]
+    text = run("doctor").stdout
+    assert all(backend in text for backend in edgetrack_runtimes.BACKENDS)
+    assert "intact" in text
+
+
+def test_doctor_fails_for_a_damaged_model_and_for_nothing_to_run_on(
+    run: Run, shipped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edgetrack_runtimes, "discover", list)
+    assert run("doctor").exit_code == 5
+    (shipped / "track.onnx").write_bytes(b"")
+    result = run("doctor")
+    assert result.exit_code == 4
+    assert "damaged" in result.stdout
+    assert "track.onnx" in result.stdout
+
+
+def test_demo_prints_how_well_it_went(run: Run, colour_bundle: Bundle, tmp_path: Path) -> None:
+    backend = ("--backend", "onnxruntime-cpu")
+    result = run("demo", "--model", colour_bundle.root, *backend, "--frames", 3, "--output", tmp_path / "d")
+    assert result.exit_code == 0
+    for text in ("frames per second", "mean overlap", "success rate", "colour fp32, onnxruntime-cpu", "demo.png"):
+        assert text in result.stdout
+    assert {p.name for p in (tmp_path / "d").iterdir()} == {"demo.mp4", "demo.png"}
+
+
+# The real process.
+
+
+def process(*arguments: object, code: str = "") -> subprocess.CompletedProcess[str]:
+    root = Path(edgetrack.__file__).parent.parent
+    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'runtimes'}"}
+    command = [sys.executable, *(["-c", code] if code else ["-m", "edgetrack"]), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = ("cv2", "onnxruntime", "openvino", "pydantic", "torch", "onnx", "rich.progress")
+    code = f"""
+import sys
+from edgetrack.cli import main
+sys.argv = ["edgetrack", "--help"]
+try:
+    main()
+finally:
+    print([name for name in {heavy} if name in sys.modules], file=sys.stderr)
+"""
+    done = process(code=code)
+    assert done.returncode == 0
+    assert "track" in done.stdout
+    assert done.stderr.strip() == "[]"
+
+
+def test_process_keeps_the_streams_apart_and_libraries_quiet(
+    folder: Path, colour_bundle: Bundle, tmp_path: Path
+) -> None:
+    common = ("--box", BOX, "--model", colour_bundle.root, "--backend", "onnxruntime-cpu", "--threads", 1)
+    done = process("track", folder, *common, "--jsonl", "-")
+    assert done.returncode == 0
+    assert len(records(done.stdout)) == 26
+    assert len(done.stderr.splitlines()) == 1
+    (tmp_path / "broken.mp4").write_bytes(b"\0\0\0\x20ftypisom" + bytes(200))
+    done = process("track", tmp_path / "broken.mp4", *common)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert len(done.stderr.splitlines()) == 1

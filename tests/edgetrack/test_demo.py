@@ -1,0 +1,87 @@
+"""The demo: what it writes, and that its numbers are the ones the boxes give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+import edgetrack
+from edgetrack import demo
+from edgetrack.demo import run_demo
+from edgetrack.errors import BundleError, OptionError
+from edgetrack.scene import SceneFrame
+from edgetrack.sources import open_source
+
+
+def test_demo_writes_a_playable_video_and_a_picture(colour_model: edgetrack.Model, tmp_path: Path) -> None:
+    ticks: list[int] = []
+    result = run_demo(tmp_path / "new" / "folder", colour_model, frames=5, advance=lambda: ticks.append(1))
+    assert (result.model, result.backend, result.precision) == ("colour", "onnxruntime-cpu", "fp32")
+    assert (result.frames, result.threads, len(ticks)) == (4, 1, 5)
+    assert result.fps > 0
+    assert result.latency_ms > 0
+    video = open_source(result.video)
+    assert (video.fps, video.size) == (30, (640, 360))
+    assert len(list(video)) == 5
+    picture = cv2.imread(str(result.picture))
+    assert picture.shape == (726, 1286, 3)
+    assert picture.std() > 20
+
+
+class FilmOfFour:
+    """Stands in for the scene: four still frames, the third with the target out of sight."""
+
+    size = (64, 48)
+
+    def __init__(self, seed: int) -> None:
+        assert seed == 7
+
+    def frames(self, count: int) -> Any:
+        for visible in (1.0, 1.0, 0.0, 1.0)[:count]:
+            yield SceneFrame(np.zeros((48, 64, 3), np.uint8), (10.0, 10.0, 20.0, 10.0), visible)
+
+
+class TrackerOfThree:
+    """Stands in for the tracker: exact, then far off while the target is hidden, then half a box off."""
+
+    def __init__(self, model: str, backend: str) -> None:
+        options = SimpleNamespace(threads=None)
+        manifest = SimpleNamespace(name=model)
+        self.model = SimpleNamespace(manifest=manifest, backend=backend, precision="fp32", options=options)
+        self.boxes = iter([(10.0, 10.0, 20.0, 10.0), (50.0, 40.0, 5.0, 5.0), (20.0, 10.0, 20.0, 10.0)])
+
+    def init(self, frame: np.ndarray, box: tuple[float, ...]) -> None:
+        assert box == (10.0, 10.0, 20.0, 10.0)
+
+    def update(self, frame: np.ndarray) -> edgetrack.Track:
+        return edgetrack.Track(next(self.boxes), 0.5, True, 4.0, {})
+
+
+def test_numbers_leave_out_the_first_frame_and_the_hidden_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(demo, "Scene", FilmOfFour)
+    monkeypatch.setattr(edgetrack, "Tracker", TrackerOfThree)
+    result = run_demo(tmp_path, "some-model", "some-backend", frames=4, seed=7)
+    assert (result.frames, result.hidden) == (3, 1)
+    assert result.overlap == pytest.approx((1 + 1 / 3) / 2)
+    assert result.success == 0.5
+    assert (result.fps, result.latency_ms) == (250, 4)
+    assert (result.model, result.backend) == ("some-model", "some-backend")
+
+
+def test_too_short_a_film_and_a_bad_folder_are_refused(colour_model: edgetrack.Model, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="got 1 frames; expected at least 2"):
+        run_demo(tmp_path, colour_model, frames=1)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OptionError, match="cannot be made a folder"):
+        run_demo(tmp_path / "file", colour_model, frames=2)
+
+
+def test_unknown_model_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(BundleError):
+        run_demo(tmp_path / "out", "no-such-model", frames=2)
+    assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""``python -m train``: fit a recipe."""
+"""``python -m train``: fit a recipe, import official weights, list presets."""
 
 from __future__ import annotations
 
@@ -48,3 +48,54 @@ def fit(
         raise typer.BadParameter(str(error)) from error
     train, validation = datasets(chosen, data or [])
     run(chosen, train, validation, out, start=start, workers=workers, every=every)
+
+
+@app.command("import")
+def import_official(
+    file: Annotated[Path, typer.Argument(help="An official SeqTrack checkpoint (.pth).")],
+    out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
+    preset: Annotated[str | None, typer.Option("--as", help="The preset it must be, such as seqtrack-b256.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="What tensors do not tell: encoder_heads, decoder_heads, memory, templates."),
+    ] = None,
+) -> None:
+    """Convert official SeqTrack weights; sizes are read off the tensors, nothing in the file is run."""
+    from train.checkpoints import OfficialWeightsError, read_official, save_model, seqtrack_from_official
+    from train.models.seqtrack import PRESETS, SeqTrackConfig
+    from train.settings import with_settings
+
+    if preset is not None and preset not in PRESETS:
+        raise typer.BadParameter(f"{preset!r} is not a preset; expected one of {', '.join(PRESETS)}")
+    config = PRESETS[preset] if preset else SeqTrackConfig()
+    told = {key: getattr(config, key) for key in ("encoder_heads", "decoder_heads", "memory", "templates")}
+    try:
+        model = seqtrack_from_official(read_official(file), **with_settings(told, settings or []))
+    except (OfficialWeightsError, ValueError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+    if preset is not None:
+        found, expected = model.config.to_dict(), config.to_dict()
+        wrong = [f"{key} is {found[key]}, expected {expected[key]}" for key in expected if found[key] != expected[key]]
+        if wrong:
+            typer.echo(f"error: {file} is not {preset}: {'; '.join(wrong)}", err=True)
+            raise typer.Exit(1)
+    save_model(out, model, source=f"official SeqTrack weights, {file.name}")
+    typer.echo(out)
+
+
+@app.command()
+def presets() -> None:
+    """List the presets with their parameters and multiply-accumulates (without the attention's two products)."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from train.models.complexity import complexity
+    from train.models.seqtrack import PRESETS
+
+    table = Table("preset", "parameters (M)", "MACs (G)", "per frame: parameters (M)", "MACs (G)")
+    for name, config in PRESETS.items():
+        parameters, frame_parameters, macs, frame_macs = complexity(config)
+        counts = (parameters / 1e6, macs / 1e9, frame_parameters / 1e6, frame_macs / 1e9)
+        table.add_row(name, *(f"{count:.2f}" for count in counts))
+    Console().print(table)

@@ -116,6 +116,7 @@ def fit(
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(recipe.seed)
+    evaluated = SeqTrack(recipe.model).to(device)
     trainer = TrainingModel(SeqTrack(recipe.model)).to(device)
     if start is not None:
         trainer.model.load_state_dict(read_tensors(start)[0])
@@ -139,9 +140,10 @@ def fit(
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         drop_last=True,
+        # Left to itself a loader draws from the generator that dropout uses, at other times in a resumed run.
+        generator=torch.Generator(),
     )
-    validation_loader = DataLoader(validation, recipe.batch)
-    evaluated = SeqTrack(recipe.model).to(device)
+    validation_loader = DataLoader(validation, recipe.batch, generator=torch.Generator())
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     totals: dict[str, float] = {}
     began = time.perf_counter()

@@ -77,7 +77,7 @@ class ImageCache:
 
 def refuse_evaluation_split(root: Path) -> None:
     """Raise DatasetError when `root` is, or lies in, a split that is kept for measuring."""
-    found = EVALUATION_SPLITS.intersection(part.lower() for part in root.resolve().parts[-2:])
+    found = {part.lower() for part in root.resolve().parts[-2:]} & EVALUATION_SPLITS
     if found:
         raise DatasetError(f"{root} is the split {found.pop()!r}, which is kept for measuring: never train on it")
 

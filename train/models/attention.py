@@ -30,8 +30,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Te
     """
     if q.is_cuda:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
-        # Written out on the CPU: the fused kernel's backward takes twice as long as all the rest at these lengths, and in
-        # an exported graph the two matrix products must stand free, so that they can be quantised. scores = (q *
-        # q.shape[-1] ** -0.5) @ k.transpose(-2, -1) if visible is not None:
+    # Written out on the CPU: the fused kernel's backward takes twice as long as all the rest at these lengths, and
+    # in an exported graph the two matrix products must stand free, so that they can be quantised.
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    if visible is not None:
         scores = scores.masked_fill(~visible, float("-inf"))
     return scores.softmax(-1) @ v

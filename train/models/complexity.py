@@ -11,11 +11,13 @@ from train.models.seqtrack import SeqTrack, SeqTrackConfig
 
 
 class Complexity(NamedTuple):
-    """Attributes:
-    parameters: of the whole model.
-    frame_parameters: of what runs for every frame; with isolated templates that leaves out the template's position
-    table. macs: multiply-accumulates of templates, search and decoding, without the attention's two matrix products.
-    frame_macs: of what runs for every frame, counted the same way.
+    """What a model weighs and what a frame costs.
+
+    Attributes:
+        parameters: of the whole model.
+        frame_parameters: of what runs for every frame; isolated templates leave their position table out of it.
+        macs: multiply-accumulates of templates, search and decoding, without the attention's two matrix products.
+        frame_macs: of what runs for every frame, counted the same way.
     """
 
     parameters: int

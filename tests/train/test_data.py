@@ -1,0 +1,201 @@
+"""Training data: readers on small trees in the datasets' own formats, and pairs whose boxes are where the target is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from train.data.mixture import datasets
+from train.data.pairs import PairConfig, PairDataset
+from train.data.scenes import Sprites, paste, shape_sprite, transform
+from train.data.sources import DatasetError, ImageCache, View, read_sequences, read_stills
+from train.models.seqtrack import SeqTrackConfig
+from train.recipes import RECIPES, override
+
+SMALL = replace(
+    RECIPES["seqtrack-nano"], steps=4, batch=4, model=replace(RECIPES["seqtrack-nano"].model, search_size=64)
+)
+
+
+@pytest.fixture
+def tracks(tmp_path: Path) -> Path:
+    root = tmp_path / "tracks"
+    rng = np.random.default_rng(0)
+    for name, absent in (("Car", [2]), ("Dog", []), ("Speck", [])):
+        folder = root / name
+        folder.mkdir(parents=True)
+        rows = []
+        for i in range(5):
+            cv2.imwrite(str(folder / f"{i + 1:08d}.jpg"), rng.integers(0, 255, (60, 80, 3), np.uint8))
+            side = 2 if name == "Speck" else 20
+            rows.append("nan,nan,nan,nan" if i in absent else f"{10 + i},12,{side},{side}")
+        (folder / "groundtruth.txt").write_text("\n".join(rows) + "\n")
+        (folder / "absence.label").write_text("\n".join(str(int(i in absent)) for i in range(5)) + "\n")
+        (folder / "meta.json").write_text(json.dumps({"video_group": f"group-{name}"}))
+    (root / "list.txt").write_text("Car\nDog\nSpeck\n")
+    return root
+
+
+@pytest.fixture
+def stills(tmp_path: Path) -> Path:
+    root = tmp_path / "stills"
+    (root / "images").mkdir(parents=True)
+    rng = np.random.default_rng(1)
+    images, annotations = [], []
+    for i in range(20):
+        cv2.imwrite(str(root / "images" / f"{i}.jpg"), rng.integers(0, 255, (90, 120, 3), np.uint8))
+        images.append({"id": i, "file_name": f"{i}.jpg", "width": 120, "height": 90})
+        if i:
+            annotations.append({"id": i, "image_id": i, "category_id": 1, "bbox": [20, 20, 30, 24], "iscrowd": 0})
+    (root / "instances.json").write_text(json.dumps({"images": images, "annotations": annotations, "categories": []}))
+    return root
+
+
+def test_tracks_keep_only_frames_that_show_the_target(tracks: Path) -> None:
+    car, dog = read_sequences(tracks)
+    assert [path.name for path in car.frames] == [f"{i:08d}.jpg" for i in (1, 2, 4, 5)]
+    assert car.boxes[:, 0].tolist() == [10, 11, 13, 14]
+    assert (car.group, dog.group) == ("group-Car", "group-Dog")
+
+
+def test_stills_are_split_from_backgrounds(stills: Path) -> None:
+    labelled, backgrounds = read_stills(stills)
+    assert len(labelled) == 19
+    assert [path.name for path in backgrounds] == ["0.jpg"]
+    assert labelled[0].boxes.tolist() == [[20, 20, 30, 24]]
+
+
+@pytest.mark.parametrize("split", ["dev", "val", "test"])
+def test_an_evaluation_split_is_never_trained_on(tracks: Path, stills: Path, split: str, tmp_path: Path) -> None:
+    for source in (tracks, stills):
+        target = tmp_path / split / source.name
+        target.parent.mkdir(exist_ok=True)
+        source.rename(target)
+        with pytest.raises(DatasetError, match="never train on it"):
+            datasets(SMALL, [target])
+        with pytest.raises(DatasetError, match="never train on it"):
+            (read_sequences if source is tracks else read_stills)(target)
+
+
+def test_a_link_to_an_evaluation_split_is_seen_through(tracks: Path, tmp_path: Path) -> None:
+    tracks.rename(tmp_path / "dev")
+    (tmp_path / "train").symlink_to(tmp_path / "dev")
+    with pytest.raises(DatasetError, match="never train on it"):
+        datasets(SMALL, [tmp_path / "train"])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda root: (root / "Car" / "00000001.jpg").unlink(), "4 frames but boxes"),
+        (lambda root: (root / "Car" / "groundtruth.txt").unlink(), "groundtruth.txt"),
+        (lambda root: (root / "Car" / "groundtruth.txt").write_text("a,b,c,d\n"), "groundtruth.txt"),
+        (lambda root: (root / "list.txt").unlink(), "list.txt"),
+    ],
+)
+def test_broken_tracks_are_named(tracks: Path, damage: object, message: str) -> None:
+    damage(tracks)  # type: ignore[operator]
+    with pytest.raises(DatasetError, match=message):
+        datasets(SMALL, [tracks])
+
+
+def test_an_example_depends_on_seed_and_index_alone(tracks: Path, stills: Path) -> None:
+    one, validation = datasets(SMALL, [tracks, stills])
+    again, _ = datasets(SMALL, [tracks, stills])
+    [again[i] for i in (5, 3)]
+    for a, b in zip(one[9], again[9], strict=True):
+        assert (a == b).all()
+    assert not (one[9].search == one[10].search).all()
+    assert not (one[0].search == validation[0].search).all()
+
+
+class SquareSource:
+    """A red square on a blue field: the box can be read off the pixels."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def views(self, rng: np.random.Generator, templates: int) -> list[View]:
+        views = []
+        for _ in range(templates + 1):
+            image = np.full((400, 500, 3), (200, 0, 0), np.uint8)
+            x, y, w, h = (int(v) for v in rng.integers((150, 150, 30, 30), (280, 200, 80, 80)))
+            image[y : y + h, x : x + w] = (0, 0, 255)
+            views.append(View(image, np.asarray([x, y, w, h], np.float64)))
+        return views
+
+
+def test_boxes_are_where_the_target_is() -> None:
+    config = SeqTrackConfig(search_size=128, template_size=64, templates=1)
+    pairs = PairConfig(grey=0, occlude=0, distract=0, absent=0, centre_jitter=2.0)
+    dataset = PairDataset([(SquareSource(), 1.0)], config, pairs, Sprites([], 1.0), seed=0, length=60)
+    seen = 0
+    for i in range(60):
+        pair = dataset[i]
+        image = pair.search.numpy().astype(int)
+        columns = np.flatnonzero((image[..., 2] - image[..., 0]).max(0) > 40)
+        rows = np.flatnonzero((image[..., 2] - image[..., 0]).max(1) > 40)
+        if not len(columns) or columns[0] < 4 or rows[0] < 4 or columns[-1] > 123 or rows[-1] > 123:
+            continue  # cut off at the crop's border
+        seen += 1
+        found = np.asarray([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]) / 128
+        cx, cy, w, h = pair.box.numpy()
+        expected = [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]
+        # Blur widens what is seen by a few pixels.
+        np.testing.assert_allclose(found, expected, atol=7 / 128)
+    assert seen > 25
+
+
+def test_absent_pairs_have_no_box_and_come_as_often_as_asked() -> None:
+    config = SeqTrackConfig(search_size=64, template_size=32, templates=1)
+    dataset = PairDataset([(SquareSource(), 1.0)], config, PairConfig(absent=0.5), Sprites([], 1.0), seed=0, length=100)
+    absent = [pair for pair in (dataset[i] for i in range(100)) if not pair.present]
+    assert 35 <= len(absent) <= 65
+    assert all(not pair.box.any() for pair in absent)
+
+
+def test_pasting_blends_by_alpha_and_cuts_at_the_border() -> None:
+    image = np.full((10, 10, 3), 100, np.uint8)
+    sprite = np.dstack([np.full((6, 6, 3), 200, np.uint8), np.full((6, 6), 51, np.uint8)])
+    paste(image, sprite, 7, -2)
+    assert (image[:4, 7:] == 120).all()
+    assert (image[4:] == 100).all()
+    assert (image[:, :7] == 100).all()
+    paste(image, sprite, 20, 20)
+
+
+def test_a_transformed_sprite_has_the_size_asked_for() -> None:
+    sprite = shape_sprite(np.random.default_rng(3))
+    grown = transform(sprite, 2.0 * sprite.shape[1], 0.0, 1.0)
+    assert grown.shape[1] == pytest.approx(2 * sprite.shape[1], abs=3)
+    assert grown.shape[0] == pytest.approx(2 * sprite.shape[0], abs=3)
+
+
+def test_the_image_cache_forgets_the_oldest(tmp_path: Path) -> None:
+    paths = []
+    for i in range(3):
+        paths.append(tmp_path / f"{i}.png")
+        cv2.imwrite(str(paths[-1]), np.full((10, 10, 3), i, np.uint8))
+    cache = ImageCache(budget=700)
+    first = cache.read(paths[0])
+    assert cache.read(paths[0]) is first
+    cache.read(paths[1])
+    cache.read(paths[2])
+    assert cache.read(paths[0]) is not first
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    with pytest.raises(DatasetError, match=r"bad\.png"):
+        cache.read(tmp_path / "bad.png")
+
+
+def test_settings_reach_nested_parts_and_name_what_they_do_not_know() -> None:
+    changed = override(SMALL, ["lr=0.01", "pairs.flip=0", "model.template_attention=joint"])
+    assert (changed.lr, changed.pairs.flip, changed.model.template_attention) == (0.01, 0, "joint")
+    with pytest.raises(ValueError, match=r"KEY one of .*centre_jitter"):
+        override(SMALL, ["pairs.jitter=1"])
+    with pytest.raises(ValueError, match="KEY=VALUE"):
+        override(SMALL, ["lr"])

@@ -1,0 +1,78 @@
+"""Losses against slow, plain versions of themselves."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from train.losses import box_tokens, coverage, dense_loss, in_order, sequence_loss, soft_targets
+
+BOXES = torch.tensor([[0.5, 0.25, 0.3, 0.1], [0.0, 1.0, 0.999, 0.5], [-0.2, 1.4, 0.5, 2.0]])
+
+
+def test_tokens_are_floored_and_clamped() -> None:
+    expected = [[int(min(max(v, 0.0), 1.0) * 99) for v in box] for box in BOXES.tolist()]
+    assert box_tokens(BOXES, 100).tolist() == expected
+
+
+def test_orders_are_permutations_that_undo_themselves() -> None:
+    assert in_order(BOXES, "whxy")[0].tolist() == pytest.approx([0.3, 0.1, 0.5, 0.25])
+    assert torch.equal(in_order(in_order(BOXES, "whxy"), "whxy"), BOXES)
+
+
+def test_soft_targets_are_distributions_centred_on_the_value() -> None:
+    targets = soft_targets(BOXES[:1], 400, 0.01)
+    torch.testing.assert_close(targets.sum(-1), torch.ones(1, 4))
+    mean = (targets * torch.arange(400)).sum(-1) / 399
+    torch.testing.assert_close(mean, BOXES[:1], rtol=0, atol=1e-4)
+    spread = ((targets * (torch.arange(400) / 399 - mean[..., None]) ** 2).sum(-1)).sqrt()
+    torch.testing.assert_close(spread, torch.full((1, 4), 0.01), rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.02])
+def test_sequence_loss_is_what_a_loop_computes(sigma: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 4, 52, generator=generator, dtype=torch.float64)
+    present = torch.tensor([True, False, True])
+    coordinate, absent = sequence_loss(logits, BOXES, present, sigma=sigma)
+    total = []
+    for b in (0, 2):
+        for position in range(4):
+            log_z = math.log(sum(math.exp(v) for v in logits[b, position].tolist()))
+            centre = min(max(BOXES[b, position].item(), 0.0), 1.0) * 49
+            if sigma:
+                weights = [math.exp(-0.5 * ((i - centre) / (sigma * 49)) ** 2) for i in range(50)]
+            else:
+                weights = [float(i == int(centre)) for i in range(50)]
+            total.append(sum(w * (log_z - logits[b, position, i].item()) for i, w in enumerate(weights)) / sum(weights))
+    assert coordinate.item() == pytest.approx(sum(total) / 8, rel=1e-5)
+    log_z = math.log(sum(math.exp(v) for v in logits[1, 0].tolist()))
+    assert absent.item() == pytest.approx(log_z - logits[1, 0, 50].item(), rel=1e-5)
+
+
+def test_absent_targets_teach_no_coordinates() -> None:
+    logits = torch.randn(1, 4, 52, requires_grad=True)
+    coordinate, absent = sequence_loss(logits, BOXES[:1], torch.tensor([False]), sigma=0.02)
+    (coordinate + absent).backward()
+    assert logits.grad is not None
+    assert not logits.grad[0, 1:].any()
+    assert logits.grad[0, 0, 50] < 0
+
+
+def test_coverage_is_the_share_of_samples_inside() -> None:
+    boxes = torch.tensor([[0.4, 0.6, 0.5, 0.3], [0.9, 0.1, 0.4, 0.4]])
+    points = (torch.arange(400) + 0.5) / 400
+    for box, found in zip(boxes, coverage(boxes, 4), strict=True):
+        inside_x = ((points - box[0]).abs() < box[2] / 2).float()
+        inside_y = ((points - box[1]).abs() < box[3] / 2).float()
+        sampled = (inside_y[:, None] * inside_x).view(4, 100, 4, 100).mean((1, 3)).flatten()
+        torch.testing.assert_close(found, sampled, rtol=0, atol=0.01)
+
+
+def test_dense_loss_prefers_scores_that_mark_the_target() -> None:
+    box, present = torch.tensor([[0.5, 0.5, 0.5, 0.5]]), torch.tensor([True])
+    right = (coverage(box, 4) * 8 - 4) * 1.0
+    assert dense_loss(right, box, present) < dense_loss(-right, box, present)
+    assert dense_loss(right, box, ~present) > dense_loss(torch.full_like(right, -4), box, ~present)

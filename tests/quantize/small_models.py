@@ -1,0 +1,33 @@
+"""Two small models with random weights, one of each kind of template attention."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from train.models.seqtrack import SeqTrack, SeqTrackConfig
+
+JOINT = SeqTrackConfig(
+    search_size=64,
+    template_size=32,
+    encoder_dim=32,
+    encoder_depth=2,
+    encoder_heads=2,
+    decoder_dim=16,
+    decoder_heads=2,
+    decoder_ffn=32,
+    bins=40,
+    memory="xz",
+)
+ISOLATED = replace(JOINT, template_attention="isolated", stem_widths=(8, 8, 16), templates=1, order="whxy")
+CONFIGS = {"joint": JOINT, "isolated": ISOLATED}
+
+
+def random_model(kind: str) -> SeqTrack:
+    torch.manual_seed(7)
+    model = SeqTrack(CONFIGS[kind]).eval()
+    with torch.no_grad():
+        # The random embedding is nearly the same for all tokens; a larger one makes each step depend on the last.
+        model.decoder.embedding.weight.mul_(50)
+    return model

@@ -1,0 +1,147 @@
+"""The exported bundle is the model: tracked boxes, stored weights, stated facts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from small_models import random_model
+from typer.testing import CliRunner
+
+import edgetrack
+from edgetrack.bundle import read_bundle
+from edgetrack.imaging import clip_box, crop_square, crop_to_box, normalise
+from quantize.cli import app
+from quantize.export import ExportError, compare, export_bundle
+from quantize.graphs import seqtrack_graphs
+from train.checkpoints import save_model
+from train.models.seqtrack import SeqTrack
+
+BACKENDS = ("onnxruntime-cpu", "openvino-cpu")
+
+
+def frames(count: int) -> list[np.ndarray]:
+    """A textured patch wandering over noise."""
+    rng = np.random.default_rng(0)
+    background = rng.integers(0, 255, (120, 160, 3), np.uint8)
+    patch = rng.integers(0, 255, (30, 24, 3), np.uint8)
+    out = []
+    for i in range(count):
+        frame = background.copy()
+        frame[40 + i : 70 + i, 50 + 2 * i : 74 + 2 * i] = patch
+        out.append(frame)
+    return out
+
+
+@torch.no_grad()
+def tracked_by_pytorch(model: SeqTrack, film: list[np.ndarray], box: list[float], window: float) -> np.ndarray:
+    """The online loop in PyTorch, without updates, written from the paper: crop, decode, map back, clip."""
+    config = model.config
+    state = np.asarray(box, np.float64)
+
+    def crop(frame: np.ndarray, factor: float, size: int) -> tuple[torch.Tensor, float]:
+        image, scale = crop_square(frame, state, factor, size)
+        return torch.from_numpy(normalise(image))[None], scale
+
+    template, _ = crop(film[0], config.template_factor, config.template_size)
+    templates = template[:, None].expand(-1, config.templates, -1, -1, -1)
+    penalty = torch.from_numpy(1 - window + window * np.hanning(config.bins)).float()
+    boxes = [state]
+    for frame in film[1:]:
+        search, scale = crop(frame, config.search_factor, config.search_size)
+        ids, _ = model.generate(model.encode(templates, search), penalty)
+        values = ids[0].double().numpy() / (config.bins - 1)
+        cxcywh = values if config.order == "xywh" else values[[2, 3, 0, 1]]
+        state = clip_box(crop_to_box(cxcywh, state, scale, config.search_size), (160, 120), 10.0)
+        boxes.append(state)
+    return np.stack(boxes)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("decode", ["fused", "cached"])
+@pytest.mark.parametrize("window", [0.0, 1.0])
+def test_boxes_are_those_of_the_pytorch_model(
+    exported: tuple[SeqTrack, Path], backend: str, decode: str, window: float
+) -> None:
+    model, bundle = exported
+    film, box = frames(8), [50.0, 40.0, 24.0, 30.0]
+    tracker = edgetrack.Tracker(bundle, backend, threads=1, decode=decode, window=window, update_interval=0)
+    tracker.init(film[0], box)
+    found = np.asarray([box, *(tracker.update(frame).box for frame in film[1:])])
+    expected = tracked_by_pytorch(model, film, box, window)
+    assert np.ptp(expected[:, 0]) > 1  # it moves: agreement means something
+    np.testing.assert_allclose(found, expected, atol=0.5)
+
+
+def test_equal_weights_are_stored_once(exported: tuple[SeqTrack, Path]) -> None:
+    model, bundle = exported
+    sizes = {path.name: path.stat().st_size for path in (bundle / "fp32").iterdir()}
+    weights = sum(p.numel() * 4 for p in model.parameters())
+    graphs = [onnx.load(bundle / "fp32" / f"{name}.onnx") for name in ("template", "encode", "decode_step", "track")]
+    repeated = sum(onnx.numpy_helper.to_array(t).nbytes for graph in graphs for t in graph.graph.initializer)
+    assert sizes["weights.bin"] < 1.35 * weights < repeated
+
+
+def test_graphs_say_what_they_are_and_nothing_of_where_they_were_made(exported: tuple[SeqTrack, Path]) -> None:
+    _, bundle = exported
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    for path in sorted((bundle / "fp32").glob("*.onnx")):
+        proto = onnx.load(path, load_external_data=False)
+        facts = {p.key: p.value for p in proto.metadata_props}
+        assert facts["graph"] == path.stem
+        assert json.loads(facts["decoder"]) == manifest["decoder"]
+        content = path.read_bytes()
+        assert str(Path(__file__).parents[2]).encode() not in content
+        assert b".py" not in content
+        assert all(d.dim_value > 0 for v in proto.graph.input for d in v.type.tensor_type.shape.dim)
+
+
+def test_manifest_states_the_model(exported: tuple[SeqTrack, Path]) -> None:
+    model, bundle = exported
+    manifest = read_bundle(bundle).manifest
+    assert manifest.provenance["training"] == {"step": 3}
+    assert manifest.provenance["config"] == model.config.to_dict()
+    assert (manifest.templates, manifest.decoder.order) == (model.config.templates, model.config.order)
+    assert manifest.preprocessing.search.size == model.config.search_size
+
+
+def test_a_graph_that_computes_something_else_is_refused(exported: tuple[SeqTrack, Path]) -> None:
+    model, bundle = exported
+    other = type(model)(model.config).eval()
+    other.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        other.decoder.layers[-1].fc2.bias[0] += 0.5
+    paths = {"decode_step": bundle / "fp32" / "decode_step.onnx"}
+    with pytest.raises(ExportError, match=r"decode_step on .*: logits differs"):
+        compare(other, paths)
+
+
+def test_example_inputs_are_coherent_and_random() -> None:
+    model = random_model("isolated")
+    one, other = (seqtrack_graphs(model, torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    for name, spec in one.items():
+        assert all(v.shape == other[name].inputs[k].shape for k, v in spec.inputs.items())
+    assert not torch.equal(one["track"].inputs["search"], other["track"].inputs["search"])
+
+
+def test_command_writes_a_bundle_and_settings_reach_the_manifest(tmp_path: Path) -> None:
+    save_model(tmp_path / "model.safetensors", random_model("isolated"))
+    arguments = ["export", str(tmp_path / "model.safetensors"), "--out", str(tmp_path / "small.zip")]
+    result = CliRunner().invoke(app, [*arguments, "--set", "online.window=0.25", "--set", "description=for a test"])
+    assert result.exit_code == 0, result.output
+    manifest = read_bundle(tmp_path / "small.zip").manifest
+    assert (manifest.name, manifest.online.window, manifest.description) == ("small", 0.25, "for a test")
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".export")] == []
+
+
+def test_what_is_not_a_bundle_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letter.txt").write_text("dear")
+    for out in (tmp_path / "home", tmp_path / "home" / "letter.txt"):
+        with pytest.raises(ExportError, match="not a bundle"):
+            export_bundle(random_model("joint"), out, name="x", metadata={})
+    assert (tmp_path / "home" / "letter.txt").read_text() == "dear"

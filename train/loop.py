@@ -50,7 +50,7 @@ class TrainingModel(nn.Module):
     def __init__(self, model: SeqTrack) -> None:
         super().__init__()
         self.model = model
-        self.dense = nn.Linear(model.config.encoder_dim, 1)
+        self.dense = nn.Linear(model.config.encoder_dim, 5)
 
     def forward(self, pair: Pair, recipe: Recipe) -> dict[str, Tensor]:
         """The losses of a batch: coordinates, absent, dense and their weighted sum, total."""
@@ -60,7 +60,7 @@ class TrainingModel(nn.Module):
         sequence = torch.cat([start, box_tokens(boxes, model.config.bins)[:, :3]], 1)  # (B, 4)
         tokens = model.encode(normalised(pair.templates), normalised(pair.search))
         coordinates, absent = sequence_loss(model.logits(tokens, sequence), boxes, pair.present, sigma=recipe.sigma)
-        dense = dense_loss(self.dense(tokens[:, : model.config.search_tokens])[..., 0], pair.box, pair.present)
+        dense = dense_loss(self.dense(tokens[:, : model.config.search_tokens]), pair.box, pair.present)
         total = coordinates + recipe.absent * absent + recipe.dense * dense
         return {"total": total, "coordinates": coordinates, "absent": absent, "dense": dense}
 

@@ -65,7 +65,37 @@ def coverage(boxes: Tensor, grid: int) -> Tensor:
     return (share[:, 1, :, None] * share[:, 0, None, :]).flatten(1)
 
 
-def dense_loss(scores: Tensor, boxes: Tensor, present: Tensor) -> Tensor:
-    """Binary cross-entropy of token scores (B, Ns) against the share of each token's patch that the target covers."""
-    target = coverage(boxes, round(scores.shape[1] ** 0.5)) * present[:, None]
-    return F.binary_cross_entropy_with_logits(scores.float(), target)
+def dense_loss(predictions: Tensor, boxes: Tensor, present: Tensor) -> Tensor:
+    """What every search token is asked besides the decoder's answer: am I on the target, and where are its edges?
+
+    Binary cross-entropy of the first value against the share of the token's patch that the target covers; on tokens
+    that lie on the target for the most part, 1 - GIoU of the box spanned by the other four, which are distances to its
+    left, top, right and bottom edge (FCOS, Tian et al. 2019).
+
+    Args:
+        predictions: (B, Ns, 5), raw.
+        boxes: (B, 4) cx, cy, w, h in [0, 1].
+        present: (B,) bool.
+    """
+    grid = round(predictions.shape[1] ** 0.5)
+    covered = coverage(boxes, grid) * present[:, None]  # (B, Ns)
+    predictions = predictions.float()
+    on_target = F.binary_cross_entropy_with_logits(predictions[..., 0], covered)
+    ticks = (torch.arange(grid, device=boxes.device) + 0.5) / grid
+    centres = torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), -1).flatten(0, 1)  # (Ns, 2), row by row
+    # Scaled so that a distance of a quarter of the crop, the usual order, is a value near 0.
+    distances = F.softplus(predictions[..., 1:]) * 0.25
+    low, high = centres - distances[..., :2], centres + distances[..., 2:]  # (B, Ns, 2)
+    target_low = (boxes[:, None, :2] - boxes[:, None, 2:] / 2).expand_as(low)
+    target_high = (boxes[:, None, :2] + boxes[:, None, 2:] / 2).expand_as(high)
+    weight = (covered > 0.5).float()
+    spans = 1 - generalised_iou(low, high, target_low, target_high)
+    return on_target + (spans * weight).sum() / weight.sum().clamp(min=1)
+
+
+def generalised_iou(low: Tensor, high: Tensor, other_low: Tensor, other_high: Tensor) -> Tensor:
+    """GIoU (Rezatofighi et al. 2019, Alg. 1) of boxes given by their corners (..., 2) -> (...)."""
+    intersection = (torch.minimum(high, other_high) - torch.maximum(low, other_low)).clamp(min=0).prod(-1)
+    union = (high - low).prod(-1) + (other_high - other_low).prod(-1) - intersection
+    hull = (torch.maximum(high, other_high) - torch.minimum(low, other_low)).prod(-1)
+    return intersection / union.clamp(min=1e-9) - (hull - union) / hull.clamp(min=1e-9)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from train.losses import box_tokens, coverage, dense_loss, in_order, sequence_loss, soft_targets
+from train.losses import box_tokens, coverage, dense_loss, generalised_iou, in_order, sequence_loss, soft_targets
 
 BOXES = torch.tensor([[0.5, 0.25, 0.3, 0.1], [0.0, 1.0, 0.999, 0.5], [-0.2, 1.4, 0.5, 2.0]])
 
@@ -73,6 +73,39 @@ def test_coverage_is_the_share_of_samples_inside() -> None:
 
 def test_dense_loss_prefers_scores_that_mark_the_target() -> None:
     box, present = torch.tensor([[0.5, 0.5, 0.5, 0.5]]), torch.tensor([True])
-    right = (coverage(box, 4) * 8 - 4) * 1.0
+    right = torch.zeros(1, 16, 5)
+    right[..., 0] = coverage(box, 4) * 8 - 4
     assert dense_loss(right, box, present) < dense_loss(-right, box, present)
-    assert dense_loss(right, box, ~present) > dense_loss(torch.full_like(right, -4), box, ~present)
+    empty = torch.zeros(1, 16, 5)
+    empty[..., 0] = -4
+    assert dense_loss(right, box, ~present) > dense_loss(empty, box, ~present)
+
+
+def test_dense_loss_vanishes_for_distances_to_the_true_edges() -> None:
+    box, present = torch.tensor([[0.4, 0.5, 0.5, 0.75]]), torch.tensor([True])
+    predictions = torch.zeros(1, 16, 5)
+    predictions[..., 0] = coverage(box, 4) * 60 - 30
+    for index in range(16):
+        x, y = (index % 4 + 0.5) / 4, (index // 4 + 0.5) / 4
+        edges = torch.tensor([x - 0.15, y - 0.125, 0.65 - x, 0.875 - y]).clamp(min=1e-4)
+        predictions[0, index, 1:] = torch.log(torch.expm1(edges * 4))
+    partial = dense_loss(predictions, box, present) - dense_loss(predictions, box, ~present)
+    span_only = dense_loss(torch.cat([torch.zeros(1, 16, 1), predictions[..., 1:]], -1), box, present)
+    assert span_only.item() == pytest.approx(math.log(2), abs=1e-3)  # of the score; the spans cost nothing
+    assert torch.isfinite(partial)
+
+
+def test_generalised_iou_is_what_counting_pixels_gives() -> None:
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.randint(0, 40, (20, 2, 2, 2), generator=generator).sort(2).values
+    for (a_low, a_high), (b_low, b_high) in corners.tolist():
+        a, b = torch.zeros(40, 40, dtype=torch.bool), torch.zeros(40, 40, dtype=torch.bool)
+        a[a_low[1] : a_high[1], a_low[0] : a_high[0]] = True
+        b[b_low[1] : b_high[1], b_low[0] : b_high[0]] = True
+        if not a.any() or not b.any():
+            continue
+        (x0, y0), (x1, y1) = (map(min, zip(a_low, b_low)), map(max, zip(a_high, b_high)))  # noqa: B905
+        hull, union = (x1 - x0) * (y1 - y0), (a | b).sum().item()
+        expected = (a & b).sum().item() / union - (hull - union) / hull
+        points = [torch.tensor(p, dtype=torch.float32) for p in (a_low, a_high, b_low, b_high)]
+        assert generalised_iou(*points).item() == pytest.approx(expected, abs=1e-5)

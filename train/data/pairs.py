@@ -25,7 +25,7 @@ class PairConfig:
 
     centre_jitter: float = 3.5
     """Largest offset of the search crop's centre from the target's is half of this, in target sides."""
-    scale_jitter: float = 0.4
+    scale_jitter: float = 0.3
     """Standard deviation of the logarithm of the search crop's scale."""
     template_jitter: float = 0.05
     """The same for the template crop's scale."""
@@ -125,9 +125,15 @@ class PairDataset(Dataset[Pair]):
         return image, box
 
     def _jitter(self, rng: Rng, box: Box) -> Box:
-        """Half of the crops are nearly right, half lie anywhere that still shows the target's centre or nearly so."""
-        spread = rng.choice((0.25, 1.0))
-        around = _rescale(box, float(np.exp(rng.normal(0, self._pairs.scale_jitter * max(spread, 0.5)))))
+        """Most crops are nearly right, some lie anywhere that still shows the target's centre.
+
+        Greedy decoding takes the most likely size, and a log-normal quantity is most likely below its median, by
+        the factor exp(-sigma^2): a model unsure of the size would answer a little small, frame after frame, until the
+        search region has shrunk to nothing. The crop's scale is drawn so that the most likely size is the right one.
+        """
+        sigma = self._pairs.scale_jitter
+        around = _rescale(box, float(np.exp(rng.normal(-(sigma**2), sigma))))
+        spread = rng.choice((0.25, 0.5, 1.0), p=(0.6, 0.25, 0.15))
         reach = float(np.sqrt(around[2] * around[3])) * self._pairs.centre_jitter * spread
         around[:2] += reach * (rng.random(2) - 0.5)
         return around

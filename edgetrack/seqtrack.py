@@ -153,12 +153,15 @@ def calibrated_score(calibration: LikelihoodScore | PresenceScore, presence: flo
     """
     if calibration.source == "likelihood":
         return likelihood
-    presence = min(max(presence, _EPSILON), 1 - _EPSILON)
-    likelihood = max(likelihood, _EPSILON)
-    logit = calibration.intercept
-    logit += calibration.presence * math.log(presence / (1 - presence))
-    logit += calibration.likelihood * math.log(likelihood)
+    of_presence, of_likelihood = score_features(presence, likelihood)
+    logit = calibration.intercept + calibration.presence * of_presence + calibration.likelihood * of_likelihood
     return 0.5 * (1 + math.tanh(0.5 * logit))  # the logistic function, in a form that cannot overflow
+
+
+def score_features(presence: float, likelihood: float) -> tuple[float, float]:
+    """Return what a calibration weighs: the logit of presence and the logarithm of the mean likelihood, both finite."""
+    presence = min(max(presence, _EPSILON), 1 - _EPSILON)
+    return math.log(presence / (1 - presence)), math.log(max(likelihood, _EPSILON))
 
 
 class _Clock:

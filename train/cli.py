@@ -99,3 +99,36 @@ def presets() -> None:
         counts = (parameters / 1e6, macs / 1e9, frame_parameters / 1e6, frame_macs / 1e9)
         table.add_row(name, *(f"{count:.2f}" for count in counts))
     Console().print(table)
+
+
+@app.command()
+def calibrate(
+    checkpoint: Annotated[Path, typer.Argument(help="Weights written by fit; the calibration is added to the file.")],
+    data: Annotated[list[Path] | None, typer.Option(help="The data folders given to fit. Repeatable.")] = None,
+    pairs: Annotated[int, typer.Option(help="Held-out pairs to decode; half to fit, half to measure.")] = 4096,
+    window: Annotated[float, typer.Option(help="Strength of the Hanning penalty the tracker will use.")] = 1.0,
+    threads: Annotated[int, typer.Option(help="Torch threads.")] = 1,
+) -> None:
+    """Fit the score: the probability that the box overlaps the target by more than half."""
+    import torch
+
+    from train.calibration import calibrate as run
+    from train.checkpoints import CheckpointError, load_model, save_model
+    from train.data.mixture import datasets
+    from train.recipes import Recipe
+
+    torch.set_num_threads(threads)
+    try:
+        model, metadata = load_model(checkpoint)
+        if "recipe" not in metadata:
+            raise CheckpointError(f"{checkpoint} names no recipe; expected weights written by: python -m train fit")
+    except CheckpointError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+    _, held_out = datasets(Recipe.from_dict(metadata["recipe"]), data or [], validation_pairs=pairs)
+    score, auroc, error, count = run(model, held_out, window=window)
+    online = {"window": window, "update_interval": None, "update_threshold": 0.015, "clip_margin": 10.0}
+    facts = {key: value for key, value in metadata.items() if key not in ("kind", "config")}
+    facts |= {"score": score, "online": online, "calibration": {"pairs": count, "auroc": auroc, "error": error}}
+    save_model(checkpoint, model, **facts)
+    typer.echo(f"AUROC {auroc:.3f}, expected calibration error {error:.3f} on {count} held-out pairs")

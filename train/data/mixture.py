@@ -26,7 +26,9 @@ HELD_OUT = 0.1
 VALIDATION_PAIRS = 512
 
 
-def datasets(recipe: Recipe, roots: list[Path], *, cache_bytes: int = 4 << 30) -> tuple[PairDataset, PairDataset]:
+def datasets(
+    recipe: Recipe, roots: list[Path], *, cache_bytes: int = 4 << 30, validation_pairs: int = VALIDATION_PAIRS
+) -> tuple[PairDataset, PairDataset]:
     """Training and validation datasets from any number of folders.
 
     A folder with list.txt is read as tracks, one with instances.json as stills, one that holds only pictures as
@@ -65,7 +67,7 @@ def datasets(recipe: Recipe, roots: list[Path], *, cache_bytes: int = 4 << 30) -
         pairs = replace(recipe.pairs, absent=0.25) if held_out else recipe.pairs
         return PairDataset(sources, recipe.model, pairs, sprites, seed=seed, length=length)
 
-    return dataset(False, recipe.seed, recipe.steps * recipe.batch), dataset(True, recipe.seed + 1, VALIDATION_PAIRS)
+    return dataset(False, recipe.seed, recipe.steps * recipe.batch), dataset(True, recipe.seed + 1, validation_pairs)
 
 
 def _held_out(rng: np.random.Generator, groups: list[str]) -> set[str]:

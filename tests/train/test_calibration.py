@@ -1,0 +1,83 @@
+"""The calibrated score: the fit against known coefficients, the measures against plain counts, the device's own map."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from edgetrack.bundle import PresenceScore
+from edgetrack.seqtrack import calibrated_score, score_features
+from train.calibration import auroc, calibrate, expected_calibration_error, logistic_regression
+from train.checkpoints import load_model, save_model
+from train.cli import app
+from train.data.mixture import datasets
+from train.models.seqtrack import SeqTrack
+from train.recipes import RECIPES, override
+
+RECIPE = override(
+    RECIPES["seqtrack-nano"],
+    ["model.search_size=64", "model.template_size=32", "model.encoder_depth=1", "steps=1", "batch=1"],
+)
+
+
+def test_the_fit_finds_the_coefficients_that_made_the_labels() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(0, 2, (20_000, 2))
+    truth = np.asarray([1.5, -0.7, 0.4])
+    probability = 1 / (1 + np.exp(-(features @ truth[:2] + truth[2])))
+    found = logistic_regression(features, rng.random(20_000) < probability)
+    np.testing.assert_allclose(found, truth, atol=0.08)
+
+
+def test_the_fit_survives_classes_that_a_line_separates() -> None:
+    features = np.linspace(-1, 1, 50)[:, None]
+    assert np.isfinite(logistic_regression(features, features[:, 0] > 0)).all()
+    assert np.isfinite(logistic_regression(features, np.ones(50, bool))).all()
+
+
+def test_auroc_counts_pairs() -> None:
+    rng = np.random.default_rng(1)
+    scores, labels = rng.integers(0, 8, 60).astype(float), rng.random(60) < 0.4
+    pairs = [(a > b) + 0.5 * (a == b) for a in scores[labels] for b in scores[~labels]]
+    assert auroc(scores, labels) == pytest.approx(np.mean(pairs))
+    assert np.isnan(auroc(scores, np.ones(60, bool)))
+
+
+def test_calibration_error_is_the_gap_between_promise_and_outcome() -> None:
+    probability = np.asarray([0.95, 0.95, 0.95, 0.95, 0.15, 0.15])
+    labels = np.asarray([True, True, True, False, False, False])
+    assert expected_calibration_error(probability, labels) == pytest.approx(4 / 6 * 0.20 + 2 / 6 * 0.15)
+    assert expected_calibration_error(np.asarray([1.0, 0.0]), np.asarray([True, False])) == 0
+
+
+def test_what_is_fitted_is_what_the_device_computes() -> None:
+    model = SeqTrack(RECIPE.model).eval()
+    _, held_out = datasets(RECIPE, [], validation_pairs=32)
+    calibration = calibrate(model, held_out, window=1.0)
+    score = PresenceScore.model_validate(calibration.score)
+    presence, likelihood = 0.7, 0.2
+    features = score_features(presence, likelihood)
+    logit = score.intercept + score.presence * features[0] + score.likelihood * features[1]
+    assert calibrated_score(score, presence, likelihood) == pytest.approx(1 / (1 + np.exp(-logit)))
+    assert calibration.pairs == 16
+
+
+def test_the_command_adds_the_map_to_the_weights(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_model(path, SeqTrack(RECIPE.model), recipe=RECIPE.to_dict(), training={"step": 9})
+    result = CliRunner().invoke(app, ["calibrate", str(path), "--pairs", "16", "--window", "0.5"])
+    assert result.exit_code == 0, result.output
+    _, metadata = load_model(path)
+    assert metadata["training"] == {"step": 9}
+    assert metadata["online"]["window"] == 0.5
+    PresenceScore.model_validate(metadata["score"])
+
+
+def test_weights_without_a_recipe_are_refused(tmp_path: Path) -> None:
+    save_model(tmp_path / "model.safetensors", SeqTrack(RECIPE.model))
+    result = CliRunner().invoke(app, ["calibrate", str(tmp_path / "model.safetensors")])
+    assert result.exit_code == 1
+    assert "names no recipe" in result.output

@@ -1,0 +1,248 @@
+"""Labels: tracks through videos and boxes in stills, in collections that are read as they are asked for."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import TypeVar, overload
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Box = NDArray[np.float64]
+
+MIN_SIDE = 8.0
+"""Boxes with a shorter side, in pixels, show too little to learn from and are passed over."""
+TRACKS_KEPT = 2048
+"""Tracks of one dataset whose labels stay in memory; the longest datasets' take some 100 kB each."""
+EVALUATION_SPLIT = re.compile(r"(dev|val|valid|validation|test|testing)(-dev)?(\d{4})?", re.IGNORECASE)
+
+T = TypeVar("T")
+
+
+class DatasetError(Exception):
+    """A dataset that is missing, malformed, or not to be trained on."""
+
+
+def refuse_evaluation_split(root: Path) -> None:
+    """Raise DatasetError when `root` is, or lies in, a split that is kept for measuring."""
+    for part in root.resolve().parts[-2:]:
+        if EVALUATION_SPLIT.fullmatch(part):
+            raise DatasetError(f"{root} is the split {part!r}, which is kept for measuring: never train on it")
+
+
+def found_in(root: Path) -> str:
+    """What `root` holds, in a few words, for a message that says what was expected."""
+    if not root.exists():
+        return "it does not exist"
+    if not root.is_dir():
+        return "it is a file"
+    names = sorted(path.name + "/" * path.is_dir() for path in root.iterdir())
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"it holds {', '.join(names[:5])}{more}" if names else "it is empty"
+
+
+def read_table(path: Path, columns: int | None = None) -> NDArray[np.float64]:
+    """Comma-separated numbers: (N, columns), one row a line, or (N,) with `columns` None, whatever the line breaks.
+
+    Raises:
+        DatasetError: the file is missing, or not what is expected; the message names the row.
+    """
+    expected = f"{columns} numbers a line, separated by commas" if columns else "numbers"
+    try:
+        text = path.read_text()
+        values = np.loadtxt(StringIO(text), delimiter=",", ndmin=2) if text.strip() else np.zeros((0, columns or 0))
+    except OSError as error:
+        raise DatasetError(f"{path}: {error.strerror}; expected a file of {expected}") from error
+    except ValueError as error:
+        raise DatasetError(f"{path}: {error}; expected {expected}") from error
+    if columns is None:
+        return values.ravel()
+    if values.shape[1] != columns:
+        raise DatasetError(f"{path}: got {values.shape[1]} numbers a line; expected {expected}")
+    return values
+
+
+class Numbered(Sequence[Path]):
+    """Paths of a video's frames, such as ``img/00000001.jpg``, made from their numbers when asked for.
+
+    A video has thousands, a dataset millions: neither the paths nor a folder's listing are kept.
+    """
+
+    def __init__(self, folder: Path, pattern: str, numbers: NDArray[np.int64]) -> None:
+        self._folder, self._pattern, self._numbers = folder, pattern, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> Path: ...
+    @overload
+    def __getitem__(self, index: slice) -> Numbered: ...
+    def __getitem__(self, index: int | slice) -> Path | Numbered:
+        if isinstance(index, slice):
+            return Numbered(self._folder, self._pattern, self._numbers[index])
+        return self._folder / self._pattern.format(self._numbers[index])
+
+
+@dataclass(frozen=True)
+class Track:
+    """One target's way through a video, as far as it can be seen.
+
+    Attributes:
+        name: its folder's name.
+        group: tracks of one video share it; splits go by it.
+        frames: (N,) image paths, in time order, of the frames where the target is visible.
+        boxes: (N, 4), (x, y, w, h) in pixels of those frames.
+        times: (N,) numbers of those frames in the video, from 0.
+        length: frames of the video, with those where the target is hidden, out of view or absent.
+    """
+
+    name: str
+    group: str
+    frames: Sequence[Path]
+    boxes: NDArray[np.float64]
+    times: NDArray[np.int64]
+    length: int
+
+    @classmethod
+    def visible_part(
+        cls,
+        name: str,
+        group: str,
+        frames: Callable[[NDArray[np.int64]], Sequence[Path]],
+        boxes: Box,
+        visible: ArrayLike,
+    ) -> Track:
+        """The track of the frames that are `visible` (N,) and whose box is finite and not tiny.
+
+        Args:
+            frames: from the numbers of frames, counted from 0, to their paths.
+            boxes: (N, 4) of all frames.
+        """
+        keep = np.isfinite(boxes).all(1) & np.asarray(visible, bool)
+        keep[keep] &= boxes[keep, 2:].min(1) >= MIN_SIDE
+        times = np.flatnonzero(keep)
+        return cls(name, group, frames(times), boxes[keep], times, len(boxes))
+
+
+def check_lengths(folder: Path, boxes: int, frames: tuple[Path, Path], **labels: int) -> None:
+    """Raise DatasetError unless every label file of a sequence has as many entries as there are boxes and frames.
+
+    Args:
+        frames: the path of the last frame that there should be, and of the one after it, which there should not be.
+            Looking for two files is all that a folder of thousands on a network drive is asked.
+    """
+    for name, count in labels.items():
+        if count != boxes:
+            raise DatasetError(f"{folder}: {boxes} boxes but {count} entries of {name}; expected one of each per frame")
+    last, next_ = frames
+    if not boxes or not last.is_file():
+        raise DatasetError(f"{folder}: {boxes} boxes but no frame {last}; expected one box per frame")
+    if next_.is_file():
+        raise DatasetError(f"{folder}: {boxes} boxes but there is a frame {next_}; expected one box per frame")
+
+
+class Tracks(Sequence[Track]):
+    """A dataset's tracks, each read when it is first asked for, the last `TRACKS_KEPT` remembered.
+
+    Args:
+        names: of the tracks, as `read` takes them.
+        groups: of the tracks: what splits go by, known without reading.
+        read: from a name to the track; raises DatasetError for a broken one.
+    """
+
+    def __init__(self, names: list[str], groups: list[str], read: Callable[[str], Track]) -> None:
+        self.names, self.groups, self._read = names, groups, read
+        self._kept: OrderedDict[int, Track] = OrderedDict()
+
+    @classmethod
+    def of(cls, tracks: list[Track]) -> Tracks:
+        """Tracks that have been read already."""
+        read = {track.name: track for track in tracks}
+        return cls([track.name for track in tracks], [track.group for track in tracks], read.__getitem__)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> Track: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Track]: ...
+    def __getitem__(self, index: int | slice) -> Track | list[Track]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        if index in self._kept:
+            self._kept.move_to_end(index)
+            return self._kept[index]
+        track = self._kept[index] = self._read(self.names[index])
+        if len(self._kept) > TRACKS_KEPT:
+            self._kept.popitem(last=False)
+        return track
+
+
+@dataclass(frozen=True)
+class Still:
+    """An image and its boxes (N, 4)."""
+
+    path: Path
+    boxes: NDArray[np.float64]
+
+
+class Stills(Sequence[Still]):
+    """Stills of one folder in a few arrays: lists of a million boxes would be copied into every loading process.
+
+    Args:
+        folder: of the images.
+        names: (N,) bytes, file names below `folder`, UTF-8.
+        counts: (N,) boxes of each.
+        boxes: (sum of counts, 4).
+    """
+
+    def __init__(
+        self, folder: Path, names: NDArray[np.bytes_], counts: NDArray[np.int64], boxes: NDArray[np.float64]
+    ) -> None:
+        self._folder, self._names, self._boxes = folder, names, boxes
+        self._starts = np.concatenate([[0], np.cumsum(counts)])
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @overload
+    def __getitem__(self, index: int) -> Still: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Still]: ...
+    def __getitem__(self, index: int | slice) -> Still | list[Still]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        path = self._folder / self._names[index].decode()
+        return Still(path, self._boxes[self._starts[index] : self._starts[index + 1]].astype(np.float64))
+
+
+class Pick(Sequence[T]):
+    """Some entries of several collections, in the order of `indices` into all of them together; none is read yet."""
+
+    def __init__(self, parts: Sequence[Sequence[T]], indices: NDArray[np.int64] | None = None) -> None:
+        self._parts = parts
+        self._ends = np.cumsum([len(part) for part in parts])
+        self._indices = np.arange(self._ends[-1] if len(parts) else 0) if indices is None else indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> Pick[T]: ...
+    def __getitem__(self, index: int | slice) -> T | Pick[T]:
+        if isinstance(index, slice):
+            return Pick(self._parts, self._indices[index])
+        number = self._indices[index]
+        part = int(np.searchsorted(self._ends, number, side="right"))
+        return self._parts[part][int(number - (self._ends[part - 1] if part else 0))]

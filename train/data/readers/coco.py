@@ -1,0 +1,107 @@
+"""COCO 2017's detection labels (Lin et al., ECCV 2014): 118,287 stills, 860,001 boxes, 450 MB of JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from train.data.labels import MIN_SIDE, DatasetError, Stills, found_in
+from train.data.readers.content import Content, Lists
+
+LAYOUT = "annotations/instances_train2017.json and train2017/000000000009.jpg (or images/train2017/...)"
+LABELS = "instances_train2017.json"
+LABEL_FOLDERS, IMAGE_FOLDERS = ("annotations", "."), ("train2017", "images/train2017")
+INDEX_VERSION = 1
+
+
+def recognises(root: Path) -> bool:
+    return any((root / folder / LABELS).is_file() for folder in LABEL_FOLDERS)
+
+
+def read(root: Path, lists: Lists) -> Content:
+    """Stills of the training split, their crowd and small boxes left out."""
+    labels = next(root / folder / LABELS for folder in LABEL_FOLDERS if (root / folder / LABELS).is_file())
+    folder = next((root / name for name in IMAGE_FOLDERS if (root / name).is_dir()), None)
+    if folder is None:
+        raise DatasetError(f"{root} has {labels.name} but no folder of images: {found_in(root)}; expected {LAYOUT}")
+    index = cached_index(labels)
+    stills, backgrounds = from_index(folder, index)
+    if not len(stills):
+        raise DatasetError(f"{labels} has no image with a box of at least {2 * MIN_SIDE:.0f} pixels a side")
+    first = stills[0].path
+    if not first.is_file():
+        raise DatasetError(f"{labels} lists {first}, which is missing: {folder}: {found_in(folder)}; expected {LAYOUT}")
+    return Content("coco", stills=stills, backgrounds=backgrounds)
+
+
+Index = dict[str, NDArray[Any]]
+"""names: (N,) file names, UTF-8 bytes; counts: (N,) boxes of each; boxes: (sum of counts, 4), x, y, w, h."""
+
+
+def build_index(labels: Path) -> Index:
+    """Read a COCO file; crowds, and boxes less than twice `MIN_SIDE` wide or high, are left out.
+
+    Raises:
+        DatasetError: the file is not COCO's.
+    """
+    try:
+        # Outlines make up most of the file and are dropped as they are met: all of it as objects takes 4 GB.
+        content = json.loads(labels.read_bytes(), object_pairs_hook=_without_outlines)
+        files = {image["id"]: image["file_name"] for image in content["images"]}
+        boxes: dict[int, list[list[float]]] = {image: [] for image in files}
+        for annotation in content["annotations"]:
+            if not annotation.get("iscrowd") and min(annotation["bbox"][2:]) >= 2 * MIN_SIDE:
+                boxes[annotation["image_id"]].append(annotation["bbox"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(
+            f"{labels} is not in COCO's format ({type(error).__name__}: {error}); expected images with id and "
+            "file_name, annotations with image_id and bbox"
+        ) from error
+    return {
+        "names": np.asarray([name.encode() for name in files.values()], np.bytes_),
+        "counts": np.asarray([len(boxes[image]) for image in files], np.int64),
+        "boxes": np.asarray([box for image in files for box in boxes[image]], np.float64).reshape(-1, 4),
+    }
+
+
+def _without_outlines(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    return {key: value for key, value in pairs if key != "segmentation"}
+
+
+def cached_index(labels: Path) -> Index:
+    """The index of a COCO file, kept in the user's cache folder, since reading all of COCO takes half a minute."""
+    state = labels.stat()
+    key = f"{labels.resolve()}|{state.st_size}|{state.st_mtime_ns}|{MIN_SIDE}|{INDEX_VERSION}"
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgetrack" / "indices"
+    path = home / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
+    if path.is_file():
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return {name: file[name] for name in ("names", "counts", "boxes")}
+        except (OSError, ValueError, KeyError):
+            logging.getLogger(__name__).warning("%s is damaged and is made anew", path)
+    index = build_index(labels)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.stem}.{os.getpid()}.partial")
+        with partial.open("wb") as file:
+            np.savez(file, **index)
+        partial.replace(path)
+    except OSError as error:
+        logging.getLogger(__name__).warning("the index of %s is not kept: %s", labels, error)
+    return index
+
+
+def from_index(folder: Path, index: Index) -> tuple[Stills, list[Path]]:
+    """Images of `folder` with boxes, and images without."""
+    labelled = index["counts"] > 0
+    backgrounds = [folder / name.decode() for name in index["names"][~labelled]]
+    return Stills(folder, index["names"][labelled], index["counts"][labelled], index["boxes"]), backgrounds

@@ -1,0 +1,23 @@
+"""Pictures with an alpha channel, to be pasted: targets, distractors and occluders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+
+from train.data.readers.content import Content, Lists
+
+LAYOUT = "NAME.png or FOLDER/NAME.png, with an alpha channel"
+
+
+def recognises(root: Path) -> bool:
+    """A look at one picture: frames and masks are often .png too, but not transparent."""
+    first = next(root.rglob("*.png"), None)
+    image = cv2.imread(str(first), cv2.IMREAD_UNCHANGED) if first else None
+    return image is not None and image.ndim == 3 and image.shape[2] == 4
+
+
+def read(root: Path, lists: Lists) -> Content:
+    """All .png pictures below `root`."""
+    return Content("cutouts", cutouts=sorted(root.rglob("*.png")))

@@ -1,0 +1,63 @@
+"""One's own videos, in GOT-10k's layout without its many files: small enough to be read and checked at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from train.data.labels import DatasetError, Track, Tracks, found_in, read_table, refuse_evaluation_split
+from train.data.readers.content import Content, Lists
+
+LAYOUT = (
+    "list.txt and NAME/{groundtruth.txt, 00000001.jpg}, perhaps NAME/absence.label, and in NAME/meta.json a video_group"
+)
+IMAGES = (".jpg", ".jpeg", ".png")
+
+
+def recognises(root: Path) -> bool:
+    return (root / "list.txt").is_file()
+
+
+def read(root: Path, lists: Lists) -> Content:
+    """All tracks with two visible frames; see `read_tracks`."""
+    return Content("tracks", tracks=Tracks.of(read_tracks(root, lists)))
+
+
+def read_tracks(root: Path, lists: Lists = Lists()) -> list[Track]:  # noqa: B008 (frozen)
+    """Tracks of a folder with ``list.txt``, and per track numbered frames, ``groundtruth.txt`` and, where the target is
+    absent, ``absence.label`` 1 or a box of ``nan``; ``meta.json`` may name a ``video_group``.
+
+    Raises:
+        DatasetError: a track is broken, or the split is kept for measuring.
+    """
+    refuse_evaluation_split(root)
+    if not recognises(root):
+        raise DatasetError(f"{root} has no list.txt: {found_in(root)}; expected {LAYOUT}")
+    tracks = []
+    for name in lists.choose((root / "list.txt").read_text().split()):
+        folder = root / name
+        boxes = read_table(folder / "groundtruth.txt", 4)
+        frames = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES)
+        if len(boxes) != len(frames):
+            raise DatasetError(f"{folder}: {len(frames)} frames but boxes of shape {boxes.shape}")
+        visible = np.ones(len(boxes), bool)
+        if (folder / "absence.label").is_file():
+            absence = read_table(folder / "absence.label")
+            if len(absence) != len(frames):
+                raise DatasetError(f"{folder}: {len(frames)} frames but {len(absence)} entries of absence.label")
+            visible = absence == 0
+        meta = json.loads((folder / "meta.json").read_text()) if (folder / "meta.json").is_file() else {}
+        track = Track.visible_part(
+            name,
+            meta.get("video_group", name),
+            lambda times, frames=frames: tuple(frames[time] for time in times),
+            boxes,
+            visible,
+        )
+        if len(track.frames) >= 2:
+            tracks.append(track)
+    if not tracks:
+        raise DatasetError(f"{root}: no sequence with two visible frames")
+    return tracks

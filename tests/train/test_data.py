@@ -10,10 +10,14 @@ import cv2
 import numpy as np
 import pytest
 
+from train.data.images import ImageCache
+from train.data.labels import DatasetError
 from train.data.mixture import datasets
 from train.data.pairs import PairConfig, PairDataset
+from train.data.readers.stills import read_stills
+from train.data.readers.tracks import read_tracks
 from train.data.scenes import Sprites, paste, shape_sprite, transform
-from train.data.sources import DatasetError, ImageCache, View, read_sequences, read_stills
+from train.data.sources import View
 from train.models.seqtrack import SeqTrackConfig
 from train.recipes import RECIPES, override
 
@@ -57,7 +61,7 @@ def stills(tmp_path: Path) -> Path:
 
 
 def test_tracks_keep_only_frames_that_show_the_target(tracks: Path) -> None:
-    car, dog = read_sequences(tracks)
+    car, dog = read_tracks(tracks)
     assert [path.name for path in car.frames] == [f"{i:08d}.jpg" for i in (1, 2, 4, 5)]
     assert car.boxes[:, 0].tolist() == [10, 11, 13, 14]
     assert (car.group, dog.group) == ("group-Car", "group-Dog")
@@ -79,7 +83,7 @@ def test_an_evaluation_split_is_never_trained_on(tracks: Path, stills: Path, spl
         with pytest.raises(DatasetError, match="never train on it"):
             datasets(SMALL, [target])
         with pytest.raises(DatasetError, match="never train on it"):
-            (read_sequences if source is tracks else read_stills)(target)
+            (read_tracks if source is tracks else read_stills)(target)
 
 
 def test_a_link_to_an_evaluation_split_is_seen_through(tracks: Path, tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from train.data.sources import Image, Rng
+from train.data.images import Image
+from train.data.sources import Rng
 
 
 def light(rng: Rng, image: Image, strength: float) -> Image:
@@ -64,3 +65,8 @@ def degrade(rng: Rng, image: Image) -> Image:
     if rng.random() < 0.12:
         image = noise(rng, image)
     return image
+
+
+def brighten(image: Image, factor: float) -> Image:
+    """All values times `factor`, as SeqTrack's official training does on the [0, 1] scale."""
+    return cv2.convertScaleAbs(image, alpha=factor)

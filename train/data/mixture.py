@@ -2,73 +2,150 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from train.data.clips import ClipSource
+from train.data.images import ImageCache
+from train.data.labels import DatasetError, Pick, Still, Track
 from train.data.pairs import PairDataset
-from train.data.scenes import SceneSource, Sprites, read_cutouts
-from train.data.sources import (
-    DatasetError,
-    ImageCache,
-    Sequence,
-    Source,
-    StillSource,
-    VideoSource,
-    read_sequences,
-    read_stills,
-)
+from train.data.readers import read
+from train.data.readers.content import Content
+from train.data.scenes import SceneSource, Sprites
+from train.data.sources import PlainStillSource, Source, StillSource, VideoSource
 from train.recipes import Recipe
 
 HELD_OUT = 0.1
 """Share of the video groups and of the stills that only validation sees."""
+MOST_HELD_OUT = 1000
+"""As many of each are enough to validate on, however large the dataset."""
 VALIDATION_PAIRS = 512
+DRAWN = ("scenes", "clips")
+"""Sources that need no folder: single composed scenes, and moving ones."""
+MARGIN = 1.5
+"""Pixels, per pixel of the nominal crop, that a reduced picture must keep: jitter cuts some crops finer."""
 
 
 def datasets(
-    recipe: Recipe, roots: list[Path], *, cache_bytes: int = 4 << 30, validation_pairs: int = VALIDATION_PAIRS
+    recipe: Recipe,
+    roots: Sequence[Path | str],
+    *,
+    ratios: Mapping[str, float] | None = None,
+    cache_bytes: int = 4 << 30,
 ) -> tuple[PairDataset, PairDataset]:
-    """Training and validation datasets from any number of folders.
+    """Training and validation datasets from any number of folders; with none at all every example is drawn.
 
-    A folder with list.txt is read as tracks, one with instances.json as stills, one that holds only pictures as
-    cut-outs; with no folder at all every example is a drawn scene.
+    Args:
+        roots: datasets as `train.data.readers` writes them.
+        ratios: shares of the stream by the readers' names, "scenes" and "clips", as the papers give them: such as
+            lasot 1, got10k 1, coco 1, trackingnet 1. Folders of one name share theirs, track by track. Without ratios
+            the recipe's mixture says how much video, stills and scenes there are, all folders together.
+        cache_bytes: for decoded pictures, in all loading processes together.
 
     Raises:
-        DatasetError: a folder that is none of these, or a split that is kept for measuring.
+        DatasetError: a folder that is no dataset, a split that is kept for measuring, or ratios and folders that do not
+            fit.
     """
     cache = ImageCache(cache_bytes)
-    sequences, stills, backgrounds, cutouts = [], [], [], []
-    for root in roots:
-        if (root / "list.txt").is_file():
-            sequences += read_sequences(root)
-        elif (root / "instances.json").is_file():
-            labelled, plain = read_stills(root)
-            stills += labelled
-            backgrounds += plain
-        elif root.is_dir() and (found := read_cutouts(root)):
-            cutouts += found
-        else:
-            raise DatasetError(f"{root} holds neither list.txt (tracks) nor instances.json (stills) nor .png cut-outs")
+    contents = [read(root) for root in roots]
+    if ratios is not None:
+        _check_ratios(ratios, {content.name for content in contents})
     rng = np.random.default_rng(recipe.seed)
-    held_groups = _held_out(rng, sorted({sequence.group for sequence in sequences}))
-    held_stills = set(rng.permutation(len(stills))[: int(len(stills) * HELD_OUT)].tolist())
-    sprites = Sprites(cutouts, recipe.mixture.drawn)
+    groups = [group for content in contents for group in content.tracks.groups]
+    distinct = sorted(set(groups))
+    held_groups = set(rng.permutation(distinct)[: min(round(len(distinct) * HELD_OUT), MOST_HELD_OUT)].tolist())
+    held_tracks = np.asarray([group in held_groups for group in groups], bool)
+    held_stills = np.zeros(sum(len(content.stills) for content in contents), bool)
+    held_stills[rng.permutation(len(held_stills))[: min(int(len(held_stills) * HELD_OUT), MOST_HELD_OUT)]] = True
+    sprites = Sprites([path for content in contents for path in content.cutouts], recipe.mixture.drawn)
 
     def dataset(held_out: bool, seed: int, length: int) -> PairDataset:
-        tracks: list[Sequence] = [s for s in sequences if (s.group in held_groups) == held_out]
-        pictures = [s for i, s in enumerate(stills) if (i in held_stills) == held_out]
-        scenery = backgrounds + [still.path for still in pictures]
-        sources: list[tuple[Source, float]] = [(SceneSource(sprites, scenery, cache), recipe.mixture.scenes)]
-        if tracks:
-            sources.append((VideoSource(tracks, cache), recipe.mixture.video))
-        if pictures:
-            sources.append((StillSource(pictures, cache), recipe.mixture.stills))
+        parts = _parts(contents, held_tracks == held_out, held_stills == held_out)
+        scenery = Pick([*(content.backgrounds for content in contents), *(_Paths(part.stills) for part in parts)])
+        scenes = SceneSource(sprites, scenery, cache)
+        if ratios is None:
+            mixture = recipe.mixture
+            sources = [(scenes, mixture.scenes), *_of_files(recipe, parts, mixture.video, mixture.stills, cache)]
+        else:
+            drawn: dict[str, Source] = {"scenes": scenes, "clips": ClipSource(sprites, scenery, cache)}
+            sources = [(drawn[name], share) for name, share in ratios.items() if name in drawn]
+            for name, share in ratios.items():
+                sources += _of_files(recipe, [part for part in parts if part.name == name], share, share, cache)
+        if not sum(weight for _, weight in sources):
+            sources = [(scenes, 1.0)]
         pairs = replace(recipe.pairs, absent=0.25) if held_out else recipe.pairs
         return PairDataset(sources, recipe.model, pairs, sprites, seed=seed, length=length)
 
-    return dataset(False, recipe.seed, recipe.steps * recipe.batch), dataset(True, recipe.seed + 1, validation_pairs)
+    return dataset(False, recipe.seed, recipe.steps * recipe.batch), dataset(True, recipe.seed + 1, VALIDATION_PAIRS)
 
 
-def _held_out(rng: np.random.Generator, groups: list[str]) -> set[str]:
-    return set(rng.permutation(groups)[: round(len(groups) * HELD_OUT)].tolist())
+@dataclass(frozen=True)
+class _Part:
+    """One dataset's share of a split."""
+
+    name: str
+    tracks: Sequence[Track]
+    stills: Sequence[Still]
+
+
+class _Paths(Sequence[Path]):
+    """The pictures' paths alone."""
+
+    def __init__(self, stills: Sequence[Still]) -> None:
+        self._stills = stills
+
+    def __len__(self) -> int:
+        return len(self._stills)
+
+    def __getitem__(self, index: int) -> Path:  # type: ignore[override]
+        return self._stills[index].path
+
+
+def _check_ratios(ratios: Mapping[str, float], given: set[str]) -> None:
+    labelled = given - {"cutouts"}
+    if missing := sorted(name for name in ratios if name not in {*given, *DRAWN}):
+        raise DatasetError(
+            f"there is a ratio for {', '.join(missing)} but no such dataset; "
+            f"given are {', '.join(sorted(given)) or 'none'}: add it, or set the ratios without it"
+        )
+    if unused := sorted(labelled - set(ratios)):
+        raise DatasetError(f"{', '.join(unused)} has no ratio; expected one for each of {', '.join(sorted(labelled))}")
+
+
+def _parts(contents: list[Content], tracks: NDArray[np.bool_], stills: NDArray[np.bool_]) -> list[_Part]:
+    """The contents' tracks and stills where the masks, over all contents, are true."""
+    parts, track, still = [], 0, 0
+    for content in contents:
+        n, m = len(content.tracks), len(content.stills)
+        parts.append(
+            _Part(
+                content.name,
+                Pick([content.tracks], np.flatnonzero(tracks[track : track + n])),
+                Pick([content.stills], np.flatnonzero(stills[still : still + m])),
+            )
+        )
+        track, still = track + n, still + m
+    return parts
+
+
+def _of_files(
+    recipe: Recipe, parts: list[_Part], video: float, pictures: float, cache: ImageCache
+) -> list[tuple[Source, float]]:
+    """Sources of all parts together, where they hold anything, with the weights given."""
+    pairs, model = recipe.pairs, recipe.model
+    side = model.search_size / model.search_factor
+    needed = MARGIN * max(side, model.template_size / model.template_factor) if pairs.reduced else None
+    tracks, stills = Pick([part.tracks for part in parts]), Pick([part.stills for part in parts])
+    sources: list[tuple[Source, float]] = []
+    if len(tracks):
+        sources.append((VideoSource(tracks, cache, pairs.max_gap, causal=pairs.official, needed=needed), video))
+    if len(stills):
+        if pairs.official:
+            sources.append((PlainStillSource(stills, cache, needed=needed), pictures))
+        else:
+            sources.append((StillSource(stills, cache, side), pictures))
+    return sources

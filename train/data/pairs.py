@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,8 +15,10 @@ from torch.utils.data import Dataset
 
 from edgetrack.imaging import box_to_crop, crop_square
 from train.data import augment
+from train.data.images import Image
+from train.data.labels import Box, DatasetError
 from train.data.scenes import Sprites, paste, transform
-from train.data.sources import Box, Image, Rng, Source, View
+from train.data.sources import Rng, Source, View
 from train.models.seqtrack import SeqTrackConfig
 
 
@@ -34,6 +37,22 @@ class PairConfig:
     occlude: float = 0.15
     distract: float = 0.15
     absent: float = 0.1
+    max_gap: int = 400
+    """Frames between the search view and a template."""
+    reduced: bool = False
+    """Decode pictures at a half, a quarter or an eighth where the crop is coarser still: faster, and a little smoother
+    than the crops of a frame in full."""
+    official: bool = False
+    """SeqTrack's own processing: the search frame after the first template and the other templates before it, stills as
+    they are, jitter of one spread with width and height apart, and of light only brightness, by up to a fifth."""
+
+
+OFFICIAL = PairConfig(
+    scale_jitter=0.5, template_jitter=0.0, grey=0.05, occlude=0.0, distract=0.0, absent=0.0, official=True
+)
+"""SeqTrack's published training."""
+BROKEN = 20
+"""Broken files in a row that are passed over before training stops: more is no accident."""
 
 
 class Pair(NamedTuple):
@@ -50,6 +69,14 @@ class Pair(NamedTuple):
     search: Tensor
     box: Tensor
     present: Tensor
+
+
+class Look(NamedTuple):
+    """What is done to a crop: with a brightness that alone, without one all that `augment.degrade` draws."""
+
+    flip: bool
+    grey: bool
+    brightness: float | None = None
 
 
 class PairDataset(Dataset[Pair]):
@@ -80,6 +107,7 @@ class PairDataset(Dataset[Pair]):
         self._weights = weights / weights.sum()
         self._config, self._pairs, self._sprites = config, pairs, sprites
         self._seed, self._length = seed, length
+        self._reported: set[str] = set()
 
     def __len__(self) -> int:
         return self._length
@@ -89,28 +117,48 @@ class PairDataset(Dataset[Pair]):
         views = self._views(rng)
         present = rng.random() >= self._pairs.absent
         flip, grey = rng.random() < self._pairs.flip, rng.random() < self._pairs.grey
+        template_look, search_look = self._looks(rng, flip, grey)
         config = self._config
         templates = []
         for view in views[:-1]:
             box = _rescale(view.box, float(np.exp(rng.normal(0, self._pairs.template_jitter))))
             crop = crop_square(view.image, box, config.template_factor, config.template_size).image
-            templates.append(self._finish(rng, crop, flip, grey))
+            templates.append(self._finish(rng, crop, template_look))
         if present:
             search, box = self._search(rng, views[-1])
         else:
             search, box = self._absent(rng, views[-1]), np.zeros(4)
-        if flip and present:
+        if search_look.flip and present:
             box[0] = 1 - box[0]
         return Pair(
             torch.from_numpy(np.stack(templates)),
-            torch.from_numpy(self._finish(rng, search, flip, grey)),
+            torch.from_numpy(self._finish(rng, search, search_look)),
             torch.from_numpy(box.astype(np.float32)),
             torch.tensor(present),
         )
 
     def _views(self, rng: Rng) -> list[View]:
-        source = self._sources[rng.choice(len(self._sources), p=self._weights)]
-        return source.views(rng, self._config.templates)
+        """Views of one target. A broken file among a million must not end a run that resuming would only end again:
+        it is named in the log and another target is drawn."""
+        for attempt in range(1, BROKEN + 1):
+            source = self._sources[rng.choice(len(self._sources), p=self._weights)]
+            try:
+                return source.views(rng, self._config.templates)
+            except DatasetError as error:
+                if attempt == BROKEN:
+                    raise
+                if str(error) not in self._reported:
+                    self._reported.add(str(error))
+                    logging.getLogger(__name__).warning("passed over: %s", error)
+        raise AssertionError("unreachable")
+
+    def _looks(self, rng: Rng, flip: bool, grey: bool) -> tuple[Look, Look]:
+        """How the templates and the search crop are to look. The official code flips both alike and then, with other
+        dice, each."""
+        if not self._pairs.official:
+            return Look(flip, grey), Look(flip, grey)
+        again, factors = rng.random(2) < self._pairs.flip, rng.uniform(0.8, 1.2, 2)
+        return Look(flip ^ bool(again[0]), grey, factors[0]), Look(flip ^ bool(again[1]), grey, factors[1])
 
     def _search(self, rng: Rng, view: View) -> tuple[Image, Box]:
         """The search crop around a box that is off by what a tracker's last box may be off by."""
@@ -200,11 +248,14 @@ class PairDataset(Dataset[Pair]):
         paste(image, sprite, int(x), int(y))
 
     @staticmethod
-    def _finish(rng: Rng, image: Image, flip: bool, grey: bool) -> Image:
-        image = augment.degrade(rng, image)
-        if grey:
+    def _finish(rng: Rng, image: Image, look: Look) -> Image:
+        if look.brightness is None:
+            image = augment.degrade(rng, image)
+        else:
+            image = augment.brighten(image, look.brightness)
+        if look.grey:
             image = augment.grey(image)
-        return np.ascontiguousarray(image[:, ::-1] if flip else image)
+        return np.ascontiguousarray(image[:, ::-1] if look.flip else image)
 
 
 def _rescale(box: Box, factor: float) -> Box:

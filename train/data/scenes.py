@@ -6,13 +6,16 @@ on a machine that has no data.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from train.data.sources import Box, Image, ImageCache, Rng, View
+from train.data.images import Image, ImageCache
+from train.data.labels import Box
+from train.data.sources import Rng, View
 
 Sprite = NDArray[np.uint8]
 """BGRA (h, w, 4), cropped to what is not transparent."""
@@ -63,11 +66,6 @@ def trim(sprite: Sprite) -> Sprite:
     return sprite[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def read_cutouts(root: Path) -> list[Path]:
-    """All RGBA pictures below `root`."""
-    return sorted(root.rglob("*.png"))
-
-
 def transform(sprite: Sprite, width: float, degrees: float, aspect: float) -> Sprite:
     """The sprite `width` pixels wide before it is stretched by `aspect` and turned by `degrees`."""
     h, w = sprite.shape[:2]
@@ -96,7 +94,7 @@ def paste(image: Image, sprite: Sprite, x: int, y: int, opacity: float = 1.0) ->
 class Sprites:
     """Cut-outs from files, and drawn ones; `drawn` is the share of the latter."""
 
-    def __init__(self, paths: list[Path], drawn: float) -> None:
+    def __init__(self, paths: Sequence[Path], drawn: float) -> None:
         self._paths, self._drawn = paths, drawn if paths else 1.0
         self._read: dict[Path, Sprite] = {}
 
@@ -114,15 +112,12 @@ class Sprites:
 class SceneSource:
     """Views of one sprite on a background, with distractors from the same collection, some of the very same shape."""
 
-    def __init__(self, sprites: Sprites, backgrounds: list[Path], cache: ImageCache, length: int = 10_000) -> None:
-        self._sprites, self._backgrounds, self._cache, self._length = sprites, backgrounds, cache, length
-
-    def __len__(self) -> int:
-        return self._length
+    def __init__(self, sprites: Sprites, backgrounds: Sequence[Path], cache: ImageCache) -> None:
+        self._sprites, self._backgrounds, self._cache = sprites, backgrounds, cache
 
     def _background(self, rng: Rng) -> Image:
         if self._backgrounds and rng.random() < 0.85:
-            return self._cache.read(self._backgrounds[rng.integers(len(self._backgrounds))])
+            return self._cache.read(self._backgrounds[int(rng.integers(len(self._backgrounds)))])
         return noise_texture(rng, 220, 300)
 
     def views(self, rng: Rng, templates: int) -> list[View]:

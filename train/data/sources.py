@@ -7,28 +7,22 @@ cropping and augmentation are `train.data.pairs`'.
 
 from __future__ import annotations
 
-import json
-from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Image = NDArray[np.uint8]
-Box = NDArray[np.float64]
+from train.data.images import Image, ImageCache, reduction
+from train.data.labels import Box, DatasetError, Still, Track
+
 Rng = np.random.Generator
 
-MIN_SIDE = 8.0
-"""Boxes with a shorter side, in pixels, show too little to learn from and are passed over."""
 EXTENSIONS = ("scenery", "reflect", "replicate", "none")
-EVALUATION_SPLITS = frozenset({"dev", "val", "test", "testing", "validation"})
-
-
-class DatasetError(Exception):
-    """A dataset folder that is missing, malformed, or not to be trained on."""
+DRAWS = 200
+"""Tracks drawn in search of one with enough visible frames, before a dataset is said to have none."""
 
 
 @dataclass(frozen=True)
@@ -47,141 +41,71 @@ class View:
 class Source(Protocol):
     """See the module docstring."""
 
-    def __len__(self) -> int: ...
-
     def views(self, rng: Rng, templates: int) -> list[View]: ...
 
 
-class ImageCache:
-    """Decoded images, the least recently used dropped when they exceed `budget` bytes."""
+class VideoSource:
+    """Views from one track at different times. Every track is as likely as any other, however long.
 
-    def __init__(self, budget: int = 4 << 30) -> None:
-        self._budget = budget
-        self._bytes = 0
-        self._images: OrderedDict[Path, Image] = OrderedDict()
-
-    def read(self, path: Path) -> Image:
-        """The image as BGR uint8 (H, W, 3)."""
-        if path in self._images:
-            self._images.move_to_end(path)
-            return self._images[path]
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if image is None:
-            raise DatasetError(f"{path} is not a readable image")
-        self._images[path] = image
-        self._bytes += image.nbytes
-        while self._bytes > self._budget and len(self._images) > 1:
-            self._bytes -= self._images.popitem(last=False)[1].nbytes
-        return image
-
-
-def refuse_evaluation_split(root: Path) -> None:
-    """Raise DatasetError when `root` is, or lies in, a split that is kept for measuring."""
-    found = {part.lower() for part in root.resolve().parts[-2:]} & EVALUATION_SPLITS
-    if found:
-        raise DatasetError(f"{root} is the split {found.pop()!r}, which is kept for measuring: never train on it")
-
-
-@dataclass(frozen=True)
-class Sequence:
-    """One target's track.
-
-    Attributes:
-        name: its folder's name.
-        group: tracks of one video share it; splits go by it.
-        frames: image paths, in time order, of the frames where the target is visible.
-        boxes: (N, 4) in pixels of those frames.
+    Args:
+        tracks: read as they are drawn.
+        max_gap: frames of the video, seen or not, between the search view and a template.
+        causal: SeqTrack's official order: the search view after the first template, further templates before it.
+            Otherwise templates lie on either side of the search view.
+        needed: pixels of the target's geometric mean side that crops can show; finer pictures are decoded coarser.
+            None decodes all in full.
     """
 
-    name: str
-    group: str
-    frames: tuple[Path, ...]
-    boxes: NDArray[np.float64]
-
-
-def read_sequences(root: Path) -> list[Sequence]:
-    """Read a folder in GOT-10k's layout: ``list.txt``, and per sequence numbered frames, ``groundtruth.txt`` and, where
-    the target is absent, ``absence.label`` 1 or a box of ``nan``; ``meta.json`` may name a ``video_group``."""
-    refuse_evaluation_split(root)
-    listing = root / "list.txt"
-    if not listing.is_file():
-        raise DatasetError(
-            f"{root} has no list.txt; expected a folder in GOT-10k's layout "
-            "(list.txt, NAME/groundtruth.txt, NAME/00000001.jpg)"
-        )
-    sequences = []
-    for name in listing.read_text().split():
-        folder = root / name
-        try:
-            boxes = np.loadtxt(folder / "groundtruth.txt", delimiter=",", ndmin=2)
-        except (OSError, ValueError) as error:
-            raise DatasetError(f"{folder / 'groundtruth.txt'}: expected a line x,y,w,h per frame ({error})") from error
-        frames = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
-        if boxes.shape != (len(frames), 4):
-            raise DatasetError(f"{folder}: {len(frames)} frames but boxes of shape {boxes.shape}")
-        present = np.isfinite(boxes).all(1)
-        if (folder / "absence.label").is_file():
-            present &= np.loadtxt(folder / "absence.label", ndmin=1) == 0
-        present[present] &= boxes[present, 2:].min(1) >= MIN_SIDE
-        meta = json.loads((folder / "meta.json").read_text()) if (folder / "meta.json").is_file() else {}
-        if present.sum() >= 2:
-            keep = np.flatnonzero(present)
-            sequences.append(Sequence(name, meta.get("video_group", name), tuple(frames[i] for i in keep), boxes[keep]))
-    if not sequences:
-        raise DatasetError(f"{root}: no sequence with two visible frames")
-    return sequences
-
-
-class VideoSource:
-    """Views from one track at different times. Every sequence is as likely as any other, however long."""
-
-    def __init__(self, sequences: list[Sequence], cache: ImageCache, max_gap: int = 400) -> None:
-        self._sequences, self._cache, self._max_gap = sequences, cache, max_gap
-
-    def __len__(self) -> int:
-        return sum(len(sequence.frames) for sequence in self._sequences)
+    def __init__(
+        self,
+        tracks: Sequence[Track],
+        cache: ImageCache,
+        max_gap: int = 400,
+        *,
+        causal: bool = False,
+        needed: float | None = None,
+    ) -> None:
+        self._tracks, self._cache, self._max_gap = tracks, cache, max_gap
+        self._causal, self._needed = causal, needed
 
     def views(self, rng: Rng, templates: int) -> list[View]:
-        sequence = self._sequences[rng.integers(len(self._sequences))]
-        anchor = rng.integers(len(sequence.frames))
-        low, high = max(0, anchor - self._max_gap), min(len(sequence.frames), anchor + self._max_gap + 1)
-        times = [*rng.integers(low, high, templates), anchor]
-        return [View(self._cache.read(sequence.frames[t]), sequence.boxes[t]) for t in times]
+        for _ in range(DRAWS):
+            track = self._tracks[int(rng.integers(len(self._tracks)))]
+            if self._causal and len(track.frames) > 2 * (1 + templates) and track.length >= 20:
+                return [self._view(track, i) for i in causal_frames(rng, track.times, self._max_gap, templates)]
+            if not self._causal and len(track.frames) >= 2:
+                return [self._view(track, i) for i in frames_around(rng, track.times, self._max_gap, templates)]
+        raise DatasetError(f"{DRAWS} tracks in a row, {track.name} the last, show their target in too few frames")
+
+    def _view(self, track: Track, index: int) -> View:
+        box = track.boxes[index]
+        reduce = 1 if self._needed is None else reduction(float(np.sqrt(box[2] * box[3])), self._needed)
+        return View(self._cache.read(track.frames[index], reduce), box / reduce)
 
 
-@dataclass(frozen=True)
-class Still:
-    """An image and its boxes (N, 4)."""
+def frames_around(rng: Rng, times: NDArray[np.int64], max_gap: int, templates: int) -> list[int]:
+    """Indices into `times` (sorted): the templates', each within `max_gap` of the search frame's, which is last."""
+    anchor = int(rng.integers(len(times)))
+    low = np.searchsorted(times, times[anchor] - max_gap)
+    high = np.searchsorted(times, times[anchor] + max_gap, side="right")
+    return [*rng.integers(low, high, templates).tolist(), anchor]
 
-    path: Path
-    boxes: NDArray[np.float64]
 
+def causal_frames(rng: Rng, times: NDArray[np.int64], max_gap: int, templates: int) -> list[int]:
+    """The same as SeqTrack's official sampler draws them, in its "causal" mode.
 
-def read_stills(root: Path) -> tuple[list[Still], list[Path]]:
-    """Read a folder with ``instances.json`` (COCO) and ``images/``.
-
-    Returns:
-        Images with boxes, and images without, which serve as backgrounds.
+    The first template anywhere, the others up to `max_gap` before it and the search frame less than `max_gap` after it;
+    where there are none the gap grows by 5 and the first is drawn again.
     """
-    refuse_evaluation_split(root)
-    listing = root / "instances.json"
-    if not listing.is_file():
-        raise DatasetError(
-            f"{root} has no instances.json; expected a folder in COCO's layout (instances.json, images/)"
-        )
-    content: dict[str, Any] = json.loads(listing.read_text())
-    boxes: dict[int, list[list[float]]] = {}
-    for annotation in content["annotations"]:
-        if not annotation.get("iscrowd") and min(annotation["bbox"][2:]) >= 2 * MIN_SIDE:
-            boxes.setdefault(annotation["image_id"], []).append(annotation["bbox"])
-    stills, backgrounds = [], []
-    for image in content["images"]:
-        path = root / "images" / image["file_name"]
-        if image["id"] in boxes:
-            stills.append(Still(path, np.asarray(boxes[image["id"]], np.float64)))
-        else:
-            backgrounds.append(path)
-    return stills, backgrounds
+    widened = max_gap
+    while True:
+        base = int(rng.integers(len(times)))
+        first = int(np.searchsorted(times, times[base] - widened))
+        last = int(np.searchsorted(times, times[base] + widened))
+        if base + 1 < last and (first < base or templates == 1):
+            others = rng.integers(first, base, templates - 1).tolist() if templates > 1 else []
+            return [base, *others, int(rng.integers(base + 1, last))]
+        widened += 5
 
 
 class StillSource:
@@ -190,16 +114,17 @@ class StillSource:
     In a still the object often fills the picture, and a crop of four times its side would be mostly the black that lies
     outside: an edge that gives the box away and that video seldom has. So the picture is extended, by its reflection or
     by another one.
+
+    Args:
+        side: the geometric mean side, in pixels, that a crop shows a target with; large objects are shrunk to two to
+            three and a half times that.
     """
 
-    def __init__(self, stills: list[Still], cache: ImageCache) -> None:
-        self._stills, self._cache = stills, cache
-
-    def __len__(self) -> int:
-        return sum(len(still.boxes) for still in self._stills)
+    def __init__(self, stills: Sequence[Still], cache: ImageCache, side: float = 32) -> None:
+        self._stills, self._cache, self._side = stills, cache, side
 
     def views(self, rng: Rng, templates: int) -> list[View]:
-        still = self._stills[rng.integers(len(self._stills))]
+        still = self._stills[int(rng.integers(len(self._stills)))]
         image = self._cache.read(still.path)
         # Smaller objects have more real surroundings: they are drawn more often.
         share = still.boxes[:, 2:].prod(1) / (image.shape[0] * image.shape[1])
@@ -207,14 +132,14 @@ class StillSource:
         box = still.boxes[rng.choice(len(still.boxes), p=weight / weight.sum())]
         # Reflections are rare: they show the target's own mirror image, which is a fair distractor only now and then.
         extension = EXTENSIONS[rng.choice(4, p=(0.5, 0.15, 0.15, 0.2))]
-        scenery = self._cache.read(self._stills[rng.integers(len(self._stills))].path)
+        other = int(rng.integers(len(self._stills)))
+        scenery = self._cache.read(self._stills[other].path) if extension == "scenery" else None
         return [self._extend(self._stretch(rng, View(image, box)), extension, scenery) for _ in range(templates + 1)]
 
-    @staticmethod
-    def _stretch(rng: Rng, view: View) -> View:
-        """Another aspect, by up to 20%; large objects shrunk to 64 to 112 pixels. Scale itself is the crop's matter."""
+    def _stretch(self, rng: Rng, view: View) -> View:
+        """Another aspect, by up to 20%; large objects shrunk. Scale itself is the crop's matter."""
         side = float(np.sqrt(view.box[2] * view.box[3]))
-        scale = min(1.0, rng.uniform(64, 112) / side)
+        scale = min(1.0, rng.uniform(2 * self._side, 3.5 * self._side) / side)
         aspect = float(np.exp(rng.uniform(-0.2, 0.2) / 2))
         image = cv2.resize(
             view.image,
@@ -227,16 +152,38 @@ class StillSource:
         return View(image, view.box * (fx, fy, fx, fy))
 
     @staticmethod
-    def _extend(view: View, extension: str, scenery: Image) -> View:
+    def _extend(view: View, extension: str, scenery: Image | None) -> View:
         """The view with a border of 2.5 object sides, filled as `extension` says."""
         if extension == "none":
             return view
         border = int(2.5 * np.sqrt(view.box[2] * view.box[3]))
         box = np.add(view.box, (border, border, 0, 0))
-        if extension != "scenery":
+        if scenery is None:
             mode = cv2.BORDER_REFLECT_101 if extension == "reflect" else cv2.BORDER_REPLICATE
             return View(cv2.copyMakeBorder(view.image, *[border] * 4, mode), box)
         height, width = view.image.shape[:2]
         image = cv2.resize(scenery, (width + 2 * border, height + 2 * border), interpolation=cv2.INTER_LINEAR)
         image[border : border + height, border : border + width] = view.image
         return View(image, box)
+
+
+class PlainStillSource:
+    """Views from one picture, all the same, as SeqTrack's official code takes them; every box is as likely as any
+    other, so pictures with many are drawn more often.
+
+    Args:
+        stills: all are looked at once, to count their boxes.
+        needed: as `VideoSource`'s.
+    """
+
+    def __init__(self, stills: Sequence[Still], cache: ImageCache, *, needed: float | None = None) -> None:
+        self._stills, self._cache, self._needed = stills, cache, needed
+        self._ends = np.cumsum([len(still.boxes) for still in stills])
+
+    def views(self, rng: Rng, templates: int) -> list[View]:
+        number = int(rng.integers(self._ends[-1]))
+        index = int(np.searchsorted(self._ends, number, side="right"))
+        still = self._stills[index]
+        box = still.boxes[number - self._ends[index]]
+        reduce = 1 if self._needed is None else reduction(float(np.sqrt(box[2] * box[3])), self._needed)
+        return [View(self._cache.read(still.path, reduce), box / reduce)] * (templates + 1)

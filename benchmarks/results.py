@@ -1,0 +1,180 @@
+"""Raw results on disk: the text files that the toolkits exchange, and the .npz of boxes with their truth.
+
+A folder of results holds, for a sequence NAME, either ``NAME.txt`` (OTB, LaSOT, pytracking) or ``NAME/NAME_001.txt``
+(GOT-10k): one line x,y,w,h a frame, separated by commas, tabs or blanks. Beside it may lie ``NAME_time.txt`` (seconds
+per frame), ``NAME_score.txt`` and ``NAME_present.txt`` (0 or 1: whether the tracker reports the target). Without the
+last, a box that is NaN or empty reports the target as absent.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.metrics import Flags, Floats
+
+
+class ResultsError(Exception):
+    """Results or a dataset that are missing, malformed, or do not fit each other."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A tracker's boxes on one sequence, with what is known of the target.
+
+    Attributes:
+        truth: (N, 4); NaN where there is no annotation.
+        absent: (N,), True where the target is known to be out of sight.
+        predicted: (N, 4).
+        reported: (N,), whether the tracker says that the target is there.
+        attributes: what makes the sequence hard, such as "OCC"; for tables by attribute.
+    """
+
+    name: str
+    truth: Floats
+    absent: Flags
+    predicted: Floats
+    reported: Flags
+    attributes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        count = len(self.truth)
+        if count == 0 or self.truth.shape != (count, 4) or self.absent.shape != (count,):
+            raise ResultsError(
+                f"{self.name}: truth {self.truth.shape} with absence {self.absent.shape}; expected (N, 4) and (N,)"
+            )
+        if self.predicted.shape != (count, 4) or self.reported.shape != (count,):
+            raise ResultsError(
+                f"{self.name}: {len(self.predicted)} results for {count} frames; expected one line x,y,w,h per frame"
+            )
+
+
+@dataclass(frozen=True)
+class Track:
+    """What a tracker said of a sequence, frame by frame; the first frame is the one it was given."""
+
+    boxes: Floats  # (N, 4)
+    seconds: Floats  # (N,)
+    scores: Floats  # (N,), NaN where the tracker has none
+    reported: Flags  # (N,)
+
+
+def reports(boxes: Floats) -> Flags:
+    """Whether boxes (N, 4) stand for a target that was found: finite, with an area."""
+    return np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > 0).all(axis=1)
+
+
+def read_numbers(path: Path, columns: int | None = None) -> Floats:
+    """The numbers in a text file, (N, columns); separated by commas, tabs, semicolons or blanks."""
+    try:
+        lines = path.read_text().replace(",", " ").replace(";", " ").splitlines()
+        rows = [[float(word) for word in line.split()] for line in lines if line.strip()]
+        numbers = np.asarray(rows, np.float64)
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"{path}: expected lines of numbers ({error})") from None
+    if numbers.ndim != 2 or (columns is not None and numbers.shape[1] != columns):
+        raise ResultsError(f"{path}: expected {columns or 'equally many'} numbers on each line")
+    return numbers
+
+
+def track_path(folder: Path, name: str) -> Path | None:
+    """Where the boxes of sequence `name` lie in a folder of results, or None."""
+    candidates = (folder / name / f"{name}_001.txt", folder / f"{name}.txt", folder / f"{name}_001.txt")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def truth_as_track(truth: Floats, absent: Flags) -> Track:
+    """What a perfect tracker would say."""
+    unknown = np.full(len(truth), np.nan)
+    return Track(truth, unknown, unknown, ~absent)
+
+
+def write_track(folder: Path, name: str, track: Track) -> None:
+    """Write a track in GOT-10k's layout. The boxes appear last and at once: where they are, the track is whole."""
+    target = folder / name
+    target.mkdir(parents=True, exist_ok=True)
+    np.savetxt(target / f"{name}_time.txt", track.seconds, fmt="%.8f")
+    np.savetxt(target / f"{name}_score.txt", track.scores, fmt="%.6f")
+    np.savetxt(target / f"{name}_present.txt", track.reported, fmt="%d")
+    partial = target / f".{name}.partial"
+    np.savetxt(partial, track.boxes, fmt="%.3f", delimiter=",")
+    os.replace(partial, target / f"{name}_001.txt")
+
+
+def read_track(folder: Path, name: str) -> Track:
+    """Read what `write_track` wrote, or any toolkit's boxes.
+
+    Raises:
+        ResultsError: there are none for this sequence, or they are malformed.
+    """
+    path = track_path(folder, name)
+    if path is None:
+        raise ResultsError(f"{folder}: no results for {name}; expected {name}/{name}_001.txt or {name}.txt")
+    boxes = read_numbers(path, 4)
+
+    def beside(what: str) -> Floats | None:
+        extra = path.parent / f"{name}_{what}.txt"
+        if not extra.is_file():
+            return None
+        values = read_numbers(extra)[:, 0]
+        if len(values) != len(boxes):
+            raise ResultsError(f"{extra}: {len(values)} lines beside {len(boxes)} boxes")
+        return values
+
+    unknown = np.full(len(boxes), np.nan)
+    seconds, scores, present = beside("time"), beside("score"), beside("present")
+    return Track(
+        boxes,
+        unknown if seconds is None else seconds,
+        unknown if scores is None else scores,
+        reports(boxes) if present is None else present > 0,
+    )
+
+
+def read_npz(path: Path, perfect: bool = False) -> list[Result]:
+    """Read ``gt/NAME``, ``pred/NAME`` and, where they are, ``absent/NAME`` and ``present/NAME`` (what was reported).
+
+    perfect: take the truth for the prediction.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ResultsError(f"{path}: not an .npz of arrays ({error})") from None
+    names = [key.removeprefix("gt/") for key in arrays if key.startswith("gt/")]
+    if not names:
+        raise ResultsError(f"{path}: no gt/NAME; expected gt/NAME, pred/NAME and, if known, absent/NAME")
+    results = []
+    for name in names:
+        truth = arrays[f"gt/{name}"].astype(np.float64)
+        if not perfect and f"pred/{name}" not in arrays:
+            raise ResultsError(f"{path}: gt/{name} has no pred/{name}; give --perfect to score the truth itself")
+        absent = arrays.get(f"absent/{name}", np.zeros(len(truth))) > 0
+        predicted = truth if perfect else arrays[f"pred/{name}"].astype(np.float64)
+        reported = arrays.get(f"present/{name}", reports(predicted)) > 0
+        results.append(Result(name, truth, absent, predicted, ~absent if perfect else reported))
+    return results
+
+
+def write_submission(folder: Path, names: Iterable[str], server: str, out: Path) -> None:
+    """Pack results for an evaluation server.
+
+    got10k: ``NAME/NAME_001.txt`` and ``NAME/NAME_time.txt``. trackingnet: ``NAME.txt``, at the top.
+    """
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in names:
+            path = track_path(folder, name)
+            if path is None:
+                raise ResultsError(f"{folder}: no results for {name}; a submission holds every sequence")
+            if server == "trackingnet":
+                archive.write(path, f"{name}.txt")
+            else:
+                archive.write(path, f"{name}/{name}_001.txt")
+                times = path.parent / f"{name}_time.txt"
+                if times.is_file():
+                    archive.write(times, f"{name}/{name}_time.txt")

@@ -1,0 +1,72 @@
+"""Raw results to disk and back, and what servers are sent."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.results import ResultsError, Track, read_npz, read_track, write_submission, write_track
+
+
+def track() -> Track:
+    boxes = np.asarray([[1, 2, 3, 4], [1.5, 2.25, 3, 4], [0, 0, 0, 0]])
+    return Track(
+        boxes, np.asarray([np.nan, 0.01, 0.02]), np.asarray([np.nan, 0.9, 0.1]), np.asarray([True, True, False])
+    )
+
+
+def test_a_track_comes_back(tmp_path: Path) -> None:
+    write_track(tmp_path, "a", track())
+    found = read_track(tmp_path, "a")
+    for name in ("boxes", "seconds", "scores", "reported"):
+        np.testing.assert_allclose(getattr(found, name), getattr(track(), name), err_msg=name)
+
+
+@pytest.mark.parametrize("separator", [",", "\t", " ", ", "])
+@pytest.mark.parametrize("place", ["a.txt", "a_001.txt", "a/a_001.txt"])
+def test_boxes_of_the_toolkits_are_read(tmp_path: Path, separator: str, place: str) -> None:
+    path = tmp_path / place
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(separator.join("1234") + "\n" + separator.join(("nan",) * 4) + "\n")
+    found = read_track(tmp_path, "a")
+    assert found.boxes[0].tolist() == [1, 2, 3, 4]
+    assert found.reported.tolist() == [True, False]
+
+
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("1,2,3\n")
+    with pytest.raises(ResultsError, match=r"a\.txt: expected 4 numbers"):
+        read_track(tmp_path, "a")
+    (tmp_path / "a.txt").write_text("1,2,3,x\n")
+    with pytest.raises(ResultsError, match=r"a\.txt: expected lines of numbers"):
+        read_track(tmp_path, "a")
+    with pytest.raises(ResultsError, match="no results for b"):
+        read_track(tmp_path, "b")
+
+
+def test_npz_needs_predictions_unless_perfect(tmp_path: Path) -> None:
+    truth = np.asarray([[0, 0, 4, 4], [0, 0, 0, 0]])
+    np.savez(tmp_path / "x.npz", **{"gt/a": truth, "absent/a": np.asarray([0, 1])})
+    with pytest.raises(ResultsError, match="gt/a has no pred/a"):
+        read_npz(tmp_path / "x.npz")
+    (perfect,) = read_npz(tmp_path / "x.npz", perfect=True)
+    assert perfect.absent.tolist() == [False, True]
+    assert perfect.reported.tolist() == [True, False]
+    (tmp_path / "y.npz").write_bytes(b"not a zip")
+    with pytest.raises(ResultsError, match=r"y\.npz: not an \.npz"):
+        read_npz(tmp_path / "y.npz")
+
+
+def test_submissions_have_the_servers_layout(tmp_path: Path) -> None:
+    write_track(tmp_path / "raw", "a", track())
+    write_submission(tmp_path / "raw", ["a"], "got10k", tmp_path / "got.zip")
+    write_submission(tmp_path / "raw", ["a"], "trackingnet", tmp_path / "tn.zip")
+    assert sorted(zipfile.ZipFile(tmp_path / "got.zip").namelist()) == ["a/a_001.txt", "a/a_time.txt"]
+    with zipfile.ZipFile(tmp_path / "tn.zip") as archive:
+        assert archive.namelist() == ["a.txt"]
+        assert archive.read("a.txt").decode().splitlines()[1] == "1.500,2.250,3.000,4.000"
+    with pytest.raises(ResultsError, match="no results for b"):
+        write_submission(tmp_path / "raw", ["a", "b"], "got10k", tmp_path / "no.zip")

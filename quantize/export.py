@@ -24,6 +24,7 @@ import edgetrack
 from edgetrack.bundle import MANIFEST, SCHEMA_VERSION, Manifest, pack, write_bundle
 from edgetrack.imaging import IMAGENET_MEAN, IMAGENET_STD
 from edgetrack_runtimes import SessionOptions, discover, open_session
+from edgetrack_runtimes.onnxruntime_session import ZERO_POINT_AFTER_RELU
 from quantize.graphs import GraphSpec, seqtrack_graphs
 from train.models.seqtrack import SeqTrack
 from train.settings import with_settings
@@ -71,7 +72,7 @@ def export_bundle(
         ExportError: a graph differs from PyTorch, or `out` is something else than a bundle.
     """
     _check_target(out)
-    manifest = with_settings(_manifest(model, name, metadata), settings)
+    manifest = with_settings(describe(model, name, metadata), settings)
     graphs = seqtrack_graphs(model, torch.Generator().manual_seed(0))
     out.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -113,7 +114,7 @@ def _check_target(out: Path) -> None:
         raise ExportError(f"{out} exists and is not a bundle; remove it or choose another --out")
 
 
-def _manifest(model: SeqTrack, name: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
+def describe(model: SeqTrack, name: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The manifest but for its graphs and files. The online defaults are the paper's (Sec. 3.3 and 4.1)."""
     config = model.config
     return {
@@ -183,7 +184,7 @@ def _write_sharing_weights(protos: Mapping[str, onnx.ModelProto], folder: Path, 
             for tensor in proto.graph.initializer:
                 # numpy gives the same bytes for equal weights whichever of its fields the exporter filled.
                 data = onnx.numpy_helper.to_array(tensor).tobytes()
-                if len(data) < _SHARED_BYTES:
+                if len(data) < _SHARED_BYTES and not tensor.name.startswith(ZERO_POINT_AFTER_RELU):
                     continue
                 digest = hashlib.sha256(data).hexdigest()
                 if digest not in places:

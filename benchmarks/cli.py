@@ -1,0 +1,216 @@
+"""``python -m benchmarks``: one command for each question. Heavy imports are inside the commands."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from benchmarks.protocols import Scores
+
+
+class _Commands(TyperGroup):
+    """Turns the errors that are meant for the user into one line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        from benchmarks.results import ResultsError
+        from edgetrack.errors import EdgeTrackError
+
+        try:
+            return super().invoke(ctx)
+        except (ResultsError, EdgeTrackError) as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="Measure trackers: accuracy, latency, and parity with the trained model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+HEADINGS = {
+    "auc": "AUC",
+    "precision_20": "P@20",
+    "normalised_precision_020": "NP@.20",
+    "normalised_precision_mean": "NP mean",
+    "ao": "AO",
+    "sr_50": "SR.50",
+    "sr_75": "SR.75",
+    "tpr": "TPR",
+    "tnr": "TNR",
+    "max_gm": "MaxGM",
+}
+"""Column titles of the metrics; see `benchmarks.metrics.summary`."""
+
+MODEL_HELP = (
+    "A shipped name, a bundle, a checkpoint (.safetensors, run in PyTorch), opencv:mil, opencv:kcf, opencv:csrt, "
+    "opencv:mosse, or opencv:nano:BACKBONE.onnx,HEAD.onnx."
+)
+RESULTS = Path("runs/benchmarks")
+
+OutOption = Annotated[Path, typer.Option(help="Where raw results are kept.")]
+JsonOption = Annotated[str | None, typer.Option("--json", help="Write the record to a file, or to - (stdout).")]
+DatasetOption = Annotated[str, typer.Option(help="A folder in GOT-10k's layout, or READER:FOLDER (see `datasets`).")]
+SequenceOption = Annotated[list[str] | None, typer.Option("--sequence", help="Only this sequence. Repeatable.")]
+BackendOption = Annotated[str, typer.Option(help="A backend of edgetrack; for a checkpoint cpu or cuda.")]
+PrecisionOption = Annotated[str, typer.Option(help="auto, a variant of the bundle (fp32, int8), fp16 or bf16.")]
+ThreadsOption = Annotated[int | None, typer.Option(help="Threads of the runtime; its own choice if not given.", min=1)]
+
+
+def main() -> None:
+    """Run the command."""
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    app(prog_name="python -m benchmarks")
+
+
+@app.command()
+def datasets() -> None:
+    """List the datasets that can be read, what their folders hold, and the protocols."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from benchmarks.datasets import READERS
+    from benchmarks.protocols import PROTOCOLS
+
+    console = Console()
+    readers = Table("reader", "protocol", "expects")
+    for name, reader in READERS.items():
+        readers.add_row(name, reader.protocol, reader.expects)
+    protocols = Table("protocol", "ranks by", "first frame", "absent frames", "mean over", "")
+    for name, rules in PROTOCOLS.items():
+        protocols.add_row(name, rules.headline, rules.first, rules.absent, rules.mean, rules.note)
+    console.print(readers)
+    console.print(protocols)
+
+
+@app.command()
+def score(
+    results: Annotated[Path, typer.Argument(help="A folder in the toolkits' text format, or an .npz with its truth.")],
+    protocol: Annotated[str | None, typer.Option(help="The dataset's own by default; see `datasets`.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Where the truth for a folder of results is.")] = None,
+    perfect: Annotated[bool, typer.Option(help="Score the truth as if it were the prediction.")] = False,
+    json: JsonOption = None,
+) -> None:
+    """Score raw results."""
+    from dataclasses import asdict
+
+    from benchmarks import records
+    from benchmarks.datasets import read_dataset
+    from benchmarks.protocols import score as score_results
+    from benchmarks.results import ResultsError, read_npz, read_track, truth_as_track
+
+    if results.suffix == ".npz":
+        found = read_npz(results, perfect)
+        chosen = protocol
+    elif dataset is None:
+        raise ResultsError(f"{results}: a folder of results needs --dataset, where the truth is")
+    else:
+        truth = read_dataset(dataset)
+        chosen = protocol or truth.protocol
+        found = [
+            sequence.result(
+                truth_as_track(sequence.truth, sequence.absent) if perfect else read_track(results, sequence.name)
+            )
+            for sequence in truth.sequences
+        ]
+    if chosen is None:
+        raise ResultsError("an .npz does not say how it is scored; give --protocol (see `datasets`)")
+    scores = score_results(found, chosen)
+    records.write(records.record("score", **asdict(scores)), json)
+    _print_scores(scores, results.name, quiet=json == "-")
+
+
+@app.command()
+def accuracy(
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    dataset: DatasetOption,
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    threads: ThreadsOption = None,
+    protocol: Annotated[str | None, typer.Option(help="The dataset's own by default; see `datasets`.")] = None,
+    sequence: SequenceOption = None,
+    decode: Annotated[str, typer.Option(help="fused (one graph a frame) or cached (token by token).")] = "fused",
+    window: Annotated[float | None, typer.Option(help="Penalty on leaving the centre, 0 to 1.")] = None,
+    update_interval: Annotated[int | None, typer.Option(help="Frames between template updates; 0 for none.")] = None,
+    update_threshold: Annotated[float | None, typer.Option(help="Update only above this mean likelihood.")] = None,
+    processes: Annotated[int, typer.Option(help="Processes, each with whole sequences.", min=1)] = 1,
+    out: OutOption = RESULTS,
+    json: JsonOption = None,
+) -> None:
+    """Run a tracker over a dataset, once, and score it. Sequences whose results are under --out are not run again."""
+    from benchmarks import records
+    from benchmarks.accuracy import evaluate
+    from benchmarks.contenders import Spec
+    from benchmarks.datasets import read_dataset
+
+    spec = Spec(model, backend, precision, threads, decode, window, update_interval, update_threshold)
+    data = read_dataset(dataset, tuple(sequence or ()))
+    with _progress("track", len(data.sequences)) as advance:
+        scores, content = evaluate(spec, data, out, protocol, processes=processes, advance=advance)
+    records.write(records.record("accuracy", **content), json)
+    _print_scores(scores, content["contender"]["label"], quiet=json == "-")
+    if json != "-":
+        typer.echo(f"median {content['update_ms']['p50']:.2f} ms a frame; raw results in {content['results']}")
+
+
+@contextmanager
+def _progress(title: str, total: int) -> Iterator[Callable[[str], object]]:
+    """A bar on standard error where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda name: progress.update(task, advance=1, description=f"{title}: {name}")
+
+
+@app.command()
+def submission(
+    results: Annotated[Path, typer.Argument(help="A folder of raw results, as accuracy keeps them.")],
+    dataset: Annotated[str, typer.Option(help="got10k:FOLDER or trackingnet:FOLDER, which names the sequences.")],
+    out: Annotated[Path, typer.Option(help="The .zip to write.")],
+) -> None:
+    """Pack raw results for the evaluation server of GOT-10k or TrackingNet."""
+    from benchmarks.datasets import read_dataset
+    from benchmarks.results import ResultsError, write_submission
+
+    server, separator, _ = dataset.partition(":")
+    if not separator or server not in ("got10k", "trackingnet"):
+        raise ResultsError(f"no server for {dataset!r}; expected got10k:FOLDER or trackingnet:FOLDER")
+    write_submission(results, [sequence.name for sequence in read_dataset(dataset).sequences], server, out)
+    typer.echo(out)
+
+
+def _print_scores(scores: Scores, title: str, *, quiet: bool) -> None:
+    """Tables of percentages: over all, by attribute, by sequence; to standard error if standard output holds JSON."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(stderr=quiet)
+    headings = [HEADINGS[name] for name in scores.metrics]
+    overall = Table("over", *headings, title=f"{title}, protocol {scores.protocol}, in percent")
+    frames = sum(sequence["frames"] for sequence in scores.sequences)
+    overall.add_row(f"{len(scores.sequences)} sequences, {frames} frames", *_percent(scores.metrics))
+    for attribute, group in scores.attributes.items():
+        overall.add_row(f"{attribute} ({group['sequences']})", *_percent(group["metrics"]))
+    console.print(overall)
+    shown = [name for name in ("auc", "precision_20", "sr_50", "tpr", "tnr", "max_gm") if name in scores.metrics]
+    each = Table("sequence", "frames", "absent", *(HEADINGS[name] for name in shown))
+    for sequence in scores.sequences:
+        counts = (str(sequence["frames"]), str(sequence["absent"]))
+        each.add_row(sequence["name"], *counts, *_percent({name: sequence["metrics"][name] for name in shown}))
+    console.print(each)
+
+
+def _percent(metrics: dict[str, float]) -> list[str]:
+    return [f"{100 * value:.2f}" for value in metrics.values()]

@@ -1,0 +1,191 @@
+"""What can be measured: edgetrack on any backend, the trained PyTorch model, and OpenCV's trackers, behind one face.
+
+| MODEL | what runs |
+|---|---|
+| a shipped name, or a bundle (directory, .zip) | `edgetrack.Tracker` on --backend in --precision |
+| ``weights.safetensors`` | the PyTorch model under the same online algorithm, on --backend cpu or cuda: the reference |
+| ``opencv:mil``, ``opencv:kcf``, ``opencv:csrt``, ``opencv:mosse`` | OpenCV's; but for MIL in the contrib build |
+| ``opencv:nano:BACKBONE.onnx,HEAD.onnx`` | OpenCV's TrackerNano with NanoTrack's weights |
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.results import ResultsError
+from edgetrack.imaging import import_cv2
+
+Frame = NDArray[np.uint8]
+
+
+class Answer(NamedTuple):
+    """What a tracker says of one frame; `score` is NaN where it has none."""
+
+    box: tuple[float, float, float, float]
+    score: float
+    ok: bool
+    seconds: float
+
+
+class Contender(Protocol):
+    """A tracker under test. `identity` is all that decides its boxes, so that kept results are never mixed up."""
+
+    label: str
+    identity: dict[str, Any]
+
+    def init(self, frame: Frame, box: Sequence[float]) -> None: ...
+
+    def update(self, frame: Frame) -> Answer: ...
+
+
+@dataclass(frozen=True)
+class Spec:
+    """How a contender is asked for; plain values, so that other processes can make it too."""
+
+    model: str
+    backend: str = "auto"
+    precision: str = "auto"
+    threads: int | None = None
+    decode: str = "fused"
+    window: float | None = None
+    update_interval: int | None = None
+    update_threshold: float | None = None
+
+    def make(self) -> Contender:
+        """Load it.
+
+        Raises:
+            ResultsError: nothing is known by that name, or an option does not apply to it.
+            EdgeTrackError: edgetrack cannot load the bundle.
+        """
+        if self.model.startswith("opencv:"):
+            return OpenCVContender(self)
+        if self.model.endswith(".safetensors"):
+            return ReferenceContender(self)
+        return EdgetrackContender(self)
+
+
+class EdgetrackContender:
+    """A bundle, through the public API."""
+
+    def __init__(self, spec: Spec, model: Any = None) -> None:
+        import edgetrack
+
+        # A model that is loaded already carries its backend, precision and threads.
+        loading: dict[str, Any] = {}
+        if model is None:
+            loading = {"backend": spec.backend, "precision": spec.precision, "threads": spec.threads}
+        self.tracker = edgetrack.Tracker(
+            spec.model if model is None else model,
+            **loading,
+            decode=spec.decode,
+            window=spec.window,
+            update_interval=spec.update_interval,
+            update_threshold=spec.update_threshold,
+        )
+        loaded = self.tracker.model
+        self.label = f"{loaded.manifest.name} {loaded.precision} on {loaded.backend}"
+        options = {
+            name: value
+            for name, value in asdict(spec).items()
+            if name in ("window", "update_interval", "update_threshold") and value is not None
+        }
+        self.identity = {
+            "kind": "edgetrack",
+            "name": loaded.manifest.name,
+            "backend": loaded.backend,
+            "precision": loaded.precision,
+            "decode": spec.decode,
+            "runtime": loaded.session("template").runtime_version,
+            "manifest": digest(loaded.manifest.model_dump(mode="json", exclude={"accuracy", "provenance", "name"})),
+            **options,
+        }
+
+    def init(self, frame: Frame, box: Sequence[float]) -> None:
+        self.tracker.init(frame, box)
+
+    def update(self, frame: Frame) -> Answer:
+        started = perf_counter_ns()
+        track = self.tracker.update(frame)
+        return Answer(track.box, track.score, track.ok, (perf_counter_ns() - started) / 1e9)
+
+
+class ReferenceContender(EdgetrackContender):
+    """A checkpoint in PyTorch, through the same `edgetrack.Tracker`."""
+
+    def __init__(self, spec: Spec) -> None:
+        from benchmarks.reference import reference_model
+
+        if spec.precision not in ("auto", "fp32"):
+            raise ResultsError(f"a checkpoint runs in fp32, not in {spec.precision}; export a bundle for others")
+        super().__init__(spec, reference_model(Path(spec.model), spec.backend, spec.threads))
+
+
+OPENCV = ("mil", "kcf", "csrt", "mosse", "nano")
+
+
+class OpenCVContender:
+    """One of OpenCV's trackers; a fresh one for each target, because `init` may be called once.
+
+    MIL draws from a generator that OpenCV seeds by the clock: its boxes differ a little from run to run.
+    """
+
+    def __init__(self, spec: Spec) -> None:
+        self._cv2 = cv2 = import_cv2()
+        self._name, _, weights = spec.model.removeprefix("opencv:").partition(":")
+        self._weights = tuple(weights.split(",")) if weights else ()
+        if self._name not in OPENCV:
+            raise ResultsError(f"no OpenCV tracker {self._name!r}; there are {', '.join(OPENCV)}")
+        if (self._name == "nano") != (len(self._weights) == 2):
+            raise ResultsError(f"{spec.model}: only nano takes weights, as opencv:nano:BACKBONE.onnx,HEAD.onnx")
+        cv2.setNumThreads(spec.threads or -1)
+        self._tracker = self._create()
+        hashes = [hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] for path in self._weights]
+        title = {"nano": "TrackerNano", "mosse": "MOSSE"}.get(self._name, self._name.upper())
+        named = f" ({Path(self._weights[0]).stem.split('_')[0]})" if self._weights else ""
+        self.label = f"OpenCV {title}{named}"
+        self.identity = {"kind": "opencv", "name": self._name, "weights": hashes, "opencv": cv2.__version__}
+
+    def _create(self) -> Any:
+        cv2 = self._cv2
+        if self._name == "nano":
+            for path in self._weights:
+                if not Path(path).is_file():
+                    raise ResultsError(f"{path}: no such file; expected weights of NanoTrack")
+            params = cv2.TrackerNano_Params()
+            params.backbone, params.neckhead = self._weights
+            return cv2.TrackerNano_create(params)
+        holder = getattr(cv2, "legacy", None) if self._name == "mosse" else cv2
+        create = getattr(holder, f"Tracker{self._name.upper()}_create", None)
+        if create is None:
+            raise ResultsError(
+                f"this OpenCV ({cv2.__version__}) has no {self._name.upper()} tracker; install "
+                "opencv-contrib-python-headless in an environment of its own"
+            )
+        return create()
+
+    def init(self, frame: Frame, box: Sequence[float]) -> None:
+        self._tracker = self._create()
+        self._tracker.init(frame, tuple(round(float(value)) for value in box))
+
+    def update(self, frame: Frame) -> Answer:
+        started = perf_counter_ns()
+        ok, box = self._tracker.update(frame)
+        seconds = (perf_counter_ns() - started) / 1e9
+        score = float(self._tracker.getTrackingScore()) if hasattr(self._tracker, "getTrackingScore") else float("nan")
+        x, y, w, h = (float(value) for value in box)
+        return Answer((x, y, w, h), score, bool(ok), seconds)
+
+
+def digest(value: Any) -> str:
+    """A short hash of plain JSON values."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,126 @@
+"""The JSON in which every measurement is kept: what was measured, with what, on what, when and by which command."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import typer
+
+VERSION = 1
+PACKAGES = ("edgetrack", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "torch")
+
+
+def record(kind: str, **content: Any) -> dict[str, Any]:
+    """A record of one measurement, of the given kind, with the date, the command, hardware and versions in front."""
+    return {
+        "schema": f"edgetrack.benchmarks.{kind}",
+        "version": VERSION,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": command(sys.argv),
+        "hardware": hardware(),
+        "versions": versions(),
+        **content,
+    }
+
+
+def command(arguments: list[str]) -> str:
+    """What was typed, less the folders above the place it was typed at."""
+    given = [
+        os.path.relpath(word) if os.path.isabs(word) and Path(word).is_relative_to(Path.cwd()) else word
+        for word in arguments[1:]
+    ]
+    return shlex.join(["python", "-m", "benchmarks", *given])
+
+
+def hardware() -> dict[str, Any]:
+    """The machine: its processor or board, how many cores this process may use, memory."""
+    from edgetrack.doctor import processor
+
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "processor": processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(memory / 2**30, 1),
+        "architecture": platform.machine(),
+        "governor": _first_line(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
+        "system": f"{platform.system()} {platform.release()}",
+    }
+
+
+def versions() -> dict[str, str]:
+    """Python's, and those of the packages that the figures depend on, as far as they are installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    from edgetrack.imaging import import_cv2
+
+    found["opencv"] = import_cv2().__version__
+    return found
+
+
+def load_average() -> float:
+    """Processes that wanted a core in the last minute: above the number of cores, times are not this device's."""
+    return round(os.getloadavg()[0], 2)
+
+
+def write(content: dict[str, Any], target: str | None) -> None:
+    """Write a record to a file, to standard output for ``-``, or nowhere for None."""
+    if target is None:
+        return
+    text = json.dumps(_finite(content), indent=1, allow_nan=False)
+    if target == "-":
+        typer.echo(text)
+    else:
+        path = Path(target)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+
+
+def read(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    """Records from JSON files.
+
+    Raises:
+        ResultsError: a file is not one, or was written for another version.
+    """
+    from benchmarks.results import ResultsError
+
+    found = []
+    for path in paths:
+        try:
+            content = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise ResultsError(f"{path}: not a JSON record ({error})") from None
+        if not isinstance(content, dict) or not str(content.get("schema", "")).startswith("edgetrack.benchmarks."):
+            raise ResultsError(f"{path}: not a record of python -m benchmarks")
+        if content["version"] != VERSION:
+            raise ResultsError(f"{path}: a record of version {content['version']}; expected {VERSION}: measure again")
+        found.append(content)
+    return found
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: what could not be measured is null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return value
+
+
+def _first_line(path: Path) -> str | None:
+    return path.read_text().strip() if path.is_file() else None

@@ -1,0 +1,158 @@
+"""One-pass evaluation from the command line: what is run, what is kept, and what the record says."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import edgetrack
+from benchmarks.accuracy import evaluate, run_dataset, run_sequence
+from benchmarks.cli import app
+from benchmarks.contenders import Answer, Spec
+from benchmarks.datasets import Dataset, read_dataset
+from benchmarks.results import ResultsError, read_track, track_path
+from edgetrack.sources import read_image
+
+SPEC = Spec("", "onnxruntime-cpu", threads=1)
+
+
+@pytest.fixture
+def data(dataset_folder: Path) -> Dataset:
+    return read_dataset(str(dataset_folder))
+
+
+def test_boxes_are_the_trackers(bundle: Path, data: Dataset, tmp_path: Path) -> None:
+    folder, identity = run_dataset(replace(SPEC, model=str(bundle)), data, tmp_path)
+    assert identity["backend"] == "onnxruntime-cpu"
+    tracker = edgetrack.Tracker(bundle, "onnxruntime-cpu", threads=1)
+    sequence = data.sequences[0]
+    tracker.init(read_image(sequence.frames[0]), sequence.truth[0])
+    expected = [tracker.update(read_image(path)) for path in sequence.frames[1:]]
+    found = read_track(folder, "plain")
+    np.testing.assert_allclose(found.boxes[0], sequence.truth[0])
+    np.testing.assert_allclose(found.boxes[1:], [track.box for track in expected], atol=5e-4)
+    np.testing.assert_allclose(found.scores[1:], [track.score for track in expected], atol=1e-6)
+    assert np.isnan(found.seconds[0])
+    assert (found.seconds[1:] > 0).all()
+
+
+def test_what_is_there_is_not_run_again(bundle: Path, data: Dataset, tmp_path: Path) -> None:
+    spec = replace(SPEC, model=str(bundle))
+    done: list[str] = []
+    folder, _ = run_dataset(spec, data, tmp_path, advance=done.append)
+    assert done == ["plain", "hides"]
+    kept = track_path(folder, "plain")
+    kept.write_text(kept.read_text().replace("20.000", "21.000", 1))
+    track_path(folder, "hides").unlink()
+    run_dataset(spec, data, tmp_path)
+    assert read_track(folder, "plain").boxes[0, 0] == 21  # untouched
+    assert read_track(folder, "hides").boxes[0, 0] == 20  # run again
+
+
+def test_other_weights_or_settings_have_other_results(bundle: Path, data: Dataset, tmp_path: Path) -> None:
+    spec = replace(SPEC, model=str(bundle))
+    folders = {
+        run_dataset(chosen, data, tmp_path)[0]
+        for chosen in (spec, replace(spec, window=0.5), replace(spec, decode="cached"), replace(spec, threads=2))
+    }
+    assert len(folders) == 3  # the number of threads changes times, not boxes
+
+
+def test_processes_give_the_same_boxes(bundle: Path, data: Dataset, tmp_path: Path) -> None:
+    spec = replace(SPEC, model=str(bundle))
+    one, _ = run_dataset(spec, data, tmp_path / "one")
+    two, _ = run_dataset(spec, data, tmp_path / "two", processes=2)
+    for name in ("plain", "hides"):
+        np.testing.assert_array_equal(read_track(one, name).boxes, read_track(two, name).boxes)
+
+
+def test_absent_frames_are_no_part_of_the_score(bundle: Path, data: Dataset, tmp_path: Path) -> None:
+    _, content = evaluate(replace(SPEC, model=str(bundle)), data, tmp_path)
+    assert [s["absent"] for s in content["sequences"]] == [0, 3]
+    plain = content["sequences"][0]["metrics"]["ao"]
+    assert plain > 0.5  # the synthetic network follows its square
+    assert content["attributes"]["OCC"]["sequences"] == 1
+
+
+class Failing:
+    label = "failing"
+    identity: dict = {"kind": "failing"}  # noqa: RUF012
+
+    def init(self, frame: np.ndarray, box: object) -> None:
+        pass
+
+    def update(self, frame: np.ndarray) -> Answer:
+        raise edgetrack.FrameError("unusable")
+
+
+def test_a_failure_names_sequence_and_tracker(data: Dataset) -> None:
+    with pytest.raises(ResultsError, match="plain: failing failed: unusable"):
+        run_sequence(Failing(), data.sequences[0])
+
+
+def test_opencv_tracker_starts_afresh_for_each_target(data: Dataset) -> None:
+    contender = Spec("opencv:mil", threads=1).make()
+    sequence = data.sequences[0]
+    short = replace(sequence, frames=sequence.frames[:4], truth=sequence.truth[:4], absent=sequence.absent[:4])
+    run_sequence(contender, short)
+    backwards = replace(short, frames=short.frames[::-1], truth=short.truth[::-1])
+    found = run_sequence(contender, backwards).boxes
+    # The second target begins where it is given, and is followed from there.
+    np.testing.assert_array_equal(found[0], short.truth[3])
+    assert np.abs(found[1] - short.truth[2]).max() < 8
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("opencv:goturn", "no OpenCV tracker 'goturn'"),
+        ("opencv:nano", "only nano takes weights"),
+        ("opencv:mil:a.onnx,b.onnx", "only nano takes weights"),
+        ("missing.safetensors", "does not exist"),
+    ],
+)
+def test_unknown_contenders_are_refused(model: str, message: str) -> None:
+    with pytest.raises(ResultsError, match=message):
+        Spec(model).make()
+
+
+def test_command_writes_a_record(bundle: Path, dataset_folder: Path, tmp_path: Path) -> None:
+    arguments = ["accuracy", str(bundle), "--backend", "onnxruntime-cpu", "--threads", "1", "--json", "-"]
+    options = ["--dataset", str(dataset_folder), "--out", str(tmp_path), "--sequence", "plain"]
+    result = CliRunner().invoke(app, arguments + options)
+    assert result.exit_code == 0, result.output
+    content = json.loads(result.stdout)
+    assert content["schema"] == "edgetrack.benchmarks.accuracy"
+    assert content["dataset"] | {"digest": ""} == {"name": "drawn", "sequences": 1, "frames": 12, "digest": ""}
+    assert content["threads"] == 1
+    assert {"processor", "cores"} <= set(content["hardware"])
+    assert {"python", "numpy", "onnxruntime"} <= set(content["versions"])
+    assert 0 <= content["metrics"]["auc"] <= 1
+    assert content["sequences"][0]["update_ms"]["p50"] > 0
+
+    # The raw results, scored by themselves, give the same figures.
+    scored = CliRunner().invoke(
+        app, ["score", content["results"], "--dataset", str(dataset_folder), "--perfect", "--json", "-"]
+    )
+    assert json.loads(scored.stdout)["metrics"]["ao"] == pytest.approx(1.0)
+
+
+def test_score_agrees_with_accuracy(bundle: Path, dataset_folder: Path, data: Dataset, tmp_path: Path) -> None:
+    scores, content = evaluate(replace(SPEC, model=str(bundle)), data, tmp_path)
+    result = CliRunner().invoke(
+        app, ["score", content["results"], "--dataset", str(dataset_folder), "--json", str(tmp_path / "s.json")]
+    )
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "s.json").read_text())["metrics"] == pytest.approx(scores.metrics)
+
+
+def test_errors_are_one_line(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["accuracy", "opencv:mil", "--dataset", str(tmp_path)])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.strip().splitlines()) == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 
@@ -36,3 +36,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Te
     if visible is not None:
         scores = scores.masked_fill(~visible, float("-inf"))
     return scores.softmax(-1) @ v
+
+
+class Attend(nn.Module):
+    """`attend` as a module without parameters: a place where quantisation can put one that rounds the operands."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """(B, H, N, d), (B, H, M, d) twice -> (B, H, N, d)."""
+        return attend(q, k, v)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from train.models.attention import attend, merge_heads, split_heads
+from train.models.attention import Attend, merge_heads, split_heads
 
 
 class PatchStem(nn.Module):
@@ -52,14 +52,15 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(dim, 3 * dim)
+        self.attend = Attend()
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, cached: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))  # (B, H, N, d)
         if cached is None:
-            return self.proj(merge_heads(attend(q, k, v))), k, v
+            return self.proj(merge_heads(self.attend(q, k, v))), k, v
         all_k, all_v = torch.cat([k, cached[0]], 2), torch.cat([v, cached[1]], 2)  # (B, H, N + M, d)
-        return self.proj(merge_heads(attend(q, all_k, all_v))), k, v
+        return self.proj(merge_heads(self.attend(q, all_k, all_v))), k, v
 
 
 class Block(nn.Module):

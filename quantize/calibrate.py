@@ -1,0 +1,124 @@
+"""Scales of activations from a few batches: the values' histogram, and the range that loses the least."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgetrack.imaging import normalise
+from quantize.fake import QMAX, FakeQuantize
+from quantize.placement import roundings
+from train.data.pairs import Pair
+from train.losses import box_tokens, in_order
+from train.models.seqtrack import SeqTrack
+
+BINS = 4096
+PERCENTILE = 0.9999
+_SHRINK = torch.linspace(1.0, 0.05, 96)
+"""Ranges that are tried, in units of the largest magnitude."""
+
+
+class Histogram:
+    """Counts of magnitudes in BINS equal bins from 0 to a limit that doubles when it is exceeded."""
+
+    def __init__(self) -> None:
+        self.counts = torch.zeros(BINS, dtype=torch.float64)
+        self.limit = 0.0
+        self.largest = 0.0
+
+    def add(self, values: Tensor) -> None:
+        magnitudes = values.detach().float().abs().flatten()
+        largest = magnitudes.max().item()
+        self.largest = max(self.largest, largest)
+        if self.limit == 0.0:
+            self.limit = largest
+        while self.limit < largest:
+            self.counts = torch.cat([self.counts.view(-1, 2).sum(1), torch.zeros(BINS // 2, dtype=torch.float64)])
+            self.limit *= 2
+        if self.limit > 0:
+            self.counts += torch.histc(magnitudes.cpu(), BINS, 0, self.limit)
+
+    @property
+    def centres(self) -> Tensor:
+        return (torch.arange(BINS, dtype=torch.float64) + 0.5) * (self.limit / BINS)
+
+
+def largest(histogram: Histogram) -> float:
+    """The range that holds everything seen."""
+    return histogram.largest
+
+
+def percentile(histogram: Histogram) -> float:
+    """The range that holds all but one in 10,000 of the magnitudes."""
+    share = histogram.counts.cumsum(0) / histogram.counts.sum()
+    return min(histogram.largest, histogram.centres[int((share < PERCENTILE).sum())].item())
+
+
+def least_squares(histogram: Histogram) -> float:
+    """The range with the least mean squared error of rounding and cutting off together."""
+    scale = (_SHRINK * histogram.largest / QMAX)[:, None].double()  # (R, 1)
+    centres = histogram.centres[None]  # (1, BINS)
+    error = ((centres / scale).round().clamp(max=QMAX) * scale - centres) ** 2 @ histogram.counts
+    return float(_SHRINK[error.argmin()]) * histogram.largest
+
+
+METHODS: dict[str, Callable[[Histogram], float]] = {
+    "mse": least_squares,
+    "percentile": percentile,
+    "max": largest,
+}
+
+
+@torch.no_grad()
+def calibrate(model: SeqTrack, batches: Iterable[Pair], method: str = "mse") -> None:
+    """Set the scale of every activation of `model`, as `place` returned it, from what its float layers compute.
+
+    Raises:
+        ValueError: an unknown method, no batch, or a layer through which nothing but zeros went.
+    """
+    if method not in METHODS:
+        raise ValueError(f"the method is {method!r}; expected one of {', '.join(METHODS)}")
+    observed = {module: Histogram() for module in roundings(model).values()}
+
+    def observe(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        observed[module].add(inputs[0])
+
+    handles = [module.register_forward_pre_hook(observe) for module in observed]
+    model.eval()
+    set_enabled(observed, False)
+    try:
+        for pair in batches:
+            forced_logits(model, pair)
+    finally:
+        set_enabled(observed, True)
+        for handle in handles:
+            handle.remove()
+    for name, module in roundings(model).items():
+        histogram = observed[module]
+        if histogram.largest == 0:
+            raise ValueError(f"calibration saw nothing but zeros at {name}; give it more or other data")
+        module.scale = (largest if module.fixed_range else METHODS[method])(histogram) / QMAX
+
+
+def set_enabled(modules: Iterable[FakeQuantize], enabled: bool) -> None:
+    """Switch roundings on or off."""
+    for module in modules:
+        module.enabled = enabled
+
+
+def images(pixels: Tensor) -> Tensor:
+    """uint8 BGR (..., H, W, 3) -> what the model takes, (..., 3, H, W)."""
+    flat = pixels.flatten(0, -4).numpy()
+    normalised = torch.from_numpy(np.stack([normalise(image) for image in flat]))
+    return normalised.unflatten(0, pixels.shape[:-3])
+
+
+def forced_logits(model: SeqTrack, pair: Pair) -> Tensor:
+    """Teacher-forced logits (B, 4, bins + 2) of a batch of examples."""
+    start = torch.full((len(pair.box), 1), model.decoder.start)
+    ids = box_tokens(in_order(pair.box, model.config.order), model.config.bins)[:, :3]
+    tokens = model.encode(images(pair.templates), images(pair.search))
+    return model.logits(tokens, torch.cat([start, ids], 1))

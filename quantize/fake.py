@@ -1,0 +1,136 @@
+"""Layers that compute in float32 with the rounding of INT8: what is trained, calibrated and exported.
+
+Weights are rounded per output channel, activations per tensor; both symmetrically, to integers -128..127 with zero
+point 0, which is what ONNX Runtime, OpenVINO and TensorRT all compute exactly. A weight's scale follows from the
+weight; an activation's is learned, and starts from calibration (`quantize.calibrate`).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from train.models.attention import Attend
+
+QMIN, QMAX = -128, 127
+
+
+class FakeQuantize(nn.Module):
+    """x -> s * clamp(round(x / s), -128, 127), with s learned as its logarithm (Esser et al. 2020, LSQ).
+
+    Attributes:
+        enabled: off, the values pass unchanged, as they must while calibration looks at them.
+        fixed_range: the scale covers all that calibration saw and is not learned. For what a ReLU puts out:
+            `edgetrack_runtimes` lets ONNX Runtime use the negative half of the integers for it, so that values above
+            the range are not cut there, and only a range that is never exceeded computes the same everywhere.
+    """
+
+    def __init__(self, *, fixed_range: bool = False) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(1), requires_grad=not fixed_range)
+        self.register_buffer("zero_point", torch.zeros(1), persistent=False)
+        self.enabled = True
+        self.fixed_range = fixed_range
+        self._frozen: float | None = None
+
+    @property
+    def scale(self) -> float:
+        return math.exp(self.log_scale.item())
+
+    @scale.setter
+    def scale(self, value: float) -> None:
+        self.log_scale.data.fill_(math.log(value))
+
+    def freeze(self) -> None:
+        """Make the scale a plain number: the exporter fails on one that is a tensor."""
+        self._frozen = self.scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.enabled:
+            return x
+        if self._frozen is not None:
+            return torch.fake_quantize_per_tensor_affine(x, self._frozen, 0, QMIN, QMAX)
+        return torch._fake_quantize_learnable_per_tensor_affine(
+            x.float(), self.log_scale.exp(), self.zero_point, QMIN, QMAX, 1 / math.sqrt(x.numel() * QMAX)
+        )
+
+
+class FakeQuantizeWeight(nn.Module):
+    """Rounds a weight (N, ...) with one scale for each of its N output channels: its largest magnitude over 127."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", None, persistent=False)
+
+    def freeze(self, weight: Tensor) -> None:
+        """Keep the scales of `weight`: the exporter does not compute them in advance."""
+        self.scale = _channel_scales(weight)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        scale = _channel_scales(weight) if self.scale is None else self.scale
+        zero_point = torch.zeros(len(weight), dtype=torch.int32, device=weight.device)
+        return torch.fake_quantize_per_channel_affine(weight.float(), scale, zero_point, 0, QMIN, QMAX)
+
+
+def _channel_scales(weight: Tensor) -> Tensor:
+    return weight.detach().float().flatten(1).abs().amax(1).clamp(min=1e-12) / QMAX
+
+
+class QuantLinear(nn.Linear):
+    """A linear layer on rounded inputs and weights. What it puts out is not rounded: it goes to float operations."""
+
+    def __init__(self, source: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = source.in_features, source.out_features
+        self.weight, self.bias = source.weight, source.bias
+        self.input, self.weights = FakeQuantize(), FakeQuantizeWeight()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.input(x), self.weights(self.weight), self.bias)
+
+
+class QuantConv2d(nn.Module):
+    """A convolution on rounded inputs and weights.
+
+    Args:
+        source: whose parameters it takes over.
+        after_relu: the input is what a ReLU puts out.
+        output: round the output too. ONNX Runtime convolves integers only into integers; where another rounded
+            layer follows, that one's input already is the rounding it looks for.
+    """
+
+    def __init__(self, source: nn.Conv2d, *, after_relu: bool = False, output: bool = False) -> None:
+        super().__init__()
+        self.weight, self.bias = source.weight, source.bias
+        self.stride, self.padding = source.stride, source.padding
+        self.input, self.weights = FakeQuantize(fixed_range=after_relu), FakeQuantizeWeight()
+        self.output = FakeQuantize() if output else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.conv2d(self.input(x), self.weights(self.weight), self.bias, self.stride, self.padding)
+        return x if self.output is None else self.output(x)
+
+
+class QuantAttend(Attend):
+    """Attention whose two matrix products take rounded operands; the softmax between them is float."""
+
+    def __init__(self, source: Attend) -> None:
+        super().__init__()
+        self.query, self.key, self.value, self.share = (FakeQuantize() for _ in range(4))
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        # The factor is split as in `attend`, so that integers see the query at the size that the scores have.
+        scores = self.query(q * q.shape[-1] ** -0.5) @ self.key(k).transpose(-2, -1)
+        return self.share(scores.softmax(-1)) @ self.value(v)
+
+
+def freeze(model: nn.Module) -> None:
+    """Make every scale of `model` a constant, so that it can be exported."""
+    for module in model.modules():
+        if isinstance(module, FakeQuantize):
+            module.freeze()
+        elif isinstance(module, (QuantLinear, QuantConv2d)):
+            module.weights.freeze(module.weight)

@@ -1,0 +1,144 @@
+"""Rounding layers, where they are placed, and how their ranges are found."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from small_int8 import batches, calibrated_model
+from small_models import CONFIGS, ISOLATED, random_model
+from torch import nn
+
+from quantize.calibrate import METHODS, Histogram, calibrate, forced_logits
+from quantize.fake import FakeQuantize, QuantLinear, freeze
+from quantize.placement import place, quantised_layers, roundings
+from train.models.seqtrack import SeqTrack
+
+
+def rounded(x: np.ndarray, scale: float | np.ndarray) -> np.ndarray:
+    """Eq. 1 of any paper on quantisation."""
+    return np.clip(np.rint(x / scale), -128, 127) * scale
+
+
+def test_a_linear_layer_rounds_inputs_by_tensor_and_weights_by_output() -> None:
+    torch.manual_seed(0)
+    layer = QuantLinear(nn.Linear(6, 3))
+    layer.input.scale = 0.02
+    with torch.no_grad():
+        layer.weight[1] *= 100  # one scale for all rows would lose the others
+    x = torch.randn(4, 6) * 2  # some are beyond 127 * 0.02
+    weight = layer.weight.detach().numpy()
+    expected = rounded(x.numpy(), 0.02) @ rounded(weight, np.abs(weight).max(1, keepdims=True) / 127).T
+    expected += layer.bias.detach().numpy()
+    np.testing.assert_allclose(layer(x).detach().numpy(), expected, rtol=1e-4, atol=1e-4)
+    learned = layer(x)
+    freeze(layer)
+    torch.testing.assert_close(layer(x), learned)
+
+
+def test_a_scale_learns_to_fit_its_values() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4000)
+    rounding = FakeQuantize()
+    errors = []
+    rounding.scale = 8.0 / 127
+    optimiser = torch.optim.Adam(rounding.parameters(), lr=0.02)
+    for _ in range(200):
+        error = ((rounding(x) - x) ** 2).mean()
+        errors.append(error.item())
+        # The step's own gradient is scaled down by sqrt(N * 127); Adam does not see it.
+        error.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    assert errors[-1] < 0.6 * errors[0]
+    assert x.abs().max() * 0.7 < rounding.scale * 127 < 6.0
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_without_rounding_the_model_is_the_one_it_was_made_of(kind: str) -> None:
+    model = place(random_model(kind))
+    assert model.state_dict().keys() >= random_model(kind).state_dict().keys()
+    for rounding in roundings(model).values():
+        rounding.enabled = False
+    for layer in quantised_layers(model).values():
+        layer.weights = nn.Identity()
+    with torch.no_grad():
+        pair = batches(kind)[0]
+        torch.testing.assert_close(forced_logits(model, pair), forced_logits(random_model(kind), pair))
+
+
+def test_placement_follows_type_size_and_the_exceptions() -> None:
+    layers = quantised_layers(place(random_model("isolated")))
+    float_layers = {n for n, m in random_model("isolated").named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
+    assert float_layers - layers.keys() == {"encoder.stem.convs.0"}
+    assert [layers[f"encoder.stem.convs.{i}"].output is not None for i in (1, 2, 3)] == [False, False, True]
+    large = place(SeqTrack(replace(ISOLATED, search_size=256)))
+    assert "encoder.blocks.0.attn.attend" in quantised_layers(large)
+    assert "encoder.blocks.0.attn.attend" not in layers
+    kept = quantised_layers(place(random_model("isolated"), ["decoder.head.?", "encoder.blocks.1.*"]))
+    assert layers.keys() - kept.keys() == {
+        *(f"decoder.head.{i}" for i in range(3)),
+        *(f"encoder.blocks.1.{name}" for name in ("attn.qkv", "attn.proj", "fc1", "fc2")),
+    }
+    with pytest.raises(ValueError, match=r"'decoder\.tail' is no layer that is quantised"):
+        place(random_model("isolated"), ["decoder.tail"])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_ranges_of_known_values(method: str) -> None:
+    """A normal variable with one far outlier, and the best range found by trying all on the values themselves."""
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.standard_normal(100_000), [40.0]]).astype(np.float32)
+    histogram = Histogram()
+    for part in np.array_split(values, 7):  # the limit grows on the way
+        histogram.add(torch.from_numpy(part))
+    found = METHODS[method](histogram)
+    if method == "max":
+        assert found == 40.0
+    elif method == "percentile":
+        assert found == pytest.approx(np.quantile(np.abs(values), 0.9999), abs=0.03)
+    else:
+        errors = {r: ((rounded(values, r / 127) - values) ** 2).mean() for r in np.linspace(2, 40, 96)}
+        assert ((rounded(values, found / 127) - values) ** 2).mean() < 1.02 * min(errors.values())
+
+
+def test_calibration_makes_the_rounded_model_answer_like_the_float_one() -> None:
+    """And ranges matter: ten times too wide ones do not."""
+    pair = batches("joint")[2]
+    model = calibrated_model("joint")
+    with torch.no_grad():
+        expected = forced_logits(random_model("joint"), pair)
+
+        def error(model: SeqTrack) -> float:
+            return ((forced_logits(model, pair) - expected).norm() / expected.norm()).item()
+
+        wide = copy.deepcopy(model)
+        for rounding in roundings(wide).values():
+            rounding.scale *= 10
+        assert error(model) < 0.03
+        assert error(wide) > 3 * error(model)
+
+
+def test_calibration_names_what_it_cannot_use() -> None:
+    with pytest.raises(ValueError, match="expected one of mse, percentile, max"):
+        calibrated_model("joint", "best")
+    dead = place(random_model("joint"))
+    with torch.no_grad():
+        dead.decoder.head[0].weight.zero_()
+        dead.decoder.head[0].bias.zero_()
+    with pytest.raises(ValueError, match=r"zeros at decoder\.head\.1\.input"):
+        calibrate(dead, batches("joint")[:1])
+    with pytest.raises(ValueError, match="zeros at"):
+        calibrate(place(random_model("joint")), [])
+
+
+def test_a_scale_survives_saving_as_what_it_is() -> None:
+    rounding = FakeQuantize()
+    rounding.scale = 0.0123
+    other = FakeQuantize()
+    other.load_state_dict(rounding.state_dict())
+    assert math.isclose(other.scale, 0.0123, rel_tol=1e-6)

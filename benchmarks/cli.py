@@ -63,6 +63,7 @@ DatasetOption = Annotated[str, typer.Option(help="A folder in GOT-10k's layout, 
 SequenceOption = Annotated[list[str] | None, typer.Option("--sequence", help="Only this sequence. Repeatable.")]
 BackendOption = Annotated[str, typer.Option(help="A backend of edgetrack; for a checkpoint cpu or cuda.")]
 PrecisionOption = Annotated[str, typer.Option(help="auto, a variant of the bundle (fp32, int8), fp16 or bf16.")]
+DecodeOption = Annotated[str, typer.Option(help="fused (one graph a frame) or cached (token by token).")]
 ThreadsOption = Annotated[int | None, typer.Option(help="Threads of the runtime; its own choice if not given.", min=1)]
 
 
@@ -138,7 +139,7 @@ def accuracy(
     threads: ThreadsOption = None,
     protocol: Annotated[str | None, typer.Option(help="The dataset's own by default; see `datasets`.")] = None,
     sequence: SequenceOption = None,
-    decode: Annotated[str, typer.Option(help="fused (one graph a frame) or cached (token by token).")] = "fused",
+    decode: DecodeOption = "fused",
     window: Annotated[float | None, typer.Option(help="Penalty on leaving the centre, 0 to 1.")] = None,
     update_interval: Annotated[int | None, typer.Option(help="Frames between template updates; 0 for none.")] = None,
     update_threshold: Annotated[float | None, typer.Option(help="Update only above this mean likelihood.")] = None,
@@ -172,6 +173,67 @@ def _progress(title: str, total: int) -> Iterator[Callable[[str], object]]:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(title, total=total)
         yield lambda name: progress.update(task, advance=1, description=f"{title}: {name}")
+
+
+@app.command()
+def latency(
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    threads: ThreadsOption = None,
+    decode: DecodeOption = "fused",
+    frames: Annotated[int, typer.Option(help="Updates that are timed.", min=10)] = 300,
+    warmup: Annotated[int, typer.Option(help="Updates before, which are not.", min=1)] = 30,
+    size: Annotated[str, typer.Option(metavar="WxH", help="Size of the drawn film that is tracked.")] = "640x360",
+    cores: Annotated[str | None, typer.Option(help="Cores the process may use, such as 0 or 4,5.")] = None,
+    json: JsonOption = None,
+) -> None:
+    """Measure a tracker's times, memory, disk and energy, in a process of its own."""
+    from benchmarks import records
+    from benchmarks.contenders import Spec
+    from benchmarks.latency import Plan, measure
+
+    spec = Spec(model, backend, precision, threads, decode)
+    chosen = None if cores is None else tuple(int(each) for each in _numbers("--cores", cores, ","))
+    width, height = _numbers("--size", size, "x", 2)
+    content = measure(spec, Plan(frames, warmup, (width, height), cores=chosen))
+    records.write(records.record("latency", **content), json)
+    _print_latency(content, quiet=json == "-")
+
+
+def _numbers(option: str, text: str, separator: str, count: int | None = None) -> list[int]:
+    parts = text.split(separator)
+    if not all(part.isdigit() for part in parts) or count not in (None, len(parts)):
+        raise typer.BadParameter(f"{option} {text!r}; expected whole numbers separated by {separator!r}")
+    return [int(part) for part in parts]
+
+
+def _print_latency(content: dict[str, Any], *, quiet: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(stderr=quiet)
+    threads = "its choice of threads" if content["threads"] is None else f"{content['threads']} thread(s)"
+    times = Table("milliseconds", "mean", "p50", "p95", "p99", title=f"{content['contender']['label']}, {threads}")
+    rows = {"update": content["update_ms"], "init": content["init_ms"]}
+    if "stages_ms" in content:
+        rows |= {f"  {name}": values for name, values in content["stages_ms"].items()}
+        rows |= {"graph alone": content["graph_alone_ms"], "update less graph": content["overhead_ms"]}
+    for name, values in rows.items():
+        times.add_row(name, *(f"{values[column]:.3f}" for column in ("mean", "p50", "p95", "p99")))
+    console.print(times)
+    facts = [
+        f"{content['processor_ms']:.2f} ms of processor time a frame",
+        f"load {content['load_ms']:.0f} ms, cold start to the first box {content['cold_start_ms']:.0f} ms",
+        f"memory {content['memory_mib']['before']} MiB before, {content['memory_mib']['peak']} MiB at most",
+    ]
+    if "disk_bytes" in content:
+        facts.append(f"on disk {content['disk_bytes'] / 1e6:.1f} MB")
+    if content["energy"]["source"]:
+        facts.append(f"{1e3 * content['energy']['joules_per_frame']:.1f} mJ a frame ({content['energy']['source']})")
+    console.print("; ".join(facts))
+    if content["load_average"] > len(os.sched_getaffinity(0)):
+        console.print(f"the machine was busy (load {content['load_average']}): times are not the device's alone")
 
 
 @app.command()

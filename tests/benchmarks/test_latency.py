@@ -1,0 +1,88 @@
+"""What a latency record holds; energy from a made sysfs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks.cli import app
+from benchmarks.energy import EnergyMeter
+from benchmarks.latency import there_and_back
+
+
+def test_frames_are_walked_without_a_jump() -> None:
+    assert list(itertools.islice(there_and_back(4), 9)) == [1, 2, 3, 2, 1, 0, 1, 2, 3]
+
+
+def write(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{value}\n")
+
+
+def test_rapl_counts_packages_and_wraps(tmp_path: Path) -> None:
+    zones = tmp_path / "class" / "powercap"
+    for package, begin in ((0, 1_000_000), (1, 9_000_000)):
+        write(zones / f"intel-rapl:{package}" / "energy_uj", begin)
+        write(zones / f"intel-rapl:{package}" / "max_energy_range_uj", 10_000_000)
+    write(zones / "intel-rapl:0:0" / "energy_uj", 5)  # the cores are a part of package 0
+    meter = EnergyMeter(tmp_path)
+    with meter:
+        write(zones / "intel-rapl:0" / "energy_uj", 3_500_000)
+        write(zones / "intel-rapl:1" / "energy_uj", 500_000)  # started again after 10 J
+        write(zones / "intel-rapl:0:0" / "energy_uj", 2_000_005)
+    assert meter.source == "rapl"
+    assert meter.joules == pytest.approx(2.5 + 1.5)
+
+
+def test_jetson_rail_of_the_whole_board_is_integrated(tmp_path: Path) -> None:
+    rails = tmp_path / "bus" / "i2c" / "drivers" / "ina3221" / "1-0040" / "hwmon" / "hwmon3"
+    for number, label in ((1, "VDD_IN"), (2, "VDD_CPU_GPU_CV")):
+        write(rails / f"in{number}_label", label)
+        write(rails / f"in{number}_input", 5000)
+        write(rails / f"curr{number}_input", 2000)
+    meter = EnergyMeter(tmp_path)
+    started = time.perf_counter()
+    with meter:
+        time.sleep(0.05)
+        inside = time.perf_counter() - started
+    elapsed = time.perf_counter() - started
+    assert meter.source == "ina3221"
+    assert 0.5 * 10 * inside < meter.joules <= 10 * elapsed  # 5 V x 2 A, the second rail not counted
+
+
+def test_a_board_without_counters_has_no_energy(tmp_path: Path) -> None:
+    meter = EnergyMeter(tmp_path)
+    with meter:
+        pass
+    assert (meter.source, meter.joules) == (None, None)
+
+
+def test_record_of_a_bundle(bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "latency.json"
+    arguments = ["latency", str(bundle), "--backend", "onnxruntime-cpu", "--threads", "1", "--frames", "12"]
+    result = CliRunner().invoke(app, [*arguments, "--warmup", "2", "--size", "160x120", "--json", str(out)])
+    assert result.exit_code == 0, result.output
+    content = json.loads(out.read_text())
+    assert content["schema"] == "edgetrack.benchmarks.latency"
+    assert (content["frames"], content["frame_size"], content["threads"]) == (12, [160, 120], 1)
+    update = content["update_ms"]
+    assert 0 < update["p50"] <= update["p95"] <= update["p99"]
+    stages = {name: values["mean"] for name, values in content["stages_ms"].items()}
+    assert set(stages) == {"crop", "graph", "postprocess", "template"}
+    assert sum(stages.values()) <= update["mean"] + 1e-3
+    assert content["overhead_ms"]["mean"] == pytest.approx(update["mean"] - stages["graph"], abs=1e-3)
+    assert content["disk_bytes"] == sum(p.stat().st_size for p in bundle.iterdir() if p.name != "manifest.json")
+    assert content["memory_mib"]["peak"] >= content["memory_mib"]["before"]
+    assert content["placement"].keys() == {"CPUExecutionProvider"}
+
+
+def test_options_are_checked() -> None:
+    for option, value in (("--size", "640"), ("--size", "ax b"), ("--cores", "0;1")):
+        result = CliRunner().invoke(app, ["latency", "opencv:mil", option, value])
+        assert result.exit_code == 2
+        assert option in result.output

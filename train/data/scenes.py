@@ -105,7 +105,8 @@ class Sprites:
         if path not in self._read:
             image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
             usable = image is not None and image.ndim == 3 and image.shape[2] == 4
-            self._read[path] = trim(image) if usable else shape_sprite(rng)
+            # Not from `rng`: an example must not depend on which were drawn before it.
+            self._read[path] = trim(image) if usable else shape_sprite(np.random.default_rng(0))
         return self._read[path]
 
 

@@ -53,7 +53,7 @@ def build_index(labels: Path) -> Index:
         DatasetError: the file is not COCO's.
     """
     try:
-        # Outlines make up most of the file and are dropped as they are met: all of it as objects takes 4 GB.
+        # Outlines make up most of the file, and of the memory it takes: they are dropped as they are met.
         content = json.loads(labels.read_bytes(), object_pairs_hook=_without_outlines)
         files = {image["id"]: image["file_name"] for image in content["images"]}
         boxes: dict[int, list[list[float]]] = {image: [] for image in files}
@@ -77,7 +77,7 @@ def _without_outlines(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def cached_index(labels: Path) -> Index:
-    """The index of a COCO file, kept in the user's cache folder, since reading all of COCO takes half a minute."""
+    """The index of a COCO file, kept in the user's cache folder: parsing all of COCO takes some ten seconds."""
     state = labels.stat()
     key = f"{labels.resolve()}|{state.st_size}|{state.st_mtime_ns}|{MIN_SIDE}|{INDEX_VERSION}"
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgetrack" / "indices"

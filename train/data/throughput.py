@@ -1,0 +1,51 @@
+"""How many examples a second the data layer gives by itself: what a GPU can be fed with."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from torch.utils.data import DataLoader, Dataset
+
+from train.data.pairs import Pair
+
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """What was measured.
+
+    Attributes:
+        workers: loading processes; 0 is the main process itself.
+        pairs: examples loaded in the time measured.
+        seconds: the time measured.
+    """
+
+    workers: int
+    pairs: int
+    seconds: float
+
+    @property
+    def pairs_per_second(self) -> float:
+        return self.pairs / self.seconds
+
+
+def measure(dataset: Dataset[Pair], workers: int, seconds: float) -> Throughput:
+    """Load batches from the dataset's beginning for about `seconds`, and count.
+
+    Starting the processes and each one's first two batches are not counted; nor, since they may have been loaded
+    before, are those that were waiting when the time began.
+    """
+    loader = DataLoader(
+        dataset, BATCH, num_workers=workers, prefetch_factor=1 if workers else None, drop_last=True, shuffle=False
+    )
+    batches = iter(loader)
+    for _ in range(2 * max(1, workers)):
+        next(batches)
+    pairs, began = 0, time.perf_counter_ns()
+    for _ in batches:
+        pairs += BATCH
+        if (time.perf_counter_ns() - began) * 1e-9 >= seconds:
+            break
+    return Throughput(workers, pairs, (time.perf_counter_ns() - began) * 1e-9)

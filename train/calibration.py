@@ -15,8 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from edgetrack.decoding import hanning_window
 from edgetrack.seqtrack import score_features
 from train.data.pairs import Pair
-from train.loop import iou, normalised
-from train.losses import in_order
+from train.evaluation import iou, predict
 from train.models.seqtrack import SeqTrack
 
 FIELDS = ("presence", "likelihood", "intercept")
@@ -69,9 +68,7 @@ def _decode(
     penalty = torch.from_numpy(hanning_window(window, model.config.bins))
     features, found = [], []
     for pair in DataLoader(pairs, batch):
-        tokens = model.encode(normalised(pair.templates), normalised(pair.search))
-        ids, likelihoods, presence = model.decoder.generate(*model.project_memory(tokens), penalty, model.config.order)
-        boxes = in_order(ids / (model.config.bins - 1), model.config.order)
+        boxes, likelihoods, presence = predict(model, pair, penalty)
         features += [score_features(p, m) for p, m in zip(presence.tolist(), likelihoods.mean(1).tolist(), strict=True)]
         found.append((iou(boxes, pair.box) > 0.5) & pair.present)
     return np.asarray(features), torch.cat(found).numpy()

@@ -28,9 +28,10 @@ def fit(
     start: Annotated[Path | None, typer.Option(help="Weights to start from.")] = None,
     threads: Annotated[int, typer.Option(help="Torch threads.")] = 1,
     workers: Annotated[int, typer.Option(help="Data-loading processes.")] = 1,
-    every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
+    every: Annotated[int, typer.Option(help="Steps between validations and checkpoints.")] = 500,
+    compiled: Annotated[bool, typer.Option("--compile", help="Train through torch.compile.")] = False,
 ) -> None:
-    """Train a recipe, or go on with the run in --out."""
+    """Train a recipe, or go on with the run in --out. Under torchrun, on all its processes."""
     import cv2
     import torch
 
@@ -47,7 +48,7 @@ def fit(
     except (TypeError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
     train, validation = datasets(chosen, data or [])
-    run(chosen, train, validation, out, start=start, workers=workers, every=every)
+    run(chosen, train, validation, out, start=start, workers=workers, every=every, compiled=compiled)
 
 
 @app.command("import")

@@ -1,10 +1,11 @@
-"""The training loop: one process, resumable at any step, with the same losses as if it had never stopped."""
+"""The training loop: on one process or many, resumable at any step with the losses of an uninterrupted run."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -13,215 +14,220 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from edgetrack.imaging import IMAGENET_MEAN, IMAGENET_STD
 from train.checkpoints.files import read_tensors, save_model, write_tensors
-from train.data.pairs import Pair
-from train.losses import box_tokens, dense_loss, in_order, sequence_loss
+from train.data.pairs import Pair, PairDataset
+from train.distributed import Processes, processes
+from train.evaluation import picture_sheet, validate
+from train.log import RunLog
+from train.losses import terms
 from train.models.seqtrack import SeqTrack
+from train.objective import LOSSES, Objective
+from train.optimiser import build, learning_rate, set_learning_rate
 from train.recipes import Recipe
 
 STATE = "state.safetensors"
 WEIGHTS = "model.safetensors"
+PICTURES = "predictions.png"
 
 
-class From(Sampler[int]):
-    """Indices in order, from `start`."""
+class Share(Sampler[list[int]]):
+    """The batches of one process from a step on.
 
-    def __init__(self, start: int, stop: int) -> None:
-        self._range = range(start, stop)
+    Each step's examples are cut into equal parts, one per process and part of an accumulated batch: together they are
+    the same examples whatever the number of processes.
+    """
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._range)
+    def __init__(self, recipe: Recipe, ranks: Processes, start: int) -> None:
+        parts = ranks.count * recipe.accumulate
+        if recipe.batch % parts:
+            raise ValueError(f"batch is {recipe.batch}; expected a multiple of {parts}, processes times accumulate")
+        self._size, self._recipe, self._ranks = recipe.batch // parts, recipe, ranks
+        self._start = start
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self._start, self._recipe.steps):
+            for part in range(self._recipe.accumulate):
+                first = step * self._recipe.batch + (part * self._ranks.count + self._ranks.rank) * self._size
+                yield list(range(first, first + self._size))
 
     def __len__(self) -> int:
-        return len(self._range)
-
-
-def normalised(images: Tensor) -> Tensor:
-    """uint8 BGR (..., H, W, 3) -> RGB float (..., 3, H, W), as `edgetrack.imaging.normalise` does for one image."""
-    scale = torch.tensor([1 / (255 * s) for s in IMAGENET_STD], device=images.device)
-    shift = torch.tensor([-m / s for m, s in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)], device=images.device)
-    return (images.flip(-1) * scale + shift).movedim(-1, -3)
-
-
-class TrainingModel(nn.Module):
-    """The model and what only training needs: the head of the dense auxiliary loss."""
-
-    def __init__(self, model: SeqTrack) -> None:
-        super().__init__()
-        self.model = model
-        self.dense = nn.Linear(model.config.encoder_dim, 5)
-
-    def forward(self, pair: Pair, recipe: Recipe) -> dict[str, Tensor]:
-        """The losses of a batch: coordinates, absent, dense and their weighted sum, total."""
-        model = self.model
-        boxes = in_order(pair.box, model.config.order)
-        start = torch.full((len(boxes), 1), model.decoder.start, device=boxes.device)
-        sequence = torch.cat([start, box_tokens(boxes, model.config.bins)[:, :3]], 1)  # (B, 4)
-        tokens = model.encode(normalised(pair.templates), normalised(pair.search))
-        coordinates, absent = sequence_loss(model.logits(tokens, sequence), boxes, pair.present, sigma=recipe.sigma)
-        dense = dense_loss(self.dense(tokens[:, : model.config.search_tokens]), pair.box, pair.present)
-        total = coordinates + recipe.absent * absent + recipe.dense * dense
-        return {"total": total, "coordinates": coordinates, "absent": absent, "dense": dense}
-
-
-def iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union (B,) of boxes (B, 4) in cx, cy, w, h."""
-    low = torch.maximum(a[:, :2] - a[:, 2:] / 2, b[:, :2] - b[:, 2:] / 2)
-    high = torch.minimum(a[:, :2] + a[:, 2:] / 2, b[:, :2] + b[:, 2:] / 2)
-    intersection = (high - low).clamp(min=0).prod(1)
-    return intersection / (a[:, 2:].prod(1) + b[:, 2:].prod(1) - intersection).clamp(min=1e-9)
-
-
-@torch.inference_mode()
-def validate(model: SeqTrack, loader: DataLoader[Pair]) -> dict[str, float]:
-    """Greedy decoding on held-out pairs: mean overlap, share above 0.5, and AUROC of presence against absence."""
-    model.eval()
-    overlaps, presence, labels = [], [], []
-    for pair in loader:
-        tokens = model.encode(normalised(pair.templates), normalised(pair.search))
-        ids, _, p = model.decoder.generate(*model.project_memory(tokens), order=model.config.order)
-        boxes = in_order(ids / (model.config.bins - 1), model.config.order)
-        overlaps.append(iou(boxes, pair.box)[pair.present])
-        presence.append(p)
-        labels.append(pair.present)
-    overlap, p, label = torch.cat(overlaps), torch.cat(presence), torch.cat(labels)
-    auroc = (p[label][:, None] > p[~label]).float().mean().item()
-    return {"iou": overlap.mean().item(), "sr50": (overlap > 0.5).float().mean().item(), "auroc": auroc}
-
-
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up, constant, linear decay to zero over the last `decay` steps."""
-    return recipe.lr * min(1.0, (step + 1) / recipe.warmup, (recipe.steps - step) / recipe.decay)
+        return (self._recipe.steps - self._start) * self._recipe.accumulate
 
 
 def fit(
     recipe: Recipe,
     train: Dataset[Pair],
-    validation: Dataset[Pair],
+    validation: PairDataset,
     out: Path,
     *,
-    start: Path | None,
-    workers: int,
-    every: int,
+    start: Path | None = None,
+    workers: int = 0,
+    every: int = 500,
+    compiled: bool = False,
 ) -> None:
-    """Train to the recipe's last step, resuming from `out` when it holds a state.
+    """Train to the recipe's last step, resuming from `out` when it holds a state. Under `torchrun` on all processes.
 
     Args:
+        recipe: what is trained and how; `batch` is the joint batch of all processes.
         train, validation: datasets; `train` must hold recipe.steps * recipe.batch examples.
-        out: folder of recipe.json, log.jsonl, state.safetensors and model.safetensors (the averaged weights).
+        out: folder of recipe.json, log.jsonl, predictions.png, state.safetensors and model.safetensors, the last with
+            the averaged weights.
         start: weights to begin from, written by `save_model`; None for random ones.
         workers: data-loading processes.
         every: steps between validations and checkpoints.
+        compiled: train through `torch.compile`.
+
+    Raises:
+        FloatingPointError: the loss is not finite; the batch is in `out`.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.manual_seed(recipe.seed)
-    evaluated = SeqTrack(recipe.model).to(device)
-    trainer = TrainingModel(SeqTrack(recipe.model)).to(device)
-    if start is not None:
-        trainer.model.load_state_dict(read_tensors(start)[0])
-    average = {name: tensor.detach().clone() for name, tensor in trainer.model.state_dict().items()}
-    decayed = [p for p in trainer.parameters() if p.dim() > 1]
-    others = [p for p in trainer.parameters() if p.dim() <= 1]
-    optimiser = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=recipe.lr,
-        betas=(0.9, 0.98),
-    )
-    step, seconds = 0, 0.0
-    if (out / STATE).is_file():
-        step, seconds = _restore(out / STATE, trainer, average, optimiser)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "recipe.json").write_text(json.dumps(recipe.to_dict(), indent=2) + "\n")
-    loader = DataLoader(
-        train,
-        recipe.batch,
-        sampler=From(step * recipe.batch, recipe.steps * recipe.batch),
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        drop_last=True,
-        # Left to itself a loader draws from the generator that dropout uses, at other times in a resumed run.
-        generator=torch.Generator(),
-    )
-    validation_loader = DataLoader(validation, recipe.batch, generator=torch.Generator())
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    totals: dict[str, float] = {}
-    began = time.perf_counter()
-    with Progress(*columns, console=Console(stderr=True)) as progress, (out / "log.jsonl").open("a") as log:
-        task = progress.add_task("train", total=recipe.steps, completed=step)
-        for batch in loader:
-            pair = Pair(*(tensor.to(device, non_blocking=True) for tensor in batch))
-            trainer.train()
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate(recipe, step)
-            with torch.autocast(device.type, torch.bfloat16):
-                losses = trainer(pair, recipe)
-            if not torch.isfinite(losses["total"]):
-                write_tensors(out / "failed_batch.safetensors", pair._asdict(), {"step": step})
-                raise FloatingPointError(
-                    f"the loss is not finite at step {step}; the batch is in {out / 'failed_batch.safetensors'}"
-                )
-            losses["total"].backward()
-            nn.utils.clip_grad_norm_(trainer.parameters(), recipe.clip)
-            optimiser.step()
-            optimiser.zero_grad()
-            step += 1
-            decay = min(recipe.ema, (1 + step) / (10 + step))
-            with torch.no_grad():
-                for name, tensor in trainer.model.state_dict().items():
-                    average[name].lerp_(tensor, 1 - decay)
-            for name, loss in losses.items():
-                totals[name] = totals.get(name, 0.0) + loss.item()
-            progress.update(task, completed=step, description=f"train, loss {losses['total'].item():.3f}")
-            if step % every == 0 or step == recipe.steps:
-                evaluated.load_state_dict(average)
-                spent = seconds + time.perf_counter() - began
-                record = {
-                    "step": step,
-                    "pairs": step * recipe.batch,
-                    "hours": round(spent / 3600, 3),
-                    **{name: round(total / (step % every or every), 4) for name, total in totals.items()},
-                    **{name: round(value, 4) for name, value in validate(evaluated, validation_loader).items()},
-                }
-                totals = {}
-                log.write(json.dumps(record) + "\n")
-                log.flush()
-                _save(out / STATE, trainer, average, optimiser, step, spent)
-                save_model(out / WEIGHTS, trainer.model, average, training=record, recipe=recipe.to_dict())
+    with processes() as ranks:
+        Run(recipe, out, ranks, start).train(train, validation, workers=workers, every=every, compiled=compiled)
 
 
-def _save(
-    path: Path,
-    trainer: TrainingModel,
-    average: dict[str, Tensor],
-    optimiser: torch.optim.Optimizer,
-    step: int,
-    seconds: float,
-) -> None:
-    tensors = {f"trainer.{name}": tensor for name, tensor in trainer.state_dict().items()}
-    tensors |= {f"average.{name}": tensor for name, tensor in average.items()}
-    for index, state in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
-    tensors["rng"] = torch.get_rng_state()
-    write_tensors(path, tensors, {"step": step, "seconds": seconds})
+class Run:
+    """A run in progress: everything that a checkpoint holds."""
 
+    def __init__(self, recipe: Recipe, out: Path, ranks: Processes, start: Path | None) -> None:
+        self.recipe, self.out, self.ranks = recipe, out, ranks
+        torch.manual_seed(recipe.seed + ranks.rank)
+        self.evaluated = SeqTrack(recipe.model).to(ranks.device)
+        self.objective = Objective(recipe).to(ranks.device)
+        if start is not None:
+            self.objective.model.load_state_dict(read_tensors(start)[0])
+        self.average = {name: t.detach().clone() for name, t in self.objective.model.state_dict().items()}
+        self.optimiser = build(self.objective, recipe)
+        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=recipe.precision == "fp16")
+        self.step, self.seconds = 0, 0.0
+        if (out / STATE).is_file():
+            self._restore()
 
-def _restore(
-    path: Path, trainer: TrainingModel, average: dict[str, Tensor], optimiser: torch.optim.Optimizer
-) -> tuple[int, float]:
-    """Load what `_save` wrote, into the arguments; returns the step and the seconds trained so far."""
-    tensors, metadata = read_tensors(path)
+    def train(self, train: Dataset[Pair], validation: PairDataset, *, workers: int, every: int, compiled: bool) -> None:
+        recipe, ranks = self.recipe, self.ranks
+        if ranks.is_first:
+            self.out.mkdir(parents=True, exist_ok=True)
+            (self.out / "recipe.json").write_text(json.dumps(recipe.to_dict(), indent=2) + "\n")
+        ranks.wait()
+        loader = DataLoader(
+            train,
+            batch_sampler=Share(recipe, ranks, self.step),
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+            pin_memory=ranks.device.type == "cuda",
+            # Left to itself a loader draws from the generator that dropout uses, at other times in a resumed run.
+            generator=torch.Generator(),
+        )
+        validation_loader = DataLoader(validation, 64, generator=torch.Generator())
+        module = ranks.wrap(self.objective)
+        if compiled:
+            module.compile()
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        since = torch.zeros(len(LOSSES))
+        began = time.perf_counter() - self.seconds
+        batches = iter(loader)
+        with (
+            Progress(*columns, console=Console(stderr=True), disable=not ranks.is_first) as progress,
+            RunLog(self.out) if ranks.is_first else nullcontext() as log,
+        ):
+            task = progress.add_task("train", total=recipe.steps, completed=self.step)
+            while self.step < recipe.steps:
+                parts = [self._to_device(next(batches)) for _ in range(recipe.accumulate)]
+                losses = self._update(module, parts)
+                since += losses
+                progress.update(task, completed=self.step, description=f"train, loss {losses.sum().item():.3f}")
+                if self.step % every and self.step != recipe.steps:
+                    continue
+                self.seconds = time.perf_counter() - began
+                if log is not None:
+                    self.evaluated.load_state_dict(self.average)
+                    means = (since / (self.step % every or every)).tolist()
+                    record = {
+                        "step": self.step,
+                        "pairs": self.step * recipe.batch,
+                        "hours": round(self.seconds / 3600, 3),
+                        **{name: round(mean, 4) for name, mean in zip(LOSSES, means, strict=True)},
+                        **{
+                            k: round(v, 4) for k, v in validate(self.evaluated, validation_loader, ranks.device).items()
+                        },
+                    }
+                    log.write(record)
+                    self._save(record)
+                    picture_sheet(self.evaluated, validation, self.out / PICTURES, ranks.device)
+                since.zero_()
+                ranks.wait()
 
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    def _to_device(self, batch: list[Tensor]) -> Pair:
+        return Pair(*(tensor.to(self.ranks.device, non_blocking=True) for tensor in batch))
 
-    trainer.load_state_dict(part("trainer."))
-    for name, tensor in part("average.").items():
-        average[name].copy_(tensor)
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in part("optimiser.").items():
-        index, name = key.split(".")
-        state.setdefault(int(index), {})[name] = tensor
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-    torch.set_rng_state(tensors["rng"])
-    return metadata["step"], metadata["seconds"]
+    def _update(self, module: nn.Module, parts: list[Pair]) -> Tensor:
+        """One step of the optimiser on the joint batch; returns the four losses on the CPU."""
+        recipe, ranks = self.recipe, self.ranks
+        module.train()
+        set_learning_rate(self.optimiser, learning_rate(recipe, self.step))
+        counts = torch.stack([terms(pair.box, pair.present, recipe.model.search_tokens) for pair in parts]).sum(0)
+        counts = ranks.total(counts)
+        losses = torch.zeros(len(LOSSES), device=ranks.device)
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[recipe.precision]
+        for index, pair in enumerate(parts):
+            last = index == len(parts) - 1
+            hold = nullcontext() if last or ranks.count == 1 else module.no_sync()
+            with hold:
+                with torch.autocast(ranks.device.type, dtype, enabled=recipe.precision != "fp32"):
+                    total, means = module(pair, counts)
+                if not torch.isfinite(total):
+                    self._refuse(pair)
+                # Processes average their gradients; the losses are already divided by joint counts, so undo it.
+                self.scaler.scale(total * ranks.count).backward()
+            losses[: len(means)] += means
+        self.scaler.unscale_(self.optimiser)
+        nn.utils.clip_grad_norm_(self.objective.parameters(), recipe.clip)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.optimiser.zero_grad()
+        self.step += 1
+        decay = min(recipe.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for name, tensor in self.objective.model.state_dict().items():
+                self.average[name].lerp_(tensor, 1 - decay)
+        return ranks.total(losses).cpu()
+
+    def _refuse(self, pair: Pair) -> None:
+        path = self.out / f"failed_batch_{self.ranks.rank}.safetensors"
+        write_tensors(path, pair._asdict(), {"step": self.step})
+        raise FloatingPointError(f"the loss is not finite at step {self.step}; the batch is in {path}")
+
+    def _save(self, record: dict[str, float]) -> None:
+        """Write the state, then the averaged weights: each whole or not at all."""
+        tensors = {f"objective.{name}": tensor for name, tensor in self.objective.state_dict().items()}
+        tensors |= {f"average.{name}": tensor for name, tensor in self.average.items()}
+        for index, state in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
+        tensors["rng"] = torch.get_rng_state()
+        if self.ranks.device.type == "cuda":
+            tensors["cuda_rng"] = torch.cuda.get_rng_state()
+        facts = {"step": self.step, "seconds": self.seconds, "scaler": self.scaler.state_dict()}
+        write_tensors(self.out / STATE, tensors, facts)
+        model = self.objective.model
+        save_model(self.out / WEIGHTS, model, self.average, training=record, recipe=self.recipe.to_dict())
+
+    def _restore(self) -> None:
+        tensors, facts = read_tensors(self.out / STATE)
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+        self.objective.load_state_dict(part("objective."))
+        for name, tensor in part("average.").items():
+            self.average[name].copy_(tensor)
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in part("optimiser.").items():
+            index, name = key.split(".")
+            state.setdefault(int(index), {})[name] = tensor
+        self.optimiser.load_state_dict({"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]})
+        self.scaler.load_state_dict(facts["scaler"])
+        # Random numbers matter to dropout alone. They are those of the first process: the others go on from another
+        # point of their own streams, which is as random.
+        if self.ranks.is_first:
+            torch.set_rng_state(tensors["rng"])
+            if "cuda_rng" in tensors:
+                torch.cuda.set_rng_state(tensors["cuda_rng"])
+        self.step, self.seconds = facts["step"], facts["seconds"]

@@ -1,10 +1,24 @@
-"""What SeqTrack is trained with: cross-entropy over tokens, and a dense auxiliary loss."""
+"""What SeqTrack is trained with: cross-entropy over tokens, and a dense auxiliary loss.
+
+Every loss is a sum over what it applies to, and `terms` counts that. The caller divides by counts over the joint batch,
+so that a batch spread over processes, or cut into parts, has the gradient of the whole.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+ON_TARGET = 0.5
+"""A token lies on the target when more than this share of its patch does."""
+
+
+def terms(boxes: Tensor, present: Tensor, search_tokens: int) -> Tensor:
+    """What the four sums are over, (4,) float: present targets, absent ones, search tokens, tokens on the target."""
+    covered = coverage(boxes, round(search_tokens**0.5)) * present[:, None]
+    counts = (present.sum(), (~present).sum(), torch.tensor(covered.numel()), (covered > ON_TARGET).sum())
+    return torch.stack([count.to(boxes.device, torch.float32) for count in counts])
 
 
 def box_tokens(boxes: Tensor, bins: int) -> Tensor:
@@ -29,31 +43,32 @@ def soft_targets(boxes: Tensor, bins: int, sigma: float) -> Tensor:
     return weights / weights.sum(-1, keepdim=True)
 
 
-def sequence_loss(logits: Tensor, boxes: Tensor, present: Tensor, *, sigma: float) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of the four coordinates, and of presence at the first step.
+def sequence_loss(
+    logits: Tensor, boxes: Tensor, present: Tensor, *, sigma: float, end_weight: float
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of the tokens: the four coordinates and END of present targets, and END at once of absent ones.
 
-    A present target's sequence is its four coordinates; an absent one's is END alone, so the first step decides between
-    a coordinate and END, and the later steps count for present targets only.
+    An absent target's sequence is END alone, so the first step decides between a coordinate and END.
 
     Args:
-        logits: (B, 4 or more, bins + 2), teacher-forced.
+        logits: (B, 5, bins + 2), teacher-forced with START and the four coordinates.
         boxes: (B, 4) in token order, in [0, 1].
         present: (B,) bool.
         sigma: spread of the soft targets; 0 for the paper's hard ones.
+        end_weight: weight of the END that follows a box; the official code's 0.01.
 
     Returns:
-        Mean loss per coordinate of the present targets, and mean loss of END over the absent ones.
+        Sums over the present targets, of the weighted mean over their tokens, and over the absent ones.
     """
     bins = logits.shape[-1] - 2
-    log_p = logits[:, :4].float().log_softmax(-1)  # (B, 4, V)
+    log_p = logits.float().log_softmax(-1)  # (B, 5, V)
     if sigma > 0:
-        coordinates = -(soft_targets(boxes, bins, sigma) * log_p[..., :bins]).sum(-1)
+        coordinates = -(soft_targets(boxes, bins, sigma) * log_p[:, :4, :bins]).sum(-1)
     else:
-        coordinates = -log_p.gather(-1, box_tokens(boxes, bins)[..., None])[..., 0]
-    weight = present.float()
-    coordinate_loss = (coordinates.mean(1) * weight).sum() / weight.sum().clamp(min=1)
-    absent_loss = (-log_p[:, 0, bins] * (1 - weight)).sum() / (1 - weight).sum().clamp(min=1)
-    return coordinate_loss, absent_loss
+        coordinates = -log_p[:, :4].gather(-1, box_tokens(boxes, bins)[..., None])[..., 0]
+    end = -log_p[:, 4, bins]
+    sequence = (coordinates.sum(1) + end_weight * end) / (4 + end_weight)
+    return (sequence * present).sum(), (-log_p[:, 0, bins] * ~present).sum()
 
 
 def coverage(boxes: Tensor, grid: int) -> Tensor:
@@ -65,22 +80,23 @@ def coverage(boxes: Tensor, grid: int) -> Tensor:
     return (share[:, 1, :, None] * share[:, 0, None, :]).flatten(1)
 
 
-def dense_loss(predictions: Tensor, boxes: Tensor, present: Tensor) -> Tensor:
+def dense_loss(predictions: Tensor, boxes: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
     """What every search token is asked besides the decoder's answer: am I on the target, and where are its edges?
 
-    Binary cross-entropy of the first value against the share of the token's patch that the target covers; on tokens
-    that lie on the target for the most part, 1 - GIoU of the box spanned by the other four, which are distances to its
-    left, top, right and bottom edge (FCOS, Tian et al. 2019).
-
     Args:
-        predictions: (B, Ns, 5), raw.
+        predictions: (B, Ns, 5), raw: a score, and the distances to the target's left, top, right and bottom edge.
         boxes: (B, 4) cx, cy, w, h in [0, 1].
         present: (B,) bool.
+
+    Returns:
+        The sum over tokens of the binary cross-entropy of the score against the share of the token's patch that the
+        target covers; and, over the tokens that lie on the target for the most part, of 1 - GIoU of the box that the
+        distances span (FCOS, Tian et al. 2019).
     """
     grid = round(predictions.shape[1] ** 0.5)
     covered = coverage(boxes, grid) * present[:, None]  # (B, Ns)
     predictions = predictions.float()
-    on_target = F.binary_cross_entropy_with_logits(predictions[..., 0], covered)
+    on_target = F.binary_cross_entropy_with_logits(predictions[..., 0], covered, reduction="sum")
     ticks = (torch.arange(grid, device=boxes.device) + 0.5) / grid
     centres = torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), -1).flatten(0, 1)  # (Ns, 2), row by row
     # Scaled so that a distance of a quarter of the crop, the usual order, is a value near 0.
@@ -88,9 +104,8 @@ def dense_loss(predictions: Tensor, boxes: Tensor, present: Tensor) -> Tensor:
     low, high = centres - distances[..., :2], centres + distances[..., 2:]  # (B, Ns, 2)
     target_low = (boxes[:, None, :2] - boxes[:, None, 2:] / 2).expand_as(low)
     target_high = (boxes[:, None, :2] + boxes[:, None, 2:] / 2).expand_as(high)
-    weight = (covered > 0.5).float()
     spans = 1 - generalised_iou(low, high, target_low, target_high)
-    return on_target + (spans * weight).sum() / weight.sum().clamp(min=1)
+    return on_target, (spans * (covered > ON_TARGET)).sum()
 
 
 def generalised_iou(low: Tensor, high: Tensor, other_low: Tensor, other_high: Tensor) -> Tensor:

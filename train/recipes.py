@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from train.data.pairs import PairConfig
+from train.data.pairs import OFFICIAL, PairConfig
 from train.models.seqtrack import PRESETS, SeqTrackConfig
 from train.settings import with_settings
 
@@ -24,26 +24,42 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training run."""
+    """One training run. The defaults are the edge presets'."""
 
     model: SeqTrackConfig
     mixture: Mixture = field(default_factory=Mixture)
     pairs: PairConfig = field(default_factory=PairConfig)
     batch: int = 64
+    """Examples of one step, over all processes."""
+    accumulate: int = 1
+    """Parts that a step's examples are computed in, one after the other, where memory is short."""
+    recompute: bool = False
+    """Keep no activations inside the encoder's blocks: less memory, a third more time."""
+    precision: str = "bf16"
+    """Autocast: "bf16", "fp16" (with a scaled loss) or "fp32" (none)."""
     steps: int = 14_000
     lr: float = 8e-4
+    encoder_lr: float = 1.0
+    """The encoder's learning rate, as a share of `lr`."""
+    beta2: float = 0.98
+    schedule: str = "linear"
+    """What the last `decay` steps do: "linear" to zero, or "step" to a tenth."""
     warmup: int = 500
     decay: int = 3000
-    """The learning rate falls linearly to zero over the last `decay` steps and is constant before."""
     weight_decay: float = 0.05
+    decay_vectors: bool = False
+    """Whether biases and normalisation are decayed too."""
     clip: float = 1.0
     ema: float = 0.999
+    """Decay of the averaged weights, which are what is validated and kept; 0 keeps the last."""
     sigma: float = 0.01
-    """Spread of the soft targets, in units of the search crop's side."""
+    """Spread of the soft targets, in units of the search crop's side; 0 for hard ones."""
+    end_weight: float = 0.0
+    """Weight of the END that follows a box."""
     dense: float = 1.0
     """Weight of the auxiliary loss on search tokens; training only."""
     absent: float = 0.5
-    """Weight of the END loss."""
+    """Weight of the END of absent targets."""
     seed: int = 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -62,7 +78,44 @@ class Recipe:
         )
 
 
-RECIPES: dict[str, Recipe] = {"seqtrack-nano": Recipe(PRESETS["seqtrack-nano"])}
+EPOCHS = 500
+"""Length of the paper's training; over the last 100 epochs the learning rate is a tenth."""
+
+
+def _paper(preset: str, epoch: int) -> Recipe:
+    """SeqTrack's published training (Sec. 4.1 and the official configuration), `epoch` examples an epoch."""
+    batch = 64
+    return Recipe(
+        PRESETS[preset],
+        pairs=OFFICIAL,
+        batch=batch,
+        recompute=preset == "seqtrack-l384",
+        steps=EPOCHS * epoch // batch,
+        lr=1e-4,
+        encoder_lr=0.1,
+        beta2=0.999,
+        schedule="step",
+        warmup=0,
+        decay=100 * epoch // batch,
+        weight_decay=1e-4,
+        decay_vectors=True,
+        clip=0.1,
+        ema=0.0,
+        sigma=0.0,
+        end_weight=0.01,
+        dense=0.0,
+        absent=0.0,
+    )
+
+
+_PAPER_PRESETS = tuple(name for name in PRESETS if name != "seqtrack-nano")
+
+RECIPES: dict[str, Recipe] = {
+    "seqtrack-nano": Recipe(PRESETS["seqtrack-nano"]),
+    **{name: _paper(name, 60_000) for name in _PAPER_PRESETS},
+    **{f"{name}-got": _paper(name, 30_000) for name in _PAPER_PRESETS},
+}
+"""By name. The paper's variants, with -got trained on GOT-10k alone, as its protocol asks; the edge preset."""
 
 
 def override(recipe: Recipe, settings: list[str]) -> Recipe:

@@ -13,8 +13,11 @@ import torch
 from edgetrack.imaging import normalise
 from train.checkpoints import CheckpointError, load_model, read_tensors
 from train.data.mixture import datasets
-from train.loop import fit, iou, learning_rate, normalised
+from train.evaluation import iou
+from train.loop import fit
 from train.models.seqtrack import SeqTrackConfig
+from train.objective import normalised
+from train.optimiser import learning_rate
 from train.recipes import Recipe
 
 TINY = SeqTrackConfig(
@@ -36,7 +39,7 @@ RECIPE = Recipe(TINY, batch=4, steps=6, warmup=2, decay=3)
 def run(recipe: Recipe, out: Path, every: int = 2) -> list[dict[str, float]]:
     train, validation = datasets(recipe, [])
     validation._length = 4
-    fit(recipe, train, validation, out, start=None, workers=0, every=every)
+    fit(recipe, train, validation, out, every=every)
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
@@ -58,10 +61,10 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> N
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(train), "__getitem__", killed)
         with pytest.raises(Killed):
-            fit(RECIPE, train, validation, tmp_path / "parts", start=None, workers=0, every=2)
+            fit(RECIPE, train, validation, tmp_path / "parts", every=2)
     parts = run(RECIPE, tmp_path / "parts")
     assert [record["step"] for record in parts] == [2, 4, 6]
-    for name in ("total", "iou", "sr50"):
+    for name in ("coordinates", "absent", "edges", "iou", "sr50"):
         assert [record[name] for record in parts] == [record[name] for record in whole]
     one, other = (read_tensors(tmp_path / name / "state.safetensors")[0] for name in ("whole", "parts"))
     assert one.keys() == other.keys()
@@ -70,7 +73,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> N
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
     log = run(replace(RECIPE, steps=24, lr=3e-3, decay=4), tmp_path, every=8)
-    assert log[-1]["total"] < log[0]["total"]
+    assert log[-1]["coordinates"] < log[0]["coordinates"]
 
 
 def test_weights_are_written_with_the_configuration(tmp_path: Path) -> None:
@@ -89,7 +92,7 @@ def test_weights_are_written_with_the_configuration(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_batch(tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match="not finite"):
         run(replace(RECIPE, dense=float("inf")), tmp_path)
-    batch, metadata = read_tensors(tmp_path / "failed_batch.safetensors")
+    batch, metadata = read_tensors(tmp_path / "failed_batch_0.safetensors")
     assert batch["search"].shape == (4, 32, 32, 3)
     assert metadata["step"] == 0
 

@@ -7,7 +7,16 @@ import math
 import pytest
 import torch
 
-from train.losses import box_tokens, coverage, dense_loss, generalised_iou, in_order, sequence_loss, soft_targets
+from train.losses import (
+    box_tokens,
+    coverage,
+    dense_loss,
+    generalised_iou,
+    in_order,
+    sequence_loss,
+    soft_targets,
+    terms,
+)
 
 BOXES = torch.tensor([[0.5, 0.25, 0.3, 0.1], [0.0, 1.0, 0.999, 0.5], [-0.2, 1.4, 0.5, 2.0]])
 
@@ -32,33 +41,46 @@ def test_soft_targets_are_distributions_centred_on_the_value() -> None:
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.02])
-def test_sequence_loss_is_what_a_loop_computes(sigma: float) -> None:
+@pytest.mark.parametrize("end_weight", [0.0, 0.01])
+def test_sequence_loss_is_what_a_loop_computes(sigma: float, end_weight: float) -> None:
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(3, 4, 52, generator=generator, dtype=torch.float64)
+    logits = torch.randn(3, 5, 52, generator=generator, dtype=torch.float64)
     present = torch.tensor([True, False, True])
-    coordinate, absent = sequence_loss(logits, BOXES, present, sigma=sigma)
-    total = []
+    coordinate, absent = sequence_loss(logits, BOXES, present, sigma=sigma, end_weight=end_weight)
+
+    def surprise(b: int, position: int, target: dict[int, float]) -> float:
+        log_z = math.log(sum(math.exp(v) for v in logits[b, position].tolist()))
+        weight = sum(target.values())
+        return sum(w * (log_z - logits[b, position, i].item()) for i, w in target.items()) / weight
+
+    total = 0.0
     for b in (0, 2):
+        of_box = end_weight * surprise(b, 4, {50: 1.0})
         for position in range(4):
-            log_z = math.log(sum(math.exp(v) for v in logits[b, position].tolist()))
             centre = min(max(BOXES[b, position].item(), 0.0), 1.0) * 49
             if sigma:
-                weights = [math.exp(-0.5 * ((i - centre) / (sigma * 49)) ** 2) for i in range(50)]
+                target = {i: math.exp(-0.5 * ((i - centre) / (sigma * 49)) ** 2) for i in range(50)}
             else:
-                weights = [float(i == int(centre)) for i in range(50)]
-            total.append(sum(w * (log_z - logits[b, position, i].item()) for i, w in enumerate(weights)) / sum(weights))
-    assert coordinate.item() == pytest.approx(sum(total) / 8, rel=1e-5)
-    log_z = math.log(sum(math.exp(v) for v in logits[1, 0].tolist()))
-    assert absent.item() == pytest.approx(log_z - logits[1, 0, 50].item(), rel=1e-5)
+                target = {int(centre): 1.0}
+            of_box += surprise(b, position, target)
+        total += of_box / (4 + end_weight)
+    assert coordinate.item() == pytest.approx(total, rel=1e-5)
+    assert absent.item() == pytest.approx(surprise(1, 0, {50: 1.0}), rel=1e-5)
 
 
 def test_absent_targets_teach_no_coordinates() -> None:
-    logits = torch.randn(1, 4, 52, requires_grad=True)
-    coordinate, absent = sequence_loss(logits, BOXES[:1], torch.tensor([False]), sigma=0.02)
+    logits = torch.randn(1, 5, 52, requires_grad=True)
+    coordinate, absent = sequence_loss(logits, BOXES[:1], torch.tensor([False]), sigma=0.02, end_weight=0.01)
     (coordinate + absent).backward()
     assert logits.grad is not None
     assert not logits.grad[0, 1:].any()
     assert logits.grad[0, 0, 50] < 0
+
+
+def test_terms_count_what_the_sums_are_over() -> None:
+    boxes = torch.tensor([[0.5, 0.5, 0.5, 0.5], [0.5, 0.5, 1.0, 1.0], [0.1, 0.1, 0.05, 0.05]])
+    counts = terms(boxes, torch.tensor([True, False, True]), 16)
+    assert counts.tolist() == [2, 1, 48, 4]
 
 
 def test_coverage_is_the_share_of_samples_inside() -> None:
@@ -73,26 +95,24 @@ def test_coverage_is_the_share_of_samples_inside() -> None:
 
 def test_dense_loss_prefers_scores_that_mark_the_target() -> None:
     box, present = torch.tensor([[0.5, 0.5, 0.5, 0.5]]), torch.tensor([True])
-    right = torch.zeros(1, 16, 5)
+    right, empty = torch.zeros(1, 16, 5), torch.zeros(1, 16, 5)
     right[..., 0] = coverage(box, 4) * 8 - 4
-    assert dense_loss(right, box, present) < dense_loss(-right, box, present)
-    empty = torch.zeros(1, 16, 5)
     empty[..., 0] = -4
-    assert dense_loss(right, box, ~present) > dense_loss(empty, box, ~present)
+    assert dense_loss(right, box, present)[0] < dense_loss(-right, box, present)[0]
+    assert dense_loss(right, box, ~present)[0] > dense_loss(empty, box, ~present)[0]
+    assert dense_loss(right, box, ~present)[1] == 0
 
 
-def test_dense_loss_vanishes_for_distances_to_the_true_edges() -> None:
+def test_distances_to_the_true_edges_cost_nothing() -> None:
     box, present = torch.tensor([[0.4, 0.5, 0.5, 0.75]]), torch.tensor([True])
     predictions = torch.zeros(1, 16, 5)
-    predictions[..., 0] = coverage(box, 4) * 60 - 30
     for index in range(16):
         x, y = (index % 4 + 0.5) / 4, (index // 4 + 0.5) / 4
         edges = torch.tensor([x - 0.15, y - 0.125, 0.65 - x, 0.875 - y]).clamp(min=1e-4)
         predictions[0, index, 1:] = torch.log(torch.expm1(edges * 4))
-    partial = dense_loss(predictions, box, present) - dense_loss(predictions, box, ~present)
-    span_only = dense_loss(torch.cat([torch.zeros(1, 16, 1), predictions[..., 1:]], -1), box, present)
-    assert span_only.item() == pytest.approx(math.log(2), abs=1e-3)  # of the score; the spans cost nothing
-    assert torch.isfinite(partial)
+    assert dense_loss(predictions, box, present)[1].item() == pytest.approx(0.0, abs=1e-3)
+    predictions[0, 5, 1] += 1.0
+    assert dense_loss(predictions, box, present)[1].item() > 0.05
 
 
 def test_generalised_iou_is_what_counting_pixels_gives() -> None:

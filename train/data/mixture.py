@@ -36,6 +36,7 @@ def datasets(
     *,
     ratios: Mapping[str, float] | None = None,
     cache_bytes: int = 4 << 30,
+    validation_pairs: int = VALIDATION_PAIRS,
 ) -> tuple[PairDataset, PairDataset]:
     """Training and validation datasets from any number of folders; with none at all every example is drawn.
 
@@ -45,6 +46,7 @@ def datasets(
             lasot 1, got10k 1, coco 1, trackingnet 1. Folders of one name share theirs, track by track. Without ratios
             the recipe's mixture says how much video, stills and scenes there are, all folders together.
         cache_bytes: for decoded pictures, in all loading processes together.
+        validation_pairs: length of the validation dataset.
 
     Raises:
         DatasetError: a folder that is no dataset, a split that is kept for measuring, or ratios and folders that do not
@@ -80,7 +82,7 @@ def datasets(
         pairs = replace(recipe.pairs, absent=0.25) if held_out else recipe.pairs
         return PairDataset(sources, recipe.model, pairs, sprites, seed=seed, length=length)
 
-    return dataset(False, recipe.seed, recipe.steps * recipe.batch), dataset(True, recipe.seed + 1, VALIDATION_PAIRS)
+    return dataset(False, recipe.seed, recipe.steps * recipe.batch), dataset(True, recipe.seed + 1, validation_pairs)
 
 
 @dataclass(frozen=True)

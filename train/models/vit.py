@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from train.models.attention import Attend, merge_heads, split_heads
 
@@ -133,12 +134,19 @@ class ViT(nn.Module):
         self.template_position = nn.Parameter(torch.zeros(1, self.template_tokens, dim))
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.recompute = False
+        """Set to keep no activations inside blocks and compute them again for the gradient: less memory, more time."""
         nn.init.trunc_normal_(self.search_position, std=0.02)
         nn.init.trunc_normal_(self.template_position, std=0.02)
         for module in self.blocks.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
+
+    def _run(self, block: nn.Module, x: Tensor, *cached: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        if self.recompute and self.training:
+            return checkpoint(block, x, *cached, use_reentrant=False)
+        return block(x, *cached)
 
     def embed_templates(self, templates: Tensor) -> Tensor:
         """(B, T, 3, St, St) -> (B, T * Nt, D), template by template; all templates share one position table."""
@@ -153,7 +161,7 @@ class ViT(nn.Module):
             return TemplateState(x)
         keys, values = [], []
         for block in self.blocks:
-            x, k, v = block(x)
+            x, k, v = self._run(block, x)
             keys.append(k)
             values.append(v)
         return TemplateState(self.norm(x), torch.stack(keys), torch.stack(values))
@@ -164,8 +172,8 @@ class ViT(nn.Module):
         if state.keys is None or state.values is None:
             x = torch.cat([x, state.tokens], 1)
             for block in self.blocks:
-                x, _, _ = block(x)
+                x, _, _ = self._run(block, x)
             return self.norm(x)
         for block, k, v in zip(self.blocks, state.keys, state.values, strict=True):
-            x, _, _ = block(x, (k, v))
+            x, _, _ = self._run(block, x, (k, v))
         return torch.cat([self.norm(x), state.tokens], 1)

@@ -1,0 +1,75 @@
+"""How good a model is on held-out pairs, in figures and in pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from train.data.pairs import Pair, PairDataset
+from train.losses import in_order
+from train.models.seqtrack import SeqTrack
+from train.objective import normalised
+
+
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union (B,) of boxes (B, 4) in cx, cy, w, h."""
+    low = torch.maximum(a[:, :2] - a[:, 2:] / 2, b[:, :2] - b[:, 2:] / 2)
+    high = torch.minimum(a[:, :2] + a[:, 2:] / 2, b[:, :2] + b[:, 2:] / 2)
+    intersection = (high - low).clamp(min=0).prod(1)
+    return intersection / (a[:, 2:].prod(1) + b[:, 2:].prod(1) - intersection).clamp(min=1e-9)
+
+
+@torch.inference_mode()
+def predict(model: SeqTrack, pair: Pair, window: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Greedy decoding of a batch -> boxes (B, 4) cx, cy, w, h in [0, 1], likelihoods (B, 4), presence (B,)."""
+    tokens = model.encode(normalised(pair.templates), normalised(pair.search))
+    ids, likelihoods, presence = model.decoder.generate(*model.project_memory(tokens), window, model.config.order)
+    return in_order(ids / (model.config.bins - 1), model.config.order), likelihoods, presence
+
+
+def validate(model: SeqTrack, loader: DataLoader[Pair], device: torch.device) -> dict[str, float]:
+    """Mean overlap, share of overlaps above 0.5, and AUROC of presence against absence, on held-out pairs."""
+    model.eval()
+    overlaps, presence, labels = [], [], []
+    for batch in loader:
+        pair = Pair(*(tensor.to(device) for tensor in batch))
+        boxes, _, p = predict(model, pair)
+        overlaps.append(iou(boxes, pair.box)[pair.present])
+        presence.append(p)
+        labels.append(pair.present)
+    overlap, p, label = torch.cat(overlaps), torch.cat(presence), torch.cat(labels)
+    auroc = (p[label][:, None] > p[~label]).float().mean().item()
+    return {"iou": overlap.mean().item(), "sr50": (overlap > 0.5).float().mean().item(), "auroc": auroc}
+
+
+def picture_sheet(model: SeqTrack, pairs: PairDataset, path: Path, device: torch.device, columns: int = 8) -> None:
+    """Write the first pairs with the true box in white and the model's in green, red where it says absent."""
+    model.eval()
+    examples = [pairs[i] for i in range(min(len(pairs), 4 * columns))]
+    batch = Pair(*(torch.stack(tensors).to(device) for tensors in zip(*examples, strict=True)))
+    boxes, _, presence = predict(model, batch)
+    tiles = []
+    for example, box, p in zip(examples, boxes.cpu(), presence.tolist(), strict=True):
+        size = example.search.shape[0]
+        tile = np.ascontiguousarray(example.search.numpy())
+        if example.present:
+            _outline(tile, example.box, (255, 255, 255))
+        _outline(tile, box, (80, 220, 60) if p > 0.5 else (60, 60, 230))
+        template = cv2.resize(example.templates[0].numpy(), (size // 3, size // 3), interpolation=cv2.INTER_AREA)
+        tile[: size // 3, : size // 3] = template
+        tiles.append(cv2.copyMakeBorder(tile, 1, 1, 1, 1, cv2.BORDER_CONSTANT))
+    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
+    rows = [np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
+    cv2.imwrite(str(path), np.vstack(rows))
+
+
+def _outline(image: np.ndarray, box: Tensor, colour: tuple[int, int, int]) -> None:  # type: ignore[type-arg]
+    size = image.shape[0]
+    cx, cy, w, h = (box * size).tolist()
+    low, high = (round(cx - w / 2), round(cy - h / 2)), (round(cx + w / 2), round(cy + h / 2))
+    cv2.rectangle(image, low, high, colour, 1, cv2.LINE_AA)

@@ -1,0 +1,43 @@
+"""AdamW with the parameter groups and the schedules of the recipes."""
+
+from __future__ import annotations
+
+import torch
+
+from train.objective import Objective
+from train.recipes import Recipe
+
+SCHEDULES = ("linear", "step")
+
+
+def build(objective: Objective, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW over four groups: encoder and the rest, matrices with weight decay and vectors without.
+
+    Each group carries its own share of the learning rate as "factor".
+    """
+    groups = []
+    for is_encoder in (True, False):
+        for is_matrix in (True, False):
+            parameters = [
+                parameter
+                for name, parameter in objective.named_parameters()
+                if name.startswith("model.encoder.") == is_encoder and (parameter.dim() > 1) == is_matrix
+            ]
+            decay = recipe.weight_decay if is_matrix or recipe.decay_vectors else 0.0
+            factor = recipe.encoder_lr if is_encoder else 1.0
+            groups.append({"params": parameters, "weight_decay": decay, "factor": factor})
+    return torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, recipe.beta2))
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Linear warm-up, then constant; over the last `decay` steps a tenth ("step") or down to zero ("linear")."""
+    left = (recipe.steps - step) / recipe.decay if recipe.decay else 1.0
+    if recipe.schedule == "step":
+        left = 0.1 if left <= 1 else 1.0
+    return recipe.lr * min(1.0, (step + 1) / max(recipe.warmup, 1), left)
+
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Set every group's rate to its share."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group["factor"]

@@ -34,8 +34,8 @@ class Throughput:
 def measure(dataset: Dataset[Pair], workers: int, seconds: float) -> Throughput:
     """Load batches from the dataset's beginning for about `seconds`, and count.
 
-    Starting the processes and each one's first two batches are not counted; nor, since they may have been loaded
-    before, are those that were waiting when the time began.
+    Starting the processes and each one's first two batches are not counted. A batch counts when it is handed over: what
+    is half loaded when the time begins makes up for what is half loaded when it ends.
     """
     loader = DataLoader(
         dataset, BATCH, num_workers=workers, prefetch_factor=1 if workers else None, drop_last=True, shuffle=False

@@ -377,3 +377,16 @@ def test_a_dataset_that_is_broken_altogether_stops_training(lasot_root: Path) ->
     train, _ = datasets(recipe, [lasot_root])
     with pytest.raises(DatasetError, match=r"groundtruth\.txt"):
         train[0]
+
+
+def test_cutouts_are_transparent_and_not_those_of_a_dataset_below(tmp_path: Path) -> None:
+    root = tmp_path / "cutouts"
+    (root / "birds").mkdir(parents=True)
+    assert cv2.imwrite(str(root / "birds" / "1.png"), np.zeros((9, 9, 4), np.uint8))
+    content = read(root)
+    assert (content.name, content.cutouts) == ("cutouts", [root / "birds" / "1.png"])
+    with pytest.raises(DatasetError, match=r"it holds cutouts/; expected one of"):
+        read(tmp_path)
+    assert cv2.imwrite(str(root / "birds" / "1.png"), np.zeros((9, 9, 3), np.uint8))
+    with pytest.raises(DatasetError, match="with an alpha channel"):
+        read(root)

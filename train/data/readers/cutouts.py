@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -13,11 +15,16 @@ LAYOUT = "NAME.png or FOLDER/NAME.png, with an alpha channel"
 
 def recognises(root: Path) -> bool:
     """A look at one picture: frames and masks are often .png too, but not transparent."""
-    first = next(root.rglob("*.png"), None)
+    first = next(_pictures(root), None)
     image = cv2.imread(str(first), cv2.IMREAD_UNCHANGED) if first else None
     return image is not None and image.ndim == 3 and image.shape[2] == 4
 
 
 def read(root: Path, lists: Lists) -> Content:
-    """All .png pictures below `root`."""
-    return Content("cutouts", cutouts=sorted(root.rglob("*.png")))
+    """The .png pictures of `root` and of its folders."""
+    return Content("cutouts", cutouts=sorted(_pictures(root)))
+
+
+def _pictures(root: Path) -> Iterator[Path]:
+    """No deeper: a folder too high up, that holds cut-outs among other datasets, is not one of them."""
+    return chain(root.glob("*.png"), root.glob("*/*.png"))

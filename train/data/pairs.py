@@ -34,6 +34,8 @@ class PairConfig:
     """The same for the template crop's scale."""
     flip: float = 0.5
     grey: float = 0.12
+    dim: float = 0.08
+    """Scenes with a third to a sixteenth of their light."""
     occlude: float = 0.15
     distract: float = 0.15
     absent: float = 0.1
@@ -48,7 +50,7 @@ class PairConfig:
 
 
 OFFICIAL = PairConfig(
-    scale_jitter=0.5, template_jitter=0.0, grey=0.05, occlude=0.0, distract=0.0, absent=0.0, official=True
+    scale_jitter=0.5, template_jitter=0.0, grey=0.05, dim=0.0, occlude=0.0, distract=0.0, absent=0.0, official=True
 )
 """SeqTrack's published training."""
 BROKEN = 20
@@ -72,11 +74,12 @@ class Pair(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What is done to a crop: with a brightness that alone, without one all that `augment.degrade` draws."""
+    """What is done to a crop: what `augment.degrade` draws, if so wished, and then the rest."""
 
     flip: bool
     grey: bool
-    brightness: float | None = None
+    brightness: float
+    degrade: bool
 
 
 class PairDataset(Dataset[Pair]):
@@ -155,10 +158,15 @@ class PairDataset(Dataset[Pair]):
     def _looks(self, rng: Rng, flip: bool, grey: bool) -> tuple[Look, Look]:
         """How the templates and the search crop are to look. The official code flips both alike and then, with other
         dice, each."""
-        if not self._pairs.official:
-            return Look(flip, grey), Look(flip, grey)
-        again, factors = rng.random(2) < self._pairs.flip, rng.uniform(0.8, 1.2, 2)
-        return Look(flip ^ bool(again[0]), grey, factors[0]), Look(flip ^ bool(again[1]), grey, factors[1])
+        if self._pairs.official:
+            again, factors = rng.random(2) < self._pairs.flip, rng.uniform(0.8, 1.2, 2)
+            one, other = (Look(flip ^ bool(a), grey, float(f), False) for a, f in zip(again, factors, strict=True))
+            return one, other
+        light = np.ones(2)
+        if rng.random() < self._pairs.dim:
+            light = np.exp(rng.uniform(np.log(0.06), np.log(0.4)) + rng.normal(0, 0.3, 2))
+        one, other = (Look(flip, grey, min(1.0, float(f)), True) for f in light)
+        return one, other
 
     def _search(self, rng: Rng, view: View) -> tuple[Image, Box]:
         """The search crop around a box that is off by what a tracker's last box may be off by."""
@@ -249,9 +257,9 @@ class PairDataset(Dataset[Pair]):
 
     @staticmethod
     def _finish(rng: Rng, image: Image, look: Look) -> Image:
-        if look.brightness is None:
+        if look.degrade:
             image = augment.degrade(rng, image)
-        else:
+        if look.brightness != 1:
             image = augment.brighten(image, look.brightness)
         if look.grey:
             image = augment.grey(image)

@@ -237,6 +237,62 @@ def _print_latency(content: dict[str, Any], *, quiet: bool) -> None:
 
 
 @app.command()
+def peers(
+    dataset: DatasetOption,
+    model: Annotated[list[str] | None, typer.Option(help=MODEL_HELP + " Repeatable.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="A folder with NanoTrack's ONNX files.")] = None,
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    threads: ThreadsOption = None,
+    sequence: SequenceOption = None,
+    out: OutOption = RESULTS,
+    json: JsonOption = None,
+) -> None:
+    """Compare models with OpenCV's trackers: accuracy, speed, and what they do when the target is gone."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from benchmarks import records
+    from benchmarks.contenders import Spec
+    from benchmarks.datasets import read_dataset
+    from benchmarks.peers import available, compare
+
+    data = read_dataset(dataset, tuple(sequence or ()))
+    rivals, missing = available(weights, threads)
+    specs = [Spec(each, backend, precision, threads) for each in model or ()] + rivals
+    with _progress("compare", len(specs)) as advance:
+        compared = compare(specs, data, out, advance)
+    records.write(records.record("peers", contenders=compared, missing=missing), json)
+    table = Table(
+        "tracker",
+        HEADINGS[compared[0]["headline"]],
+        HEADINGS["sr_50"],
+        "ms (median)",
+        "ok when gone",
+        "score seen / gone",
+        "found again near",
+        "far",
+        title=f"{data.name}, {len(data.sequences)} sequences, in percent",
+    )
+    for each in compared:
+        metrics, lost = each["metrics"], each["loss"]
+        table.add_row(
+            each["contender"]["label"],
+            f"{100 * metrics[each['headline']]:.1f}",
+            f"{100 * metrics['sr_50']:.1f}",
+            f"{each['update_ms']['p50']:.2f}",
+            f"{100 * lost['gone_ok']:.0f}",
+            f"{lost['score_seen']:.2f} / {lost['score_gone']:.2f}",
+            f"{100 * lost['found_near']:.0f}",
+            f"{100 * lost['found_far']:.0f}",
+        )
+    console = Console(stderr=json == "-")
+    console.print(table)
+    for name, reason in missing.items():
+        console.print(f"{name}: {reason}")
+
+
+@app.command()
 def submission(
     results: Annotated[Path, typer.Argument(help="A folder of raw results, as accuracy keeps them.")],
     dataset: Annotated[str, typer.Option(help="got10k:FOLDER or trackingnet:FOLDER, which names the sequences.")],

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from benchmarks.results import ResultsError
 from edgetrack import Model
-from edgetrack.bundle import Bundle, Manifest
+from edgetrack.bundle import Bundle, FileEntry, Manifest
 from edgetrack_runtimes import Session, SessionOptions, TensorSpec
 from quantize.export import describe
 from quantize.graphs import GraphSpec, seqtrack_graphs
@@ -118,10 +118,11 @@ def reference_model(
         raise ResultsError(str(error)) from None
     if manifest is None:
         name = checkpoint.parent.name if checkpoint.stem == "model" else checkpoint.stem
-        content = checkpoint.read_bytes()
-        files = {checkpoint.name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}}
-        described = {**describe(model, name, metadata), "files": files, "variants": {"fp32": {"graphs": {}}}}
+        described = {**describe(model, name, metadata), "variants": {"fp32": {"graphs": {}}}}
         manifest = Manifest.model_validate_json(json.dumps(described))
+    content = checkpoint.read_bytes()
+    entry = FileEntry(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
+    manifest = manifest.model_copy(update={"files": {checkpoint.name: entry}})
     return ReferenceModel(model, manifest, checkpoint, device, threads)
 
 

@@ -1,11 +1,17 @@
-"""``python -m train``: fit a recipe, import official weights, list presets."""
+"""``python -m train``: fit a recipe, calibrate its score, import official weights, list presets."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from train.data.pairs import PairDataset
+    from train.recipes import Recipe
+
+DATA_HELP = "A dataset: its folder, or KIND:FOLDER with KIND such as lasot, got10k, coco, trackingnet. Repeatable."
 
 app = typer.Typer(help="Train the models that edgetrack runs.", no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -32,23 +38,49 @@ def fit(
     compiled: Annotated[bool, typer.Option("--compile", help="Train through torch.compile.")] = False,
 ) -> None:
     """Train a recipe, or go on with the run in --out. Under torchrun, on all its processes."""
-    import cv2
     import torch
 
-    from train.data.mixture import datasets
     from train.loop import fit as run
+
+    torch.set_num_threads(threads)
+    chosen, train, validation = _opened(recipe, settings, data)
+    run(chosen, train, validation, out, start=start, workers=workers, every=every, compiled=compiled)
+
+
+@app.command()
+def loader(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name, such as seqtrack-nano.")],
+    data: Annotated[list[str] | None, typer.Option(help=DATA_HELP)] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE, overrides the recipe. Repeatable.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Data-loading processes.")] = 1,
+    seconds: Annotated[float, typer.Option(help="How long to measure.")] = 20.0,
+) -> None:
+    """Measure the data loader alone: pairs per second that a device would have to consume to be the limit."""
+    from train.data.throughput import measure
+
+    _, train, _ = _opened(recipe, settings, data)
+    typer.echo(f"{measure(train, workers, seconds).pairs_per_second:.0f} pairs per second")
+
+
+def _opened(name: str, settings: list[str] | None, data: list[str] | None) -> tuple[Recipe, PairDataset, PairDataset]:
+    """The recipe with its settings, and its training and validation datasets."""
+    import cv2
+
+    from train.data.labels import DatasetError
+    from train.data.mixture import datasets
     from train.recipes import RECIPES, override
 
-    if recipe not in RECIPES:
-        raise typer.BadParameter(f"{recipe!r} is not a recipe; expected one of {', '.join(RECIPES)}")
-    torch.set_num_threads(threads)
-    cv2.setNumThreads(1)
+    if name not in RECIPES:
+        raise typer.BadParameter(f"{name!r} is not a recipe; expected one of {', '.join(RECIPES)}")
+    cv2.setNumThreads(1)  # data-loading processes are what uses further cores
     try:
-        chosen = override(RECIPES[recipe], settings or [])
-    except (TypeError, ValueError) as error:
-        raise typer.BadParameter(str(error)) from error
-    train, validation = datasets(chosen, data or [])
-    run(chosen, train, validation, out, start=start, workers=workers, every=every, compiled=compiled)
+        recipe = override(RECIPES[name], settings or [])
+        return recipe, *datasets(recipe, data or [])
+    except (DatasetError, TypeError, ValueError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
 
 
 @app.command("import")
@@ -105,7 +137,7 @@ def presets() -> None:
 @app.command()
 def calibrate(
     checkpoint: Annotated[Path, typer.Argument(help="Weights written by fit; the calibration is added to the file.")],
-    data: Annotated[list[Path] | None, typer.Option(help="The data folders given to fit. Repeatable.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="The datasets given to fit. Repeatable.")] = None,
     pairs: Annotated[int, typer.Option(help="Held-out pairs to decode; half to fit, half to measure.")] = 4096,
     window: Annotated[float, typer.Option(help="Strength of the Hanning penalty the tracker will use.")] = 1.0,
     threads: Annotated[int, typer.Option(help="Torch threads.")] = 1,
@@ -115,6 +147,7 @@ def calibrate(
 
     from train.calibration import calibrate as run
     from train.checkpoints import CheckpointError, load_model, save_model
+    from train.data.labels import DatasetError
     from train.data.mixture import datasets
     from train.recipes import Recipe
 
@@ -123,10 +156,10 @@ def calibrate(
         model, metadata = load_model(checkpoint)
         if "recipe" not in metadata:
             raise CheckpointError(f"{checkpoint} names no recipe; expected weights written by: python -m train fit")
-    except CheckpointError as error:
+        _, held_out = datasets(Recipe.from_dict(metadata["recipe"]), data or [], validation_pairs=pairs)
+    except (CheckpointError, DatasetError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
-    _, held_out = datasets(Recipe.from_dict(metadata["recipe"]), data or [], validation_pairs=pairs)
     score, auroc, error, count = run(model, held_out, window=window)
     online = {"window": window, "update_interval": None, "update_threshold": 0.015, "clip_margin": 10.0}
     facts = {key: value for key, value in metadata.items() if key not in ("kind", "config")}

@@ -20,6 +20,8 @@ class Mixture:
     scenes: float = 0.2
     drawn: float = 0.15
     """Share of drawn shapes among the scenes' cut-outs."""
+    ratios: dict[str, float] | None = None
+    """Instead of the above: shares by dataset kind, such as lasot 1, got10k 1; "scenes" and "clips" are drawn."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +84,12 @@ EPOCHS = 500
 """Length of the paper's training; over the last 100 epochs the learning rate is a tenth."""
 
 
-def _paper(preset: str, epoch: int) -> Recipe:
+def _paper(preset: str, epoch: int, ratios: dict[str, float]) -> Recipe:
     """SeqTrack's published training (Sec. 4.1 and the official configuration), `epoch` examples an epoch."""
     batch = 64
     return Recipe(
         PRESETS[preset],
+        mixture=Mixture(ratios=ratios),
         pairs=OFFICIAL,
         batch=batch,
         recompute=preset == "seqtrack-l384",
@@ -108,12 +111,13 @@ def _paper(preset: str, epoch: int) -> Recipe:
     )
 
 
+_ALL_FOUR = {"lasot": 1.0, "got10k": 1.0, "coco": 1.0, "trackingnet": 1.0}
 _PAPER_PRESETS = tuple(name for name in PRESETS if name != "seqtrack-nano")
 
 RECIPES: dict[str, Recipe] = {
     "seqtrack-nano": Recipe(PRESETS["seqtrack-nano"]),
-    **{name: _paper(name, 60_000) for name in _PAPER_PRESETS},
-    **{f"{name}-got": _paper(name, 30_000) for name in _PAPER_PRESETS},
+    **{name: _paper(name, 60_000, _ALL_FOUR) for name in _PAPER_PRESETS},
+    **{f"{name}-got": _paper(name, 30_000, {"got10k": 1.0}) for name in _PAPER_PRESETS},
 }
 """By name. The paper's variants, with -got trained on GOT-10k alone, as its protocol asks; the edge preset."""
 

@@ -20,12 +20,17 @@ from train.data.scenes import Sprites
 from train.data.sources import PlainStillSource, VideoSource, View, causal_frames, frames_around
 from train.data.throughput import measure
 from train.models.seqtrack import SeqTrackConfig
-from train.recipes import RECIPES
+from train.recipes import RECIPES, Mixture, Recipe
 
 SMALL = replace(
     RECIPES["seqtrack-nano"], steps=4, batch=4, model=replace(RECIPES["seqtrack-nano"].model, search_size=64)
 )
 RED = np.asarray((20, 20, 230), np.uint8)
+
+
+def with_ratios(recipe: Recipe, ratios: dict[str, float]) -> Recipe:
+    """The recipe drawing from datasets by these shares."""
+    return replace(recipe, mixture=Mixture(ratios=ratios))
 
 
 def red_extent(image: np.ndarray) -> np.ndarray:
@@ -229,7 +234,7 @@ def lasot_tree(root: Path, colour: int) -> Path:
 def test_ratios_are_of_datasets_however_large(tmp_path: Path) -> None:
     roots = [tree(tmp_path / "own", 50), lasot_tree(tmp_path / "LaSOT", 200)]
     recipe = replace(SMALL, pairs=replace(OFFICIAL, official=False))
-    train, validation = datasets(recipe, roots, ratios={"lasot": 3, "tracks": 1})
+    train, validation = datasets(with_ratios(recipe, {"lasot": 3, "tracks": 1}), roots)
     rng = np.random.default_rng(0)
     greys = Counter(int(train._views(rng)[0].image[0, 0, 0]) for _ in range(400))
     assert set(greys) == {50, 200}
@@ -245,14 +250,14 @@ def test_ratios_are_of_datasets_however_large(tmp_path: Path) -> None:
 def test_ratios_and_folders_must_fit(tmp_path: Path) -> None:
     root = tree(tmp_path / "own", 50)
     with pytest.raises(DatasetError, match="a ratio for coco, lasot but no such dataset; given are tracks"):
-        datasets(SMALL, [root], ratios={"tracks": 1, "lasot": 1, "coco": 1})
+        datasets(with_ratios(SMALL, {"tracks": 1, "lasot": 1, "coco": 1}), [root])
     with pytest.raises(DatasetError, match=r"tracks has no ratio"):
-        datasets(SMALL, [root], ratios={"scenes": 1})
+        datasets(with_ratios(SMALL, {"scenes": 1}), [root])
 
 
 def test_clips_need_no_files() -> None:
-    train, validation = datasets(SMALL, [], ratios={"clips": 1})
-    again, _ = datasets(SMALL, [], ratios={"clips": 1})
+    train, validation = datasets(with_ratios(SMALL, {"clips": 1}), [])
+    again, _ = datasets(with_ratios(SMALL, {"clips": 1}), [])
     assert all((a == b).all() for a, b in zip(train[3], again[3], strict=True))
     assert not (train[3].search == validation[3].search).all()
 

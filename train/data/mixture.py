@@ -34,17 +34,15 @@ def datasets(
     recipe: Recipe,
     roots: Sequence[Path | str],
     *,
-    ratios: Mapping[str, float] | None = None,
     cache_bytes: int = 4 << 30,
     validation_pairs: int = VALIDATION_PAIRS,
 ) -> tuple[PairDataset, PairDataset]:
     """Training and validation datasets from any number of folders; with none at all every example is drawn.
 
     Args:
+        recipe: its mixture says how much video, stills and scenes there are, all folders together; or, with ratios, how
+            much of each reader's kind, and then folders of one kind share theirs, track by track.
         roots: datasets as `train.data.readers` writes them.
-        ratios: shares of the stream by the readers' names, "scenes" and "clips", as the papers give them: such as
-            lasot 1, got10k 1, coco 1, trackingnet 1. Folders of one name share theirs, track by track. Without ratios
-            the recipe's mixture says how much video, stills and scenes there are, all folders together.
         cache_bytes: for decoded pictures, in all loading processes together.
         validation_pairs: length of the validation dataset.
 
@@ -52,6 +50,7 @@ def datasets(
         DatasetError: a folder that is no dataset, a split that is kept for measuring, or ratios and folders that do not
             fit.
     """
+    ratios = recipe.mixture.ratios
     cache = ImageCache(cache_bytes)
     contents = [read(root) for root in roots]
     if ratios is not None:

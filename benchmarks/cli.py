@@ -293,6 +293,80 @@ def peers(
 
 
 @app.command()
+def parity(
+    model: Annotated[str, typer.Argument(help="A shipped name or a bundle.")],
+    reference: Annotated[Path, typer.Option(help="The checkpoint that the bundle was made of (.safetensors).")],
+    dataset: DatasetOption,
+    backend: Annotated[list[str] | None, typer.Option(help="All that work here by default. Repeatable.")] = None,
+    precision: Annotated[list[str] | None, typer.Option(help="All of the bundle by default. Repeatable.")] = None,
+    threads: ThreadsOption = None,
+    sequence: SequenceOption = None,
+    closed_loop: Annotated[bool, typer.Option(help="Track whole sequences, too, and compare the AUC.")] = True,
+    max_auc_drop: Annotated[float | None, typer.Option(help="Fail above this drop, a fraction such as 0.01.")] = None,
+    max_box_error: Annotated[
+        float | None, typer.Option(help="Fail above this box error (95th percentile), in sides of the search crop.")
+    ] = None,
+    out: OutOption = RESULTS,
+    json: JsonOption = None,
+) -> None:
+    """Compare every backend and precision with the trained model in PyTorch. Exits with 3 where a limit is broken."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from benchmarks import records
+    from benchmarks.datasets import read_dataset
+    from benchmarks.parity import Limits, compare
+    from edgetrack_runtimes import discover
+
+    data = read_dataset(dataset, tuple(sequence or ()))
+    backends = backend or [status.backend for status in discover() if status.available]
+    with _progress("compare", len(backends) + closed_loop) as advance:
+        content = compare(
+            model,
+            reference,
+            data,
+            out,
+            backends=backends,
+            precisions=precision or (),
+            threads=threads,
+            closed_loop=closed_loop,
+            limits=Limits(max_auc_drop, max_box_error),
+            advance=advance,
+        )
+    records.write(records.record("parity", **content), json)
+    console = Console(stderr=json == "-")
+    auc = content["reference"]["auc"]
+    title = f"{content['model']} against {content['reference']['backend']}, float32, TF32 off"
+    table = Table("backend", "precision", "worst tensor", "same box", "box error p95", "AUC", "drop", title=title)
+    for entry in content["entries"]:
+        if "refused" in entry:
+            table.add_row(entry["backend"], entry["precision"], entry["refused"])
+            continue
+        graph, output, worst = max(
+            ((graph, name, value) for graph, values in entry["tensors"].items() for name, value in values.items()),
+            key=lambda each: each[2],
+        )
+        table.add_row(
+            entry["backend"],
+            entry["precision"],
+            f"{worst:.1e} ({graph} {output})",
+            f"{100 * entry['equal_boxes']:.1f} %",
+            f"{entry['box_error']['p95']:.5f}",
+            f"{100 * entry['auc']:.2f}" if closed_loop else "-",
+            f"{100 * entry['auc_drop']:+.2f}" if closed_loop else "-",
+        )
+    console.print(table)
+    if auc is not None:
+        console.print(f"AUC of the reference: {100 * auc:.2f}")
+    broken = [f"{e['precision']} on {e['backend']}: {each}" for e in content["entries"] for each in e.get("broken", ())]
+    broken += [f"{e['precision']} on {e['backend']}: {e['refused']}" for e in content["entries"] if "refused" in e]
+    for each in broken:
+        typer.echo(f"error: {each}", err=True)
+    if broken:
+        raise typer.Exit(3)
+
+
+@app.command()
 def submission(
     results: Annotated[Path, typer.Argument(help="A folder of raw results, as accuracy keeps them.")],
     dataset: Annotated[str, typer.Option(help="got10k:FOLDER or trackingnet:FOLDER, which names the sequences.")],

@@ -1,4 +1,4 @@
-"""A dataset of two short drawn sequences, and the synthetic bundle of the SDK's tests that can follow them."""
+"""A dataset of two short drawn sequences, a synthetic bundle that can follow them, and a small trained model."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-# The bundle is made by a module beside the SDK's tests, which pytest finds by itself only when it collects those.
-sys.path.insert(0, str(Path(__file__).parents[1] / "edgetrack"))
+# Bundles are made by modules beside other tests, which pytest finds by itself only when it collects those.
+sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("edgetrack", "quantize")]
 
 
 @pytest.fixture(scope="session")
@@ -18,6 +18,21 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from synthetic_bundle import write_colour_bundle
 
     return write_colour_bundle(tmp_path_factory.mktemp("bundles") / "colour").root
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A checkpoint of a small model with random weights, and the bundle exported from it."""
+    from small_models import random_model
+
+    from quantize.export import export_bundle
+    from train.checkpoints import save_model
+
+    root = tmp_path_factory.mktemp("trained")
+    model = random_model("isolated")
+    save_model(root / "small.safetensors", model)
+    export_bundle(model, root / "small", name="small", metadata={})
+    return root / "small.safetensors", root / "small"
 
 
 def draw_sequence(folder: Path, count: int, absent: range) -> np.ndarray:

@@ -1,0 +1,131 @@
+"""The reference is the model; a bundle of other weights is found out, on every level, and by the exit code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import edgetrack
+from benchmarks.cli import app
+from benchmarks.datasets import read_dataset
+from benchmarks.parity import Limits, compare_graphs, feeds, relative
+from benchmarks.reference import reference_model
+from edgetrack.sources import read_image
+from train.checkpoints import load_model, save_model
+
+
+def test_the_reference_tracks_as_the_exported_bundle_does(trained: tuple[Path, Path], dataset_folder: Path) -> None:
+    checkpoint, bundle = trained
+    sequence = read_dataset(str(dataset_folder), ("plain",)).sequences[0]
+    tracks = []
+    for model in (reference_model(checkpoint, "cpu", 1), edgetrack.load(bundle, "onnxruntime-cpu", threads=1)):
+        for decode in ("fused", "cached"):
+            tracker = edgetrack.Tracker(model, decode=decode)
+            tracker.init(read_image(sequence.frames[0]), sequence.truth[0])
+            tracks.append([tracker.update(read_image(path)) for path in sequence.frames[1:]])
+    boxes = np.asarray([[track.box for track in each] for each in tracks])
+    scores = np.asarray([[track.score for track in each] for each in tracks])
+    assert len(np.unique(boxes[0].round(3), axis=0)) > 1  # it does move
+    for index in (1, 2, 3):
+        np.testing.assert_allclose(boxes[index], boxes[0], atol=1e-6)
+        np.testing.assert_allclose(scores[index], scores[0], rtol=1e-4)
+
+
+def test_feeds_are_the_references_own_and_leave_absent_frames_out(
+    trained: tuple[Path, Path], dataset_folder: Path
+) -> None:
+    reference = reference_model(trained[0], "cpu", 1)
+    videos = read_dataset(str(dataset_folder)).sequences
+    examples = list(feeds(reference, videos, per_sequence=50))
+    # 11 steps of "plain"; "hides" has 15, less the 3 hidden frames and the one whose frame before is hidden.
+    assert len(examples) == 11 + 11
+    (track,), steps = examples[0]["track"], examples[0]["decode_step"]
+    assert [int(step["position"][0]) for step in steps] == [0, 1, 2, 3]
+    answer = reference.session("track").run({**track, "window": np.ones_like(track["window"])})
+    assert [int(step["token"][0]) for step in steps][1:] == answer["tokens"][0, :3].tolist()
+
+
+def test_other_weights_are_found_in_the_graph_they_are_in(
+    trained: tuple[Path, Path], dataset_folder: Path, tmp_path: Path
+) -> None:
+    checkpoint, bundle = trained
+    model, _ = load_model(checkpoint)
+    with torch.no_grad():
+        for parameter in model.decoder.head[-1].parameters():
+            parameter.mul_(1.01)
+    save_model(tmp_path / "other.safetensors", model)
+    candidate = edgetrack.load(bundle, "onnxruntime-cpu", threads=1)
+    reference = reference_model(tmp_path / "other.safetensors", "cpu", 1)
+    videos = read_dataset(str(dataset_folder)).sequences
+    tensors = compare_graphs(reference, candidate, list(feeds(reference, videos, 2)))["tensors"]
+    assert set(tensors) == {"template", "encode", "decode_step", "track"}
+    assert max(tensors["template"].values()) < 1e-4
+    assert max(tensors["encode"].values()) < 1e-4
+    assert tensors["decode_step"]["logits"] == pytest.approx(0.01 / 1.01, rel=0.01)
+
+
+def test_relative_difference() -> None:
+    assert relative(np.asarray([1.0, 2.5]), np.asarray([1.0, 2.0])) == 0.25
+    assert relative(np.asarray([1.0, np.nan]), np.asarray([1.0, 2.0])) == float("inf")
+
+
+def test_limits() -> None:
+    entry = {"auc_drop": 0.02, "box_error": {"p95": 0.01}}
+    assert Limits().broken(entry) == []
+    assert Limits(auc_drop=0.03, box_error=0.02).broken(entry) == []
+    assert len(Limits(auc_drop=0.01, box_error=0.001).broken(entry)) == 2
+    assert Limits(auc_drop=0.01).broken({"box_error": {"p95": 0.0}}) == []  # sequences were not tracked
+
+
+def run(arguments: list[str], tmp_path: Path) -> tuple[int, dict, str]:
+    out = tmp_path / "parity.json"
+    result = CliRunner().invoke(
+        app, ["parity", *arguments, "--threads", "1", "--out", str(tmp_path), "--json", str(out)]
+    )
+    return result.exit_code, json.loads(out.read_text()) if out.exists() else {}, result.output
+
+
+def test_command_passes_the_models_own_bundle(trained: tuple[Path, Path], dataset_folder: Path, tmp_path: Path) -> None:
+    checkpoint, bundle = trained
+    arguments = [str(bundle), "--reference", str(checkpoint), "--dataset", str(dataset_folder)]
+    code, content, output = run([*arguments, "--max-auc-drop", "0", "--max-box-error", "0"], tmp_path)
+    assert code == 0, output
+    assert content["reference"] | {"torch": "", "auc": 0} == {
+        "backend": f"pytorch-{'cuda' if torch.cuda.is_available() else 'cpu'}",
+        "torch": "",
+        "tf32": False,
+        "auc": 0,
+    }
+    assert {entry["backend"] for entry in content["entries"]} >= {"onnxruntime-cpu"}
+    assert all(entry["equal_boxes"] == 1 and entry["auc_drop"] == 0 for entry in content["entries"])
+
+
+def test_command_fails_another_models_bundle(trained: tuple[Path, Path], dataset_folder: Path, tmp_path: Path) -> None:
+    checkpoint, bundle = trained
+    model, _ = load_model(checkpoint)
+    with torch.no_grad():
+        for parameter in model.decoder.head.parameters():
+            parameter.copy_(torch.flip(parameter, (0,)))
+    save_model(tmp_path / "other.safetensors", model)
+    arguments = [str(bundle), "--reference", str(tmp_path / "other.safetensors"), "--dataset", str(dataset_folder)]
+    options = ["--backend", "onnxruntime-cpu", "--no-closed-loop", "--max-box-error", "0.001"]
+    code, content, output = run(arguments + options, tmp_path)
+    assert code == 3
+    assert "box error" in output
+    assert content["entries"][0]["broken"]
+
+
+def test_a_precision_that_a_backend_refuses_fails_the_gate(
+    trained: tuple[Path, Path], dataset_folder: Path, tmp_path: Path
+) -> None:
+    checkpoint, bundle = trained
+    arguments = [str(bundle), "--reference", str(checkpoint), "--dataset", str(dataset_folder), "--no-closed-loop"]
+    code, content, output = run([*arguments, "--backend", "onnxruntime-cpu", "--precision", "fp16"], tmp_path)
+    assert code == 3
+    assert "fp16" in output
+    assert "refused" in content["entries"][0]

@@ -367,6 +367,80 @@ def parity(
 
 
 @app.command()
+def realtime(
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    dataset: DatasetOption,
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    threads: ThreadsOption = None,
+    fps: Annotated[list[float] | None, typer.Option(help="Frames a second; 30 and 60 by default. Repeatable.")] = None,
+    latency_ms: Annotated[
+        list[float] | None, typer.Option(help="Also as if an update took this long. Repeatable.", min=0)
+    ] = None,
+    sequence: SequenceOption = None,
+    json: JsonOption = None,
+) -> None:
+    """Track videos that play at their rate: a slow tracker misses frames. Accuracy as a function of latency."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from benchmarks import records
+    from benchmarks.contenders import Spec
+    from benchmarks.datasets import read_dataset
+    from benchmarks.realtime import measure
+
+    data = read_dataset(dataset, tuple(sequence or ()))
+    contender = Spec(model, backend, precision, threads).make()
+    rates, latencies = fps or [30.0, 60.0], [each / 1e3 for each in latency_ms or ()]
+    with _progress("track", len(rates) * (1 + len(latencies))) as advance:
+        entries = measure(contender, data, rates, latencies, advance)
+    content = {"contender": {"label": contender.label, **contender.identity}, "threads": threads, "entries": entries}
+    records.write(records.record("realtime", dataset=data.name, protocol=data.protocol, **content), json)
+    table = Table("fps", "latency (ms)", "frames looked at", "AUC", "SR.50", title=contender.label)
+    for entry in entries:
+        measured = f"{entry['update_ms']['p50']:.2f} (as measured)"
+        table.add_row(
+            f"{entry['fps']:g}",
+            measured if entry["latency_ms"] is None else f"{entry['latency_ms']:g}",
+            f"{100 * entry['looked_at']:.0f} %",
+            *(f"{100 * entry['metrics'][name]:.2f}" for name in ("auc", "sr_50")),
+        )
+    Console(stderr=json == "-").print(table)
+
+
+@app.command()
+def ratios(
+    preset: Annotated[list[str] | None, typer.Option(help="seqtrack-nano by default. Repeatable.")] = None,
+    backend: Annotated[list[str] | None, typer.Option(help="All that work here by default. Repeatable.")] = None,
+    threads: ThreadsOption = 1,
+    rounds: Annotated[int, typer.Option(help="Runs of each graph, in turns.", min=3)] = 50,
+    json: JsonOption = None,
+) -> None:
+    """Time naive, cached and fused decoding, and joint and isolated templates, with random weights."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from benchmarks import records
+    from benchmarks.ratios import measure
+    from benchmarks.results import ResultsError
+    from edgetrack_runtimes import discover
+    from train.models.seqtrack import PRESETS
+
+    presets = preset or ["seqtrack-nano"]
+    if unknown := [each for each in presets if each not in PRESETS]:
+        raise ResultsError(f"no preset {', '.join(unknown)}; there are {', '.join(PRESETS)}")
+    backends = backend or [status.backend for status in discover() if status.available]
+    with _progress("time", len(presets) * (8 + len(backends))) as advance:
+        entries = [entry for each in presets for entry in measure(each, backends, threads, rounds, advance)]
+    records.write(records.record("ratios", entries=entries), json)
+    table = Table("preset", "backend", "naive", "cached", "fused", "isolated / joint", title="decoding, of encoding")
+    for entry in entries:
+        shares = (f"{entry['of_encoding'][name]:.2f}" for name in ("naive", "cached", "fused"))
+        table.add_row(entry["preset"], entry["backend"], *shares, f"{entry['isolated_of_joint']:.2f}")
+    Console(stderr=json == "-").print(table)
+
+
+@app.command()
 def submission(
     results: Annotated[Path, typer.Argument(help="A folder of raw results, as accuracy keeps them.")],
     dataset: Annotated[str, typer.Option(help="got10k:FOLDER or trackingnet:FOLDER, which names the sequences.")],

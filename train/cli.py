@@ -124,7 +124,7 @@ def presets() -> None:
     from rich.table import Table
 
     from train.models.complexity import complexity
-    from train.models.seqtrack import PRESETS
+    from train.models.registry import PRESETS
 
     table = Table("preset", "parameters (M)", "MACs (G)", "per frame: parameters (M)", "MACs (G)")
     for name, config in PRESETS.items():

@@ -41,6 +41,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Te
 class Attend(nn.Module):
     """`attend` as a module without parameters: a place where quantisation can put one that rounds the operands."""
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """(B, H, N, d), (B, H, M, d) twice -> (B, H, N, d)."""
-        return attend(q, k, v)
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:
+        """(B, H, N, d), (B, H, M, d) twice, `visible` as in `attend` -> (B, H, N, d)."""
+        return attend(q, k, v, visible)

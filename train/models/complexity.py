@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from train.models.registry import Config
 from train.models.seqtrack import SeqTrack, SeqTrackConfig
+from train.models.vtt import VTT, VTTConfig
 
 
 class Complexity(NamedTuple):
@@ -26,20 +29,37 @@ class Complexity(NamedTuple):
     frame_macs: int
 
 
-def complexity(config: SeqTrackConfig) -> Complexity:
+def complexity(config: Config) -> Complexity:
     """Count on the meta device: nothing is allocated or computed."""
     with torch.device("meta"):
-        model = SeqTrack(config).eval()
-        templates = torch.empty(1, config.templates, 3, config.template_size, config.template_size)
-        search = torch.empty(1, 3, config.search_size, config.search_size)
-        with FlopCounterMode(display=False) as at_init:
-            state = model.template_state(templates)
-        with FlopCounterMode(display=False) as per_frame:
-            model.logits(model.encode_search(search, state), torch.empty(1, 4, dtype=torch.long))
+        return _vtt(config) if isinstance(config, VTTConfig) else _seqtrack(config)
+
+
+def _seqtrack(config: SeqTrackConfig) -> Complexity:
+    model = SeqTrack(config).eval()
+    templates = torch.empty(1, config.templates, 3, config.template_size, config.template_size)
+    search = torch.empty(1, 3, config.search_size, config.search_size)
+    with FlopCounterMode(display=False) as at_init:
+        state = model.template_state(templates)
+    with FlopCounterMode(display=False) as per_frame:
+        model.logits(model.encode_search(search, state), torch.empty(1, 4, dtype=torch.long))
     parameters = sum(p.numel() for p in model.parameters())
     template_only = model.encoder.template_position.numel() if config.template_attention == "isolated" else 0
     frame = _macs(per_frame)
     return Complexity(parameters, parameters - template_only, _macs(at_init) + frame, frame)
+
+
+def _vtt(config: VTTConfig) -> Complexity:
+    model = VTT(config).eval()
+    with FlopCounterMode(display=False) as at_init:
+        kernel = model.kernel(torch.empty(1, 3, config.template_size, config.template_size))
+    with FlopCounterMode(display=False) as per_frame:
+        model.find(torch.empty(1, 3, config.search_height, config.search_width), torch.empty(1, 2), model.fold(kernel))
+    parameters = sum(p.numel() for p in model.parameters())
+    # The folded weight comes from the template's graph; its product is a batched one, which the counter leaves out.
+    frame_parameters = parameters - sum(p.numel() for p in (*model.phi.parameters(), model.reduce.weight))
+    frame = _macs(per_frame) + math.prod(config.grid) * model.reduce.weight.numel()
+    return Complexity(parameters, frame_parameters, _macs(at_init) + frame, frame)
 
 
 def _macs(counter: FlopCounterMode) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ class SeqTrackConfig:
 
     Sizes are pixels; factors are the side of a crop in units of the box's geometric mean side.
     """
+
+    kind: ClassVar[str] = "seqtrack"
 
     search_size: int = 256
     template_size: int = 256
@@ -56,6 +58,11 @@ class SeqTrackConfig:
         ):
             if dim % heads:
                 raise ValueError(f"{name}_dim is {dim}; expected a multiple of {name}_heads, which is {heads}")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the search tokens."""
+        return self.search_size // self.patch, self.search_size // self.patch
 
     @property
     def search_tokens(self) -> int:
@@ -113,6 +120,9 @@ crop would show, at the same scale, so a matching patch looks the same in both."
 
 class SeqTrack(nn.Module):
     """The model. Images are normalised RGB float; see `edgetrack.imaging.normalise`."""
+
+    pretrained: ClassVar[str] = "encoder"
+    """The part that comes with weights from elsewhere and may learn at a rate of its own."""
 
     def __init__(self, config: SeqTrackConfig) -> None:
         super().__init__()

@@ -37,20 +37,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-HEADINGS = {
-    "auc": "AUC",
-    "precision_20": "P@20",
-    "normalised_precision_020": "NP@.20",
-    "normalised_precision_mean": "NP mean",
-    "ao": "AO",
-    "sr_50": "SR.50",
-    "sr_75": "SR.75",
-    "tpr": "TPR",
-    "tnr": "TNR",
-    "max_gm": "MaxGM",
-}
-"""Column titles of the metrics; see `benchmarks.metrics.summary`."""
-
 MODEL_HELP = (
     "A shipped name, a bundle, a checkpoint (.safetensors, run in PyTorch), opencv:mil, opencv:kcf, opencv:csrt, "
     "opencv:mosse, or opencv:nano:BACKBONE.onnx,HEAD.onnx."
@@ -255,6 +241,7 @@ def peers(
     from benchmarks import records
     from benchmarks.contenders import Spec
     from benchmarks.datasets import read_dataset
+    from benchmarks.metrics import TITLES
     from benchmarks.peers import available, compare
 
     data = read_dataset(dataset, tuple(sequence or ()))
@@ -265,8 +252,8 @@ def peers(
     records.write(records.record("peers", contenders=compared, missing=missing), json)
     table = Table(
         "tracker",
-        HEADINGS[compared[0]["headline"]],
-        HEADINGS["sr_50"],
+        TITLES[compared[0]["headline"]],
+        TITLES["sr_50"],
         "ms (median)",
         "ok when gone",
         "score seen / gone",
@@ -441,6 +428,26 @@ def ratios(
 
 
 @app.command()
+def report(
+    records: Annotated[list[Path], typer.Argument(help="JSON records of the other commands.")],
+    out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
+    title: Annotated[str, typer.Option(help="The page's title.")] = "Trackers on this device",
+    frames: Annotated[
+        str | None, typer.Option(help="The dataset, to show frames of it: the page then holds its pictures.")
+    ] = None,
+) -> None:
+    """Make one self-contained HTML page of records."""
+    from benchmarks.datasets import read_dataset
+    from benchmarks.records import read
+    from benchmarks.report import gather, render
+
+    page = render(gather(read(records)), title, read_dataset(frames) if frames else None)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(page, encoding="utf-8")
+    typer.echo(out)
+
+
+@app.command()
 def submission(
     results: Annotated[Path, typer.Argument(help="A folder of raw results, as accuracy keeps them.")],
     dataset: Annotated[str, typer.Option(help="got10k:FOLDER or trackingnet:FOLDER, which names the sequences.")],
@@ -462,8 +469,10 @@ def _print_scores(scores: Scores, title: str, *, quiet: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from benchmarks.metrics import TITLES
+
     console = Console(stderr=quiet)
-    headings = [HEADINGS[name] for name in scores.metrics]
+    headings = [TITLES[name] for name in scores.metrics]
     overall = Table("over", *headings, title=f"{title}, protocol {scores.protocol}, in percent")
     frames = sum(sequence["frames"] for sequence in scores.sequences)
     overall.add_row(f"{len(scores.sequences)} sequences, {frames} frames", *_percent(scores.metrics))
@@ -471,7 +480,7 @@ def _print_scores(scores: Scores, title: str, *, quiet: bool) -> None:
         overall.add_row(f"{attribute} ({group['sequences']})", *_percent(group["metrics"]))
     console.print(overall)
     shown = [name for name in ("auc", "precision_20", "sr_50", "tpr", "tnr", "max_gm") if name in scores.metrics]
-    each = Table("sequence", "frames", "absent", *(HEADINGS[name] for name in shown))
+    each = Table("sequence", "frames", "absent", *(TITLES[name] for name in shown))
     for sequence in scores.sequences:
         counts = (str(sequence["frames"]), str(sequence["absent"]))
         each.add_row(sequence["name"], *counts, *_percent({name: sequence["metrics"][name] for name in shown}))

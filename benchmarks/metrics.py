@@ -23,6 +23,20 @@ PIXELS = np.arange(51, dtype=np.float64)
 NORMALISED = np.linspace(0, 0.5, 51)
 """Thresholds of the normalised precision curve (Mueller et al., TrackingNet), in units of the target's size."""
 
+TITLES = {
+    "auc": "AUC",
+    "precision_20": "P@20",
+    "normalised_precision_020": "NP@.20",
+    "normalised_precision_mean": "NP mean",
+    "ao": "AO",
+    "sr_50": "SR.50",
+    "sr_75": "SR.75",
+    "tpr": "TPR",
+    "tnr": "TNR",
+    "max_gm": "MaxGM",
+}
+"""What the figures of `summary` and `presence` are called in tables."""
+
 
 def overlaps(predicted: Floats, truth: Floats) -> Floats:
     """Intersection over union, (N,); 0 for NaN boxes.

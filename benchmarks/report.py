@@ -1,0 +1,490 @@
+"""One HTML page from JSON records: what to choose, and what the figures rest on. Nothing is loaded from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.datasets import Dataset
+from benchmarks.datasets import Sequence as Video
+from benchmarks.metrics import TITLES
+from benchmarks.results import ResultsError, read_track, track_path
+from benchmarks.svg import Axis, Line, Plot, Point, pareto
+from edgetrack.imaging import import_cv2
+from edgetrack.sources import read_image
+
+SERIES = 8
+"""Colours that can be told apart; plots show as many trackers, the best ones."""
+WIDE, NARROW = 860, 340
+_STRIP, _STRIP_WIDTH = 5, 240
+
+
+@dataclass
+class Entry:
+    """A tracker with all that the records say of it.
+
+    Attributes:
+        accuracy: what `benchmarks.accuracy.evaluate` returned.
+        latency: content of a latency record of the same tracker, if there is one.
+    """
+
+    label: str
+    accuracy: dict[str, Any]
+    latency: dict[str, Any] | None = None
+    style: str = field(default="", compare=False)
+
+    @property
+    def kind(self) -> str:
+        """ours, peer or reference."""
+        identity = self.accuracy["contender"]
+        if identity["kind"] == "opencv":
+            return "peer"
+        return "reference" if str(identity.get("backend", "")).startswith("pytorch") else "ours"
+
+    @property
+    def headline(self) -> float:
+        """The figure that trackers are ranked by, in percent."""
+        return 100 * float(self.accuracy["metrics"][self.accuracy["headline"]])
+
+    @property
+    def milliseconds(self) -> float | None:
+        """Median time of an update; from a latency record where there is one, else from the accuracy run."""
+        source = self.latency or self.accuracy
+        return source["update_ms"].get("p50")
+
+
+@dataclass
+class Findings:
+    """The records, sorted by what they are about."""
+
+    entries: list[Entry]
+    parity: list[dict[str, Any]]
+    realtime: list[dict[str, Any]]
+    ratios: list[dict[str, Any]]
+    records: list[dict[str, Any]]
+
+
+def gather(records: Sequence[dict[str, Any]]) -> Findings:
+    """Sort records; of two on the same tracker the later one counts.
+
+    Raises:
+        ResultsError: no record has accuracies, or they are of different data or protocols and cannot be compared.
+    """
+    ordered = sorted(records, key=lambda r: r["date"])
+    found: dict[str, list[dict[str, Any]]] = {}
+    for each in ordered:
+        found.setdefault(each["schema"].rpartition(".")[2], []).append(each)
+    accuracies = {}
+    for each in ordered:
+        for content in each["contenders"] if each["schema"].endswith(".peers") else [each]:
+            if "headline" in content and "contender" in content:
+                accuracies[_key(content)] = {**accuracies.get(_key(content), {}), **content}
+    if not accuracies:
+        raise ResultsError("no accuracy or peers record among these; a report compares trackers by accuracy")
+    bases = {(a["dataset"]["digest"], a["dataset"]["name"], a["protocol"]) for a in accuracies.values()}
+    if len(bases) > 1:
+        listed = "; ".join(f"{name} ({digest}) by {protocol}" for digest, name, protocol in sorted(bases))
+        raise ResultsError(f"the records are of different data and cannot be compared: {listed}")
+    latencies = {_key(each): each for each in found.get("latency", ())}
+    entries = [Entry(content["contender"]["label"], content, latencies.get(key)) for key, content in accuracies.items()]
+    entries.sort(key=lambda entry: -entry.headline)
+    for index, entry in enumerate(entries):
+        entry.style = f"s{index}" if index < SERIES else ""
+    return Findings(entries, found.get("parity", []), found.get("realtime", []), found.get("ratios", []), ordered)
+
+
+def _key(content: dict[str, Any]) -> str:
+    identity = {name: value for name, value in content["contender"].items() if name != "label"}
+    return repr(sorted(identity.items()))
+
+
+def render(findings: Findings, title: str = "Trackers on this device", dataset: Dataset | None = None) -> str:
+    """The page. With a dataset, sequences are shown in frames of it: such a page holds its pictures."""
+    entries = findings.entries
+    base = entries[0].accuracy
+    machine = findings.records[-1]["hardware"]
+    data = base["dataset"]
+    style = (Path(__file__).parent / "report.css").read_text()
+    sections = [
+        f"<h1>{escape(title)}</h1>",
+        f'<p class="soft">{escape(machine["processor"])}, {machine["cores"]} cores. {escape(data["name"])}: '
+        f"{data['sequences']} sequences, {data['frames']} frames, protocol {escape(base['protocol'])}.</p>",
+        _overview(entries),
+        _table(entries),
+        _curves(entries),
+        _losses(entries),
+        _realtime(findings.realtime),
+        _parity(findings.parity),
+        _ratios(findings.ratios),
+        _attributes(entries),
+        _sequences(entries, dataset),
+        _sources(findings.records),
+    ]
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{style}</style></head><body><main>{''.join(sections)}</main></body></html>\n"
+    )
+
+
+def _both(draw: Callable[[int, int], str], wide: int = WIDE, height: int = 420) -> str:
+    """A plot drawn for a desktop and for a phone; the page shows the one that fits."""
+    return f'<div class="wide">{draw(wide, height)}</div><div class="narrow">{draw(NARROW, min(height, 320))}</div>'
+
+
+def _overview(entries: Sequence[Entry]) -> str:
+    shown = [entry for entry in entries if entry.milliseconds]
+    if not shown:
+        return ""
+    times = [float(entry.milliseconds or 0) for entry in shown]
+    values = [entry.headline for entry in shown]
+    x = Axis(min(times) / 1.6, max(times) * 2.2, "milliseconds a frame (median, fewer is better)", log=True)
+    low = max(0.0, 10 * np.floor(min(values) / 10) - 5)
+    y = Axis(low, min(100.0, 10 * np.ceil(max(values) / 10) + 5), f"{_name(entries)} in percent")
+    front = pareto(list(zip(times, values, strict=True)))
+
+    def draw(width: int, height: int) -> str:
+        plot = Plot(x, y, width, height, f"{_name(entries)} against latency")
+        if len(front) > 1:
+            plot.line(Line(front, "no other is both quicker and better", ""), "front")
+        plot.points(
+            [
+                Point(
+                    time,
+                    entry.headline,
+                    entry.label if width > 500 else _short(entry.label),
+                    f"{entry.label}: {entry.headline:.1f} at {time:.2f} ms ({1000 / time:.0f} frames a second)",
+                    entry.kind,
+                )
+                for entry, time in zip(shown, times, strict=True)
+            ]
+        )
+        return plot.svg()
+
+    kinds = {entry.kind for entry in shown}
+    names = {"ours": ("●", "edgetrack"), "peer": ("■", "OpenCV"), "reference": ("◇", "PyTorch reference")}
+    key = "".join(
+        f'<li class="{kind}">{symbol} <span>{name}</span></li>'
+        for kind, (symbol, name) in names.items()
+        if kind in kinds
+    )
+    line = " Nothing is both quicker and better than what is on the broad line." if len(front) > 1 else ""
+    return (
+        f"<h2>Accuracy against latency</h2><p>Up and to the left is better.{line}</p>"
+        f'<figure>{_both(draw)}<ul class="key">{key}</ul></figure>'
+    )
+
+
+def _name(entries: Sequence[Entry]) -> str:
+    return TITLES[entries[0].accuracy["headline"]]
+
+
+def _short(label: str) -> str:
+    """A label for a phone: without the runtime's long name."""
+    return label.replace(" on onnxruntime-", " ort-").replace(" on openvino-", " ov-").replace("OpenCV ", "")
+
+
+def _table(entries: Sequence[Entry]) -> str:
+    metrics = [name for name in entries[0].accuracy["metrics"] if name in TITLES]
+    head = [
+        "tracker",
+        *(TITLES[name] for name in metrics),
+        "ms",
+        "frames/s",
+        "threads",
+        "MB",
+        "MiB at most",
+        "mJ/frame",
+    ]
+    rows = []
+    best = {name: max((_number(e.accuracy["metrics"][name]) for e in entries), default=0) for name in metrics}
+    for entry in entries:
+        cells = [escape(entry.label)]
+        for name in metrics:
+            value = entry.accuracy["metrics"][name]
+            cells.append((_percent(value), "best" if _number(value) == best[name] else ""))  # type: ignore[arg-type]
+        time, latency = entry.milliseconds, entry.latency or {}
+        joules = (latency.get("energy") or {}).get("joules_per_frame")
+        cells += [
+            "–" if not time else f"{time:.2f}",
+            "–" if not time else f"{1000 / time:.0f}",
+            str(entry.accuracy.get("threads") or "auto"),
+            f"{latency['disk_bytes'] / 1e6:.1f}" if "disk_bytes" in latency else "–",
+            f"{latency['memory_mib']['peak'] - latency['memory_mib']['before']:.0f}" if latency else "–",
+            f"{1e3 * joules:.1f}" if joules else "–",
+        ]
+        rows.append(cells)
+    return _tabulate(head, rows, "Accuracy in percent, best in bold. MiB: added to the process by loading and running.")
+
+
+def _number(value: Any) -> float:
+    return -1.0 if value is None else float(value)
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _tabulate(head: Iterable[str], rows: Iterable[Iterable[Any]], caption: str = "") -> str:
+    """A table; a cell is HTML, or HTML and a class."""
+    body = []
+    for row in rows:
+        cells = ((cell, "") if isinstance(cell, str) else cell for cell in row)
+        body.append(
+            "<tr>"
+            + "".join(f'<td class="{kind}">{text}</td>' if kind else f"<td>{text}</td>" for text, kind in cells)
+            + "</tr>"
+        )
+    return (
+        f'<div class="scroll"><table><thead><tr>{"".join(f"<th>{escape(each)}</th>" for each in head)}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table></div>" + (f'<p class="soft">{escape(caption)}</p>' if caption else "")
+    )
+
+
+def _legend(entries: Sequence[Entry], figure: Callable[[Entry], str]) -> str:
+    items = "".join(
+        f'<li class="{entry.style}"><i></i><span>{escape(entry.label)} <b>{figure(entry)}</b></span></li>'
+        for entry in entries
+    )
+    return f'<ul class="key">{items}</ul>'
+
+
+def _curves(entries: Sequence[Entry]) -> str:
+    shown = [entry for entry in entries if entry.style and entry.accuracy.get("curves")]
+    if not shown:
+        return ""
+    figures = []
+    for name, title, axis, figure in (
+        ("success", "Success", "overlap above", "auc"),
+        ("precision", "Precision", "centre within (pixels)", "precision_20"),
+    ):
+        end = shown[0].accuracy["curves"][name]["thresholds"][-1]
+        x, y = Axis(0, end, axis), Axis(0, 100, "percent of frames")
+
+        def draw(width: int, height: int, name: str = name, title: str = title, x: Axis = x, y: Axis = y) -> str:
+            plot = Plot(x, y, width, height, f"{title} plot")
+            for entry in reversed(shown):  # the best on top
+                curve = entry.accuracy["curves"][name]
+                values = zip(curve["thresholds"], (100 * v for v in curve["values"]), strict=True)
+                plot.line(Line(list(values), entry.label, entry.style))
+            return plot.svg()
+
+        legend = _legend(shown, lambda entry, figure=figure: _percent(entry.accuracy["metrics"][figure]))
+        figures.append(f"<figure><figcaption>{title}</figcaption>{_both(draw, 420, 320)}{legend}</figure>")
+    more = f" The best {SERIES} are shown." if len(entries) > SERIES else ""
+    return f'<h2>Success and precision</h2><p class="soft">{more}</p><div class="pair">{"".join(figures)}</div>'
+
+
+def _losses(entries: Sequence[Entry]) -> str:
+    with_loss = [entry for entry in entries if entry.accuracy.get("loss")]
+    if not with_loss:
+        return ""
+    rows = []
+    for entry in with_loss:
+        loss = entry.accuracy["loss"]
+        scores = [loss["score_seen"], loss["score_gone"]]
+        rows.append(
+            [
+                escape(entry.label),
+                _percent(loss["gone_ok"]),
+                " / ".join("–" if value is None else f"{value:.2f}" for value in scores),
+                _percent(loss["separation"]),
+                _percent(loss["found_near"]),
+                _percent(loss["found_far"]),
+            ]
+        )
+    head = ["tracker", "says ok though it is gone", "score seen / gone", "told apart", "found again near", "far"]
+    return "<h2>When the target is gone</h2>" + _tabulate(
+        head,
+        rows,
+        "Real sequences with the target painted over, then back in its place or half a frame away. Told apart: the "
+        "chance that a frame with the target scores higher than one without; 50 is a coin.",
+    )
+
+
+def _realtime(records: Sequence[dict[str, Any]]) -> str:
+    figures = []
+    for record in records:
+        rates = sorted({entry["fps"] for entry in record["entries"]})
+        lines = []
+        for index, fps in enumerate(rates):
+            points = sorted(
+                (entry["latency_ms"] or entry["update_ms"]["p50"], 100 * entry["metrics"]["auc"])
+                for entry in record["entries"]
+                if entry["fps"] == fps
+            )
+            lines.append(Line(points, f"{fps:g} frames a second", f"s{index}"))
+        longest = max(x for line in lines for x, _ in line.points)
+        if longest <= 0 or all(len(line.points) < 2 for line in lines):
+            continue
+        x = Axis(0, 1.05 * longest, "latency in milliseconds")
+        y = Axis(0, 100, "AUC in percent")
+
+        def draw(width: int, height: int, lines: list[Line] = lines, x: Axis = x, y: Axis = y) -> str:
+            plot = Plot(x, y, width, height, "Real-time accuracy against latency")
+            for line in lines:
+                plot.line(line)
+            return plot.svg()
+
+        key = "".join(f'<li class="{line.style}"><i></i><span>{line.label}</span></li>' for line in lines)
+        label = escape(record["contender"]["label"])
+        figures.append(
+            f'<figure><figcaption>{label}</figcaption>{_both(draw, WIDE, 280)}<ul class="key">{key}</ul></figure>'
+        )
+    if not figures:
+        return ""
+    return (
+        "<h2>When the camera does not wait</h2><p>A frame must be answered before the next arrives; a slow tracker "
+        f"misses frames. The leftmost point is the latency measured here.</p>{''.join(figures)}"
+    )
+
+
+def _parity(records: Sequence[dict[str, Any]]) -> str:
+    if not records:
+        return ""
+    parts = []
+    for record in records:
+        rows = []
+        for entry in record["entries"]:
+            name = f"{entry['precision']} on {entry['backend']}"
+            if "refused" in entry:
+                rows.append([escape(name), "–", "–", "–", "–", (escape(entry["refused"]), "words")])
+                continue
+            worst = max(value for values in entry["tensors"].values() for value in values.values())
+            broken = "; ".join(entry["broken"]) or "passed"
+            rows.append(
+                [
+                    escape(name),
+                    f"{worst:.1e}",
+                    _percent(entry["equal_boxes"]),
+                    f"{100 * entry['box_error']['p95']:.3f}",
+                    "–" if entry.get("auc_drop") is None else f"{100 * entry['auc_drop']:+.2f}",
+                    (escape(broken), "words"),
+                ]
+            )
+        head = ["", "worst tensor", "same box (%)", "box error p95 (% of crop)", "AUC drop", "limits"]
+        reference = record["reference"]
+        parts.append(
+            _tabulate(
+                head,
+                rows,
+                f"{record['model']} against the trained model on {reference['backend']} in float32, TF32 off, on "
+                f"{record['dataset']['crops']} crops.",
+            )
+        )
+    return f"<h2>Is it the trained model?</h2>{''.join(parts)}"
+
+
+def _ratios(records: Sequence[dict[str, Any]]) -> str:
+    rows = [
+        [
+            escape(f"{entry['preset']} on {entry['backend']}"),
+            *(f"{entry['of_encoding'][name]:.2f}" for name in ("naive", "cached", "fused")),
+            f"{entry['isolated_of_joint']:.2f}",
+        ]
+        for record in records
+        for entry in record["entries"]
+    ]
+    if not rows:
+        return ""
+    head = ["", "naive", "cached", "fused", "isolated / joint templates"]
+    return "<h2>What caching saves</h2>" + _tabulate(
+        head,
+        rows,
+        "Time to decode four tokens as a share of encoding; encoding with isolated as a share of joint templates.",
+    )
+
+
+def _attributes(entries: Sequence[Entry]) -> str:
+    groups = entries[0].accuracy.get("attributes") or {}
+    if not groups:
+        return ""
+    headline = entries[0].accuracy["headline"]
+    rows = []
+    for entry in entries:
+        values = [entry.accuracy["attributes"][name]["metrics"][headline] for name in groups]
+        rows.append([escape(entry.label), *(_cell(value) for value in values)])
+    head = ["tracker", *(f"{name} ({group['sequences']})" for name, group in groups.items())]
+    return (
+        f"<h2>By what makes it hard</h2>{_tabulate(head, rows, f'{_name(entries)} in percent; sequences in brackets.')}"
+    )
+
+
+def _cell(value: float | None) -> tuple[str, str]:
+    """A figure on a ground as strong as the figure is high."""
+    if value is None:
+        return "–", ""
+    return f"{100 * value:.1f}", f'cell" style="--v:{value:.3f}'
+
+
+def _sequences(entries: Sequence[Entry], dataset: Dataset | None) -> str:
+    headline = entries[0].accuracy["headline"]
+    names = [sequence["name"] for sequence in entries[0].accuracy["sequences"]]
+    by_entry = [{s["name"]: s for s in entry.accuracy["sequences"]} for entry in entries]
+    rows = []
+    for name in names:
+        values = [each[name]["metrics"][headline] if name in each else None for each in by_entry]
+        rows.append([escape(name), *(_cell(value) for value in values)])
+    head = ["sequence", *(_short(entry.label) for entry in entries)]
+    table = _tabulate(head, rows, f"{_name(entries)} in percent.")
+    strips = ""
+    if dataset is not None:
+        shown = [entry for entry in entries if entry.style][:4]
+        strips = "".join(_strip(video, shown, headline) for video in dataset.sequences if video.name in names)
+        note = f"Frames with the truth dashed and the best {len(shown)} trackers:"
+        strips = f'<p class="soft">{note}</p>{_legend(shown, lambda entry: "")}{strips}'
+    return f"<h2>Sequence by sequence</h2>{table}{strips}"
+
+
+def _strip(video: Video, entries: Sequence[Entry], headline: str) -> str:
+    """Frames of a sequence with boxes, to be unfolded."""
+    cv2 = import_cv2()
+    tracks = {
+        entry.style: read_track(folder, video.name).boxes
+        for entry in entries
+        if track_path(folder := Path(entry.accuracy["results"]), video.name)
+    }
+    pictures = []
+    for index in np.linspace(0, len(video.frames) - 1, _STRIP).round().astype(int):
+        frame = read_image(video.frames[index])
+        height, width = frame.shape[:2]
+        small = cv2.resize(
+            frame, (_STRIP_WIDTH, max(1, round(_STRIP_WIDTH * height / width))), interpolation=cv2.INTER_AREA
+        )
+        data = base64.b64encode(cv2.imencode(".jpg", small, (cv2.IMWRITE_JPEG_QUALITY, 75))[1].tobytes()).decode()
+        boxes = [("truth", video.truth[index]), *((style, boxes[index]) for style, boxes in tracks.items())]
+        rectangles = "".join(
+            f'<rect class="{style}" x="{x:.1f}" y="{y:.1f}" width="{w:.1f}" height="{h:.1f}"/>'
+            for style, (x, y, w, h) in boxes
+            if np.isfinite((x, y, w, h)).all() and w > 0 and h > 0
+        )
+        pictures.append(
+            f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="frame {index}">'
+            f'<image href="data:image/jpeg;base64,{data}" width="{width}" height="{height}"/>{rectangles}</svg>'
+        )
+    values = []
+    for entry in entries:
+        found = next((s for s in entry.accuracy["sequences"] if s["name"] == video.name), None)
+        values.append(f"{_short(entry.label)} {_percent(found['metrics'][headline]) if found else '–'}")
+    summary = f'{escape(video.name)}<span class="soft">{escape(", ".join(values))}</span>'
+    return f'<details><summary>{summary}</summary><div class="strip">{"".join(pictures)}</div></details>'
+
+
+def _sources(records: Sequence[dict[str, Any]]) -> str:
+    items = []
+    for record in records:
+        machine, versions = record["hardware"], record["versions"]
+        facts = ", ".join(f"{name} {version}" for name, version in versions.items())
+        items.append(
+            f"<details><summary>{escape(record['schema'].rpartition('.')[2])}, {escape(record['date'])}</summary>"
+            f"<p><code>{escape(record['command'])}</code></p>"
+            f'<p class="soft">{escape(machine["processor"])}, {machine["cores"]} cores, {machine["memory_gib"]} GiB, '
+            f"{escape(machine['system'])}; {escape(facts)}</p></details>"
+        )
+    return f"<h2>What this rests on</h2><p>Each record with the command that made it.</p>{''.join(items)}"

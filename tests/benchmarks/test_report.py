@@ -1,0 +1,240 @@
+"""The page: what is gathered, the plots' arithmetic, and the page itself in a real browser, if there is one."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html import escape, unescape
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks.cli import app
+from benchmarks.records import read, record
+from benchmarks.report import gather, render
+from benchmarks.results import ResultsError
+from benchmarks.svg import Axis, Plot, Point, pareto
+
+
+def accuracy(label: str, auc: float, milliseconds: float, date: str = "2026-01-01", **identity: object) -> dict:
+    """A record as `accuracy` writes it, of two sequences."""
+    metrics = {"auc": auc, "precision_20": auc, "sr_50": auc}
+    thresholds = {"success": [0.0, 0.5, 1.0], "precision": [0.0, 25.0, 50.0]}
+    sequence = {"frames": 10, "absent": 0, "attributes": [], "metrics": metrics, "update_ms": {"p50": milliseconds}}
+    return {
+        **record("accuracy"),
+        "date": date,
+        "contender": {"label": label, "kind": "edgetrack", "name": label, **identity},
+        "threads": 1,
+        "dataset": {"name": "drawn", "sequences": 2, "frames": 20, "digest": "abc"},
+        "protocol": "ope",
+        "headline": "auc",
+        "metrics": metrics,
+        "curves": {name: {"thresholds": t, "values": [1.0, auc, 0.0]} for name, t in thresholds.items()},
+        "sequences": [{"name": name, **sequence} for name in ("one", "two")],
+        "attributes": {"OCC": {"sequences": 1, "metrics": metrics}},
+        "update_ms": {"p50": milliseconds},
+        "results": "nowhere",
+    }
+
+
+def test_pareto_keeps_what_nothing_beats() -> None:
+    points = [(3.0, 0.9), (1.0, 0.5), (2.0, 0.4), (2.5, 0.7), (3.0, 0.8), (9.0, 0.9)]
+    assert pareto(points) == [(1.0, 0.5), (2.5, 0.7), (3.0, 0.9)]
+
+
+def test_axes_have_round_ticks_in_range() -> None:
+    assert Axis(0, 1, "").ticks() == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert Axis(25, 75, "").ticks() == [30, 40, 50, 60, 70]
+    assert Axis(3, 60, "", log=True).ticks() == [5, 10, 20, 50]
+    assert Axis(0.1, 1000, "", log=True).place(10) == pytest.approx(0.5)
+
+
+def test_labels_of_close_marks_do_not_cover_each_other() -> None:
+    plot = Plot(Axis(0, 10, "x"), Axis(0, 10, "y"), 600, 300, "t")
+    plot.points([Point(5 + i / 50, 5, f"tracker number {i}", "", "ours") for i in range(4)])
+    places = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)">tracker', plot.svg())
+    assert len(set(places)) == 4
+    rows = sorted(float(y) for _, y, anchor in places if anchor == "start")
+    assert all(later - earlier >= 12 for earlier, later in pairwise(rows))
+
+
+def test_the_latest_record_of_a_tracker_counts_and_its_latency_is_found() -> None:
+    latency = {**record("latency"), "contender": accuracy("a", 0, 0)["contender"], "update_ms": {"p50": 4.0}}
+    found = gather([accuracy("a", 0.6, 9.0, "2026-01-02"), accuracy("a", 0.2, 9.0, "2026-01-01"), latency])
+    (entry,) = found.entries
+    assert entry.headline == pytest.approx(60)
+    assert entry.milliseconds == 4.0
+
+
+def test_entries_are_ranked_and_told_apart() -> None:
+    peer = accuracy("mil", 0.4, 20.0) | {"contender": {"label": "mil", "kind": "opencv"}}
+    reference = accuracy("ref", 0.7, 30.0, backend="pytorch-cpu")
+    found = gather([peer, reference, accuracy("a", 0.5, 5.0)])
+    assert [(entry.label, entry.kind) for entry in found.entries] == [
+        ("ref", "reference"),
+        ("a", "ours"),
+        ("mil", "peer"),
+    ]
+
+
+def test_different_data_are_not_compared() -> None:
+    other = accuracy("b", 0.5, 5.0) | {"dataset": {"name": "other", "sequences": 2, "frames": 20, "digest": "xyz"}}
+    with pytest.raises(ResultsError, match="different data"):
+        gather([accuracy("a", 0.5, 5.0), other])
+    with pytest.raises(ResultsError, match="no accuracy"):
+        gather([record("latency")])
+
+
+class Checker(HTMLParser):
+    """Collects what a page refers to, and complains of tags that are not closed in order."""
+
+    VOID = frozenset({"meta", "br", "line", "rect", "path", "circle", "polyline", "image"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.references: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.references += [value for name, value in attrs if name in ("src", "href", "xlink:href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: list) -> None:
+        self.references += [value for name, value in attrs if name in ("src", "href", "xlink:href")]
+
+
+def page_of_all() -> str:
+    loss = {
+        "gone_ok": 0.1,
+        "score_seen": 0.9,
+        "score_gone": None,
+        "separation": 0.8,
+        "found_near": 1.0,
+        "found_far": 0.0,
+    }
+    parity = {
+        **record("parity"),
+        "model": "m",
+        "reference": {"backend": "pytorch-cpu"},
+        "dataset": {"crops": 3},
+        "entries": [
+            {
+                "backend": "onnxruntime-cpu",
+                "precision": "fp32",
+                "tensors": {"track": {"likelihoods": 1e-6}},
+                "equal_boxes": 1.0,
+                "box_error": {"p95": 0.0},
+                "auc_drop": 0.001,
+                "broken": [],
+            },
+            {"backend": "openvino-npu", "precision": "int8", "refused": "no device <here>"},
+        ],
+    }
+    realtime = {
+        **record("realtime"),
+        "contender": {"label": "a"},
+        "entries": [
+            {"fps": fps, "latency_ms": ms, "update_ms": {"p50": 5.0}, "metrics": {"auc": 0.5 - (ms or 5) / 1000}}
+            for fps in (30.0, 60.0)
+            for ms in (None, 40.0)
+        ],
+    }
+    shares = {"naive": 0.5, "cached": 0.2, "fused": 0.1}
+    entry = {"preset": "p", "backend": "b", "of_encoding": shares, "isolated_of_joint": 0.5}
+    several = [accuracy(f"tracker {i} <&>", 0.3 + i / 30, 3.0 + i, number=i) for i in range(10)]
+    several[0]["loss"] = loss
+    return render(gather([*several, parity, realtime, {**record("ratios"), "entries": [entry]}]))
+
+
+def test_the_page_is_whole_and_needs_nothing_else() -> None:
+    page = page_of_all()
+    checker = Checker()
+    checker.feed(page)
+    assert checker.open == []
+    assert checker.references == []
+    assert "url(" not in page
+    assert "@import" not in page
+    assert "tracker 9 <&>" not in page
+    assert "tracker 9 &lt;&amp;&gt;" in page
+    assert "no device &lt;here&gt;" in page
+    for title in ("Accuracy against latency", "When the target is gone", "does not wait", "trained model", "caching"):
+        assert title in page
+
+
+def test_command_shows_frames_of_the_dataset(bundle: Path, dataset_folder: Path, tmp_path: Path) -> None:
+    run, out = tmp_path / "run.json", tmp_path / "report.html"
+    arguments = ["accuracy", str(bundle), "--backend", "onnxruntime-cpu", "--threads", "1", "--json", str(run)]
+    dataset = ["--dataset", str(dataset_folder), "--out", str(tmp_path / "raw")]
+    assert CliRunner().invoke(app, [*arguments, *dataset]).exit_code == 0
+    result = CliRunner().invoke(app, ["report", str(run), "--out", str(out), "--frames", str(dataset_folder)])
+    assert result.exit_code == 0, result.output
+    page = out.read_text()
+    assert page.count("data:image/jpeg;base64,") == 2 * 5
+    assert page.count('class="truth"') == 5 + 4  # in frame 8 of "hides" the target is out of sight
+    without = CliRunner().invoke(app, ["report", str(run), "--out", str(out)])
+    assert without.exit_code == 0
+    assert "data:image" not in out.read_text()
+
+
+def test_what_is_no_record_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    for text, message in (("nonsense", "not a JSON record"), ("{}", "not a record"), ("[1]", "not a record")):
+        path.write_text(text)
+        with pytest.raises(ResultsError, match=message):
+            read([path])
+    path.write_text(json.dumps({"schema": "edgetrack.benchmarks.accuracy", "version": 99}))
+    with pytest.raises(ResultsError, match="version 99"):
+        read([path])
+
+
+PROBE = """<script>addEventListener("load", () => {
+  const shown = [...document.querySelectorAll("svg.plot")].map(svg => svg.getBoundingClientRect());
+  parent.postMessage({
+    inner: innerWidth,
+    scroll: document.documentElement.scrollWidth,
+    plots: shown.filter(box => box.width > 100 && box.height > 100).length,
+    all: shown.length,
+    loaded: performance.getEntriesByType("resource").length,
+    text: Math.min(...[...document.querySelectorAll("svg.plot text")]
+      .map(text => text.getBoundingClientRect().height).filter(height => height > 0)),
+    background: getComputedStyle(document.body).backgroundColor,
+  }, "*");
+});</script>"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_in_a_browser(tmp_path: Path, width: int) -> None:
+    """Chromium lays it out at a phone's and a desktop's width, in an iframe, because its window has a least width."""
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("needs Chromium (Debian's package chromium) on the PATH")
+    inner = page_of_all().replace("</body>", PROBE + "</body>")
+    (tmp_path / "host.html").write_text(
+        "<!doctype html><body><script>addEventListener('message', e => {"
+        "document.body.dataset.found = JSON.stringify(e.data); });</script>"
+        f'<iframe style="border:0" width="{width}" height="800" srcdoc="{escape(inner, quote=True)}"></iframe></body>'
+    )
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom"]
+    profile = f"--user-data-dir={tmp_path / 'profile'}"
+    command = [browser, *options, profile, f"--window-size={width + 100},900", f"file://{tmp_path / 'host.html'}"]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    match = re.search(r'data-found="([^"]*)"', dom)
+    assert match, dom[:500]
+    found = json.loads(unescape(match[1]))
+    assert found["inner"] == width
+    assert found["scroll"] <= width  # the page itself never scrolls sideways
+    assert found["plots"] * 2 == found["all"] > 0  # of each plot the one drawn for this width
+    assert found["loaded"] == 0
+    assert found["text"] >= 11  # still to be read
+    assert found["background"] in ("rgb(252, 252, 250)", "rgb(20, 23, 26)")

@@ -448,6 +448,23 @@ def report(
 
 
 @app.command()
+def table(
+    records: Annotated[list[Path], typer.Argument(help="JSON records of accuracy, peers and latency.")],
+    into: Annotated[Path | None, typer.Option(help="Replace the table between the marks in this file.")] = None,
+) -> None:
+    """Make the README's Markdown table of records."""
+    from benchmarks.records import read
+    from benchmarks.report import gather
+    from benchmarks.table import markdown, write_into
+
+    text = markdown(gather(read(records)))
+    if into is None:
+        typer.echo(text, nl=False)
+    else:
+        write_into(into, text)
+
+
+@app.command()
 def submission(
     results: Annotated[Path, typer.Argument(help="A folder of raw results, as accuracy keeps them.")],
     dataset: Annotated[str, typer.Option(help="got10k:FOLDER or trackingnet:FOLDER, which names the sequences.")],

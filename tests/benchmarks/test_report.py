@@ -19,6 +19,7 @@ from benchmarks.records import read, record
 from benchmarks.report import gather, render
 from benchmarks.results import ResultsError
 from benchmarks.svg import Axis, Plot, Point, pareto
+from benchmarks.table import BEGIN, END, markdown, write_into
 
 
 def accuracy(label: str, auc: float, milliseconds: float, date: str = "2026-01-01", **identity: object) -> dict:
@@ -89,6 +90,22 @@ def test_different_data_are_not_compared() -> None:
         gather([accuracy("a", 0.5, 5.0), other])
     with pytest.raises(ResultsError, match="no accuracy"):
         gather([record("latency")])
+
+
+def test_table_goes_between_the_marks(tmp_path: Path) -> None:
+    table = markdown(gather([accuracy("a", 0.5, 5.0), accuracy("b", 0.625, 8.0, number=2)]))
+    assert table.splitlines()[2:4] == [
+        "| b | 62.5 | 62.5 | 62.5 | 8.0 | 125 | – |",
+        "| a | 50.0 | 50.0 | 50.0 | 5.0 | 200 | – |",
+    ]
+    path = tmp_path / "README.md"
+    path.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    write_into(path, table)
+    write_into(path, table)
+    assert path.read_text() == f"before\n{BEGIN}\n{table}{END}\nafter\n"
+    path.write_text("no marks")
+    with pytest.raises(ResultsError, match="no <!-- benchmarks: begin -->"):
+        write_into(path, table)
 
 
 class Checker(HTMLParser):

@@ -1,0 +1,58 @@
+"""The README's table, out of the records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.metrics import TITLES
+from benchmarks.report import Entry, Findings
+from benchmarks.results import ResultsError
+
+BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
+"""What stands around the table in a file that it is written into."""
+
+
+def markdown(findings: Findings) -> str:
+    """The trackers, best first, as a Markdown table with a line that says what was measured on what."""
+    first = findings.entries[0].accuracy
+    headline = first["headline"]
+    columns = [headline, *(name for name in ("sr_50", "precision_20") if name != headline and name in first["metrics"])]
+    lines = [
+        _row("tracker", *(TITLES[name] for name in columns), "ms (median)", "frames/s", "MB"),
+        _row("---", *["---:"] * (len(columns) + 3)),
+    ]
+    for entry in findings.entries:
+        values = (f"{100 * entry.accuracy['metrics'][name]:.1f}" for name in columns)
+        lines.append(_row(entry.label, *values, *_times(entry)))
+    data, machine = first["dataset"], findings.records[-1]["hardware"]
+    threads = {entry.accuracy["threads"] for entry in findings.entries}
+    used = f"{threads.pop()} thread(s)" if len(threads) == 1 and None not in threads else "threads as recorded"
+    lines += [
+        "",
+        f"{data['name']}: {data['sequences']} sequences, {data['frames']} frames, protocol `{first['protocol']}`; "
+        f"{machine['processor']}, {used}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def write_into(path: Path, table: str) -> None:
+    """Replace what stands between the two marks in a file.
+
+    Raises:
+        ResultsError: the marks are not there, in this order.
+    """
+    text = path.read_text(encoding="utf-8")
+    begin, end = text.find(BEGIN), text.find(END)
+    if begin < 0 or end < begin:
+        raise ResultsError(f"{path}: no {BEGIN} followed by {END}, between which the table goes")
+    path.write_text(f"{text[: begin + len(BEGIN)]}\n{table}{text[end:]}", encoding="utf-8")
+
+
+def _times(entry: Entry) -> tuple[str, str, str]:
+    time, disk = entry.milliseconds, (entry.latency or {}).get("disk_bytes")
+    size = f"{disk / 1e6:.1f}" if disk else "–"
+    return ("–", "–", size) if not time else (f"{time:.1f}", f"{1000 / time:.0f}", size)
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"

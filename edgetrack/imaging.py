@@ -169,6 +169,55 @@ def crop_to_box(
     return np.concatenate([centre - 0.5 * wh, wh])
 
 
+class Canvas(NamedTuple):
+    """A frame on a canvas of fixed size.
+
+    Attributes:
+        image: BGR uint8 (height, width, 3); the frame lies in the top-left corner, the rest is black.
+        extent: float64 (2,), the shares of the canvas's width and height that the frame covers.
+    """
+
+    image: NDArray[np.uint8]
+    extent: NDArray[np.float64]
+
+
+def letterbox(frame: NDArray[np.uint8], width: int, height: int) -> Canvas:
+    """Scale the whole frame to fit a canvas of `width` x `height` pixels, keeping its aspect."""
+    frame_height, frame_width = frame.shape[:2]
+    scale = min(width / frame_width, height / frame_height)
+    return place(frame, (max(1, round(frame_width * scale)), max(1, round(frame_height * scale))), width, height)
+
+
+def place(frame: NDArray[np.uint8], size: tuple[int, int], width: int, height: int) -> Canvas:
+    """Scale the frame to `size` (width, height) and put it into the corner of a canvas of `width` x `height` pixels."""
+    cv2 = import_cv2()
+    image = np.zeros((height, width, 3), np.uint8)
+    is_smaller = size[0] < frame.shape[1] and size[1] < frame.shape[0]
+    # Averaged where it shrinks: small targets must not fall between the samples.
+    interpolation = cv2.INTER_AREA if is_smaller else cv2.INTER_LINEAR
+    image[: size[1], : size[0]] = cv2.resize(frame, size, interpolation=interpolation)
+    return Canvas(image, np.asarray([size[0] / width, size[1] / height]))
+
+
+def canvas_to_boxes(
+    cxcywh: NDArray[np.float64], extent: NDArray[np.float64], frame_size: tuple[int, int]
+) -> NDArray[np.float64]:
+    """Map boxes (..., 4), cx, cy, w, h in units of a canvas's width and height, to (x, y, w, h) in frame pixels.
+
+    Args:
+        extent: the canvas's; see `Canvas`.
+        frame_size: (width, height) of the frame on it.
+    """
+    scaled = cxcywh * np.tile(np.asarray(frame_size) / extent, 2)
+    return np.concatenate([scaled[..., :2] - 0.5 * scaled[..., 2:], scaled[..., 2:]], axis=-1)
+
+
+def enclosing_square(box: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The square (x, y, side, side) about the centre of `box`, as long as the box's longer side."""
+    side = box[2:].max()
+    return np.concatenate([box[:2] + 0.5 * (box[2:] - side), [side, side]])
+
+
 def clip_box(box: NDArray[np.float64], frame_size: tuple[int, int], margin: float = 10.0) -> NDArray[np.float64]:
     """Clip (x, y, w, h) to a frame of `frame_size` (width, height), keeping at least `margin` pixels of each side.
 

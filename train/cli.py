@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from train.data.pairs import PairDataset
+    from train.models.seqtrack import SeqTrack, SeqTrackConfig
     from train.recipes import Recipe
 
 DATA_HELP = "A dataset: its folder, or KIND:FOLDER with KIND such as lasot, got10k, coco, trackingnet. Repeatable."
@@ -85,36 +86,51 @@ def _opened(name: str, settings: list[str] | None, data: list[str] | None) -> tu
 
 @app.command("import")
 def import_official(
-    file: Annotated[Path, typer.Argument(help="An official SeqTrack checkpoint (.pth).")],
+    file: Annotated[Path, typer.Argument(help="An official SeqTrack checkpoint, or a ResNet's or DETR's (.pth).")],
     out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
-    preset: Annotated[str | None, typer.Option("--as", help="The preset it must be, such as seqtrack-b256.")] = None,
+    preset: Annotated[
+        str | None, typer.Option("--as", help="The preset it must be, such as seqtrack-b256; a vtt- for a ResNet.")
+    ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="What tensors do not tell: encoder_heads, decoder_heads, memory, templates."),
+        typer.Option("--set", help="What SeqTrack's tensors do not tell: encoder_heads, decoder_heads, memory, ..."),
     ] = None,
 ) -> None:
-    """Convert official SeqTrack weights; sizes are read off the tensors, nothing in the file is run."""
-    from train.checkpoints import OfficialWeightsError, read_official, save_model, seqtrack_from_official
-    from train.models.seqtrack import PRESETS, SeqTrackConfig
-    from train.settings import with_settings
+    """Convert official weights; nothing in the file is run. A ResNet becomes a VTT to begin training from."""
+    from train.checkpoints import OfficialWeightsError, read_resnet, save_model, vtt_from_resnet
+    from train.models.registry import PRESETS
+    from train.models.seqtrack import SeqTrackConfig
+    from train.models.vtt import VTTConfig
 
     if preset is not None and preset not in PRESETS:
         raise typer.BadParameter(f"{preset!r} is not a preset; expected one of {', '.join(PRESETS)}")
     config = PRESETS[preset] if preset else SeqTrackConfig()
-    told = {key: getattr(config, key) for key in ("encoder_heads", "decoder_heads", "memory", "templates")}
     try:
-        model = seqtrack_from_official(read_official(file), **with_settings(told, settings or []))
+        if isinstance(config, VTTConfig):
+            if settings:
+                raise ValueError("got --set with a ResNet's weights; expected none, they fill the backbone alone")
+            save_model(out, vtt_from_resnet(read_resnet(file), config), source=f"backbone of {file.name}, else random")
+        else:
+            model = _official_seqtrack(file, config, settings or [], preset)
+            save_model(out, model, source=f"official SeqTrack weights, {file.name}")
     except (OfficialWeightsError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
-    if preset is not None:
-        found, expected = model.config.to_dict(), config.to_dict()
-        wrong = [f"{key} is {found[key]}, expected {expected[key]}" for key in expected if found[key] != expected[key]]
-        if wrong:
-            typer.echo(f"error: {file} is not {preset}: {'; '.join(wrong)}", err=True)
-            raise typer.Exit(1)
-    save_model(out, model, source=f"official SeqTrack weights, {file.name}")
     typer.echo(out)
+
+
+def _official_seqtrack(file: Path, config: SeqTrackConfig, settings: list[str], preset: str | None) -> SeqTrack:
+    """The official SeqTrack in a file; sizes are read off its tensors, and must be the preset's where one is named."""
+    from train.checkpoints import read_official, seqtrack_from_official
+    from train.settings import with_settings
+
+    told = {key: getattr(config, key) for key in ("encoder_heads", "decoder_heads", "memory", "templates")}
+    model = seqtrack_from_official(read_official(file), **with_settings(told, settings))
+    found, expected = model.config.to_dict(), config.to_dict()
+    wrong = [f"{key} is {found[key]}, expected {expected[key]}" for key in expected if found[key] != expected[key]]
+    if preset is not None and wrong:
+        raise ValueError(f"{file} is not {preset}: {'; '.join(wrong)}")
+    return model
 
 
 @app.command()

@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader
 
 from train.data.pairs import Pair, PairDataset
 from train.losses import in_order
-from train.models.seqtrack import SeqTrack
+from train.models.registry import Model
+from train.models.vtt import VTT
 from train.objective import normalised
 
 
@@ -25,14 +26,23 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def predict(model: SeqTrack, pair: Pair, window: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Greedy decoding of a batch -> boxes (B, 4) cx, cy, w, h in [0, 1], likelihoods (B, 4), presence (B,)."""
+def predict(model: Model, pair: Pair, window: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """The model's answer to a batch -> boxes (B, 4) cx, cy, w, h in [0, 1], likelihoods (B, K), presence (B,).
+
+    SeqTrack decodes greedily, its likelihoods being those of K = 4 tokens, penalised by `window`; VTT's best query has
+    one score, which is both likelihood and presence.
+    """
+    if isinstance(model, VTT):
+        kernel = model.fold(model.kernel(normalised(pair.templates[:, 0])))
+        boxes, scores = model.find(normalised(pair.search), pair.extent, kernel)
+        top = scores.argmax(1, keepdim=True)
+        return boxes.take_along_dim(top[..., None], 1)[:, 0], scores.gather(1, top), scores.amax(1)
     tokens = model.encode(normalised(pair.templates), normalised(pair.search))
     ids, likelihoods, presence = model.decoder.generate(*model.project_memory(tokens), window, model.config.order)
     return in_order(ids / (model.config.bins - 1), model.config.order), likelihoods, presence
 
 
-def validate(model: SeqTrack, loader: DataLoader[Pair], device: torch.device) -> dict[str, float]:
+def validate(model: Model, loader: DataLoader[Pair], device: torch.device) -> dict[str, float]:
     """Mean overlap, share of overlaps above 0.5, and AUROC of presence against absence, on held-out pairs."""
     model.eval()
     overlaps, presence, labels = [], [], []
@@ -47,7 +57,7 @@ def validate(model: SeqTrack, loader: DataLoader[Pair], device: torch.device) ->
     return {"iou": overlap.mean().item(), "sr50": (overlap > 0.5).float().mean().item(), "auroc": auroc}
 
 
-def picture_sheet(model: SeqTrack, pairs: PairDataset, path: Path, device: torch.device, columns: int = 8) -> None:
+def picture_sheet(model: Model, pairs: PairDataset, path: Path, device: torch.device, columns: int = 8) -> None:
     """Write the first pairs with the true box in white and the model's in green, red where it says absent."""
     model.eval()
     examples = [pairs[i] for i in range(min(len(pairs), 4 * columns))]
@@ -55,13 +65,13 @@ def picture_sheet(model: SeqTrack, pairs: PairDataset, path: Path, device: torch
     boxes, _, presence = predict(model, batch)
     tiles = []
     for example, box, p in zip(examples, boxes.cpu(), presence.tolist(), strict=True):
-        size = example.search.shape[0]
+        third = example.search.shape[0] // 3
         tile = np.ascontiguousarray(example.search.numpy())
         if example.present:
             _outline(tile, example.box, (255, 255, 255))
         _outline(tile, box, (80, 220, 60) if p > 0.5 else (60, 60, 230))
-        template = cv2.resize(example.templates[0].numpy(), (size // 3, size // 3), interpolation=cv2.INTER_AREA)
-        tile[: size // 3, : size // 3] = template
+        template = cv2.resize(example.templates[0].numpy(), (third, third), interpolation=cv2.INTER_AREA)
+        tile[:third, :third] = template
         tiles.append(cv2.copyMakeBorder(tile, 1, 1, 1, 1, cv2.BORDER_CONSTANT))
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
     rows = [np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
@@ -69,7 +79,7 @@ def picture_sheet(model: SeqTrack, pairs: PairDataset, path: Path, device: torch
 
 
 def _outline(image: np.ndarray, box: Tensor, colour: tuple[int, int, int]) -> None:  # type: ignore[type-arg]
-    size = image.shape[0]
-    cx, cy, w, h = (box * size).tolist()
+    height, width = image.shape[:2]
+    cx, cy, w, h = (box * torch.tensor([width, height, width, height])).tolist()
     low, high = (round(cx - w / 2), round(cy - h / 2)), (round(cx + w / 2), round(cy + h / 2))
     cv2.rectangle(image, low, high, colour, 1, cv2.LINE_AA)

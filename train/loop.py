@@ -19,9 +19,8 @@ from train.data.pairs import Pair, PairDataset
 from train.distributed import Processes, processes
 from train.evaluation import picture_sheet, validate
 from train.log import RunLog
-from train.losses import terms
-from train.models.seqtrack import SeqTrack
-from train.objective import LOSSES, Objective
+from train.models.registry import build as build_model
+from train.objective import objective
 from train.optimiser import build, learning_rate, set_learning_rate
 from train.recipes import Recipe
 
@@ -90,8 +89,8 @@ class Run:
     def __init__(self, recipe: Recipe, out: Path, ranks: Processes, start: Path | None) -> None:
         self.recipe, self.out, self.ranks = recipe, out, ranks
         torch.manual_seed(recipe.seed + ranks.rank)
-        self.evaluated = SeqTrack(recipe.model).to(ranks.device)
-        self.objective = Objective(recipe).to(ranks.device)
+        self.evaluated = build_model(recipe.model).to(ranks.device)
+        self.objective = objective(recipe).to(ranks.device)
         if start is not None:
             self.objective.model.load_state_dict(read_tensors(start)[0])
         self.average = {name: t.detach().clone() for name, t in self.objective.model.state_dict().items()}
@@ -121,7 +120,8 @@ class Run:
         if compiled:
             module.compile()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        since = torch.zeros(len(LOSSES))
+        names = self.objective.losses
+        since = torch.zeros(len(names))
         began = time.perf_counter() - self.seconds
         batches = iter(loader)
         with (
@@ -144,7 +144,7 @@ class Run:
                         "step": self.step,
                         "pairs": self.step * recipe.batch,
                         "hours": round(self.seconds / 3600, 3),
-                        **{name: round(mean, 4) for name, mean in zip(LOSSES, means, strict=True)},
+                        **{name: round(mean, 4) for name, mean in zip(names, means, strict=True)},
                         **{
                             k: round(v, 4) for k, v in validate(self.evaluated, validation_loader, ranks.device).items()
                         },
@@ -159,13 +159,13 @@ class Run:
         return Pair(*(tensor.to(self.ranks.device, non_blocking=True) for tensor in batch))
 
     def _update(self, module: nn.Module, parts: list[Pair]) -> Tensor:
-        """One step of the optimiser on the joint batch; returns the four losses on the CPU."""
+        """One step of the optimiser on the joint batch; returns the terms of the loss on the CPU."""
         recipe, ranks = self.recipe, self.ranks
         module.train()
         set_learning_rate(self.optimiser, learning_rate(recipe, self.step))
-        counts = torch.stack([terms(pair.box, pair.present, recipe.model.search_tokens) for pair in parts]).sum(0)
+        counts = torch.stack([self.objective.counts(pair) for pair in parts]).sum(0)
         counts = ranks.total(counts)
-        losses = torch.zeros(len(LOSSES), device=ranks.device)
+        losses = torch.zeros(len(self.objective.losses), device=ranks.device)
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[recipe.precision]
         for index, pair in enumerate(parts):
             last = index == len(parts) - 1

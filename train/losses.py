@@ -1,4 +1,4 @@
-"""What SeqTrack is trained with: cross-entropy over tokens, and a dense auxiliary loss.
+"""What SeqTrack is trained with, cross-entropy over tokens, and a dense auxiliary loss for either model.
 
 Every loss is a sum over what it applies to, and `terms` counts that. The caller divides by counts over the joint batch,
 so that a batch spread over processes, or cut into parts, has the gradient of the whole.
@@ -14,9 +14,15 @@ ON_TARGET = 0.5
 """A token lies on the target when more than this share of its patch does."""
 
 
-def terms(boxes: Tensor, present: Tensor, search_tokens: int) -> Tensor:
-    """What the four sums are over, (4,) float: present targets, absent ones, search tokens, tokens on the target."""
-    covered = coverage(boxes, round(search_tokens**0.5)) * present[:, None]
+def terms(boxes: Tensor, present: Tensor, grid: tuple[int, int]) -> Tensor:
+    """What the four sums are over, (4,) float: present targets, absent ones, search tokens, tokens on the target.
+
+    Args:
+        boxes: (B, 4) cx, cy, w, h in [0, 1].
+        present: (B,) bool.
+        grid: rows and columns of the search tokens.
+    """
+    covered = coverage(boxes, grid) * present[:, None]
     counts = (present.sum(), (~present).sum(), torch.tensor(covered.numel()), (covered > ON_TARGET).sum())
     return torch.stack([count.to(boxes.device, torch.float32) for count in counts])
 
@@ -71,34 +77,40 @@ def sequence_loss(
     return (sequence * present).sum(), (-log_p[:, 0, bins] * ~present).sum()
 
 
-def coverage(boxes: Tensor, grid: int) -> Tensor:
-    """The share of each cell of a `grid` x `grid` raster that a box covers: (B, 4) cx, cy, w, h -> (B, grid * grid)."""
-    edges = torch.arange(grid, device=boxes.device) / grid
+def coverage(boxes: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The share of each cell of a raster of `grid` rows and columns that a box covers.
+
+    (B, 4) cx, cy, w, h -> (B, rows * columns), row by row.
+    """
     low, high = boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2  # (B, 2)
-    overlap = torch.minimum(high[..., None], edges + 1 / grid) - torch.maximum(low[..., None], edges)  # (B, 2, grid)
-    share = (overlap * grid).clamp(0, 1)
-    return (share[:, 1, :, None] * share[:, 0, None, :]).flatten(1)
+    shares = []
+    for axis, cells in ((1, grid[0]), (0, grid[1])):
+        edges = torch.arange(cells, device=boxes.device) / cells
+        ends, starts = torch.minimum(high[:, axis, None], edges + 1 / cells), torch.maximum(low[:, axis, None], edges)
+        shares.append(((ends - starts) * cells).clamp(0, 1))  # (B, cells)
+    rows, columns = shares
+    return (rows[:, :, None] * columns[:, None, :]).flatten(1)
 
 
-def dense_loss(predictions: Tensor, boxes: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+def dense_loss(predictions: Tensor, boxes: Tensor, present: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """What every search token is asked besides the decoder's answer: am I on the target, and where are its edges?
 
     Args:
         predictions: (B, Ns, 5), raw: a score, and the distances to the target's left, top, right and bottom edge.
         boxes: (B, 4) cx, cy, w, h in [0, 1].
         present: (B,) bool.
+        grid: rows and columns of the search tokens.
 
     Returns:
         The sum over tokens of the binary cross-entropy of the score against the share of the token's patch that the
         target covers; and, over the tokens that lie on the target for the most part, of 1 - GIoU of the box that the
         distances span (FCOS, Tian et al. 2019).
     """
-    grid = round(predictions.shape[1] ** 0.5)
     covered = coverage(boxes, grid) * present[:, None]  # (B, Ns)
     predictions = predictions.float()
     on_target = F.binary_cross_entropy_with_logits(predictions[..., 0], covered, reduction="sum")
-    ticks = (torch.arange(grid, device=boxes.device) + 0.5) / grid
-    centres = torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), -1).flatten(0, 1)  # (Ns, 2), row by row
+    y, x = ((torch.arange(cells, device=boxes.device) + 0.5) / cells for cells in grid)
+    centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).flatten(0, 1)  # (Ns, 2), row by row
     # Scaled so that a distance of a quarter of the crop, the usual order, is a value near 0.
     distances = F.softplus(predictions[..., 1:]) * 0.25
     low, high = centres - distances[..., :2], centres + distances[..., 2:]  # (B, Ns, 2)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from edgetrack.imaging import IMAGENET_MEAN, IMAGENET_STD
+from train.assignment import assignment_loss
 from train.data.pairs import Pair
-from train.losses import box_tokens, dense_loss, in_order, sequence_loss
-from train.models.seqtrack import SeqTrack
+from train.losses import box_tokens, dense_loss, in_order, sequence_loss, terms
+from train.models.registry import Model
+from train.models.seqtrack import SeqTrack, SeqTrackConfig
+from train.models.vtt import VTT, VTTConfig
 from train.recipes import Recipe
-
-LOSSES = ("coordinates", "absent", "on_target", "edges")
-"""The terms of the objective, in the order of `train.losses.terms`."""
 
 
 def normalised(images: Tensor) -> Tensor:
@@ -23,23 +25,55 @@ def normalised(images: Tensor) -> Tensor:
 
 
 class Objective(nn.Module):
-    """Images in, losses out. Holds the model and the head of the dense auxiliary loss."""
+    """Images in, losses out. Holds the model and the head of the dense auxiliary loss; a subclass for each kind.
 
-    def __init__(self, recipe: Recipe) -> None:
+    Attributes:
+        losses: names of the terms.
+    """
+
+    losses: ClassVar[tuple[str, ...]]
+    model: Model
+
+    def __init__(self, recipe: Recipe, model: Model, width: int) -> None:
         super().__init__()
-        self.recipe = recipe
-        self.model = SeqTrack(recipe.model)
-        self.model.encoder.recompute = recipe.recompute
+        self.recipe, self.model = recipe, model
+        if recipe.encoder_lr == 0:
+            model.get_submodule(model.pretrained).requires_grad_(False)
         # Absent where nothing asks for it, so that every parameter has a gradient in every process.
-        self.dense = nn.Linear(recipe.model.encoder_dim, 5) if recipe.dense > 0 else None
+        self.dense = nn.Linear(width, 5) if recipe.dense > 0 else None
+
+    def counts(self, pair: Pair) -> Tensor:
+        """What the terms are sums over in this batch, in the order of `losses`."""
+        raise NotImplementedError
 
     def forward(self, pair: Pair, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """The weighted loss of a batch, and its four terms (4,) before weighting, detached, in the order of `LOSSES`.
+        """The weighted loss of a batch, and its terms before weighting, detached; dense ones only where they are on.
 
         Args:
             pair: the batch.
-            counts: (4,), see `train.losses.terms`, of the joint batch that this one may be a part of.
+            counts: as `counts` gives them, of the joint batch that this one may be a part of.
         """
+        raise NotImplementedError
+
+    def _joint(self, sums: tuple[Tensor, ...], weights: tuple[float, ...], counts: Tensor) -> tuple[Tensor, Tensor]:
+        means = torch.stack(sums) / counts[: len(sums)].clamp(min=1)
+        return means @ torch.tensor(weights[: len(sums)], device=means.device), means.detach()
+
+
+class SeqTrackObjective(Objective):
+    """Cross-entropy of the box's tokens."""
+
+    losses = ("coordinates", "absent", "on_target", "edges")
+    model: SeqTrack
+
+    def __init__(self, recipe: Recipe, config: SeqTrackConfig) -> None:
+        super().__init__(recipe, SeqTrack(config), config.encoder_dim)
+        self.model.encoder.recompute = recipe.recompute
+
+    def counts(self, pair: Pair) -> Tensor:
+        return terms(pair.box, pair.present, self.model.config.grid)
+
+    def forward(self, pair: Pair, counts: Tensor) -> tuple[Tensor, Tensor]:
         recipe, model = self.recipe, self.model
         boxes = in_order(pair.box, model.config.order)
         start = torch.full((len(boxes), 1), model.decoder.start, device=boxes.device)
@@ -49,7 +83,43 @@ class Objective(nn.Module):
             model.logits(tokens, sequence), boxes, pair.present, sigma=recipe.sigma, end_weight=recipe.end_weight
         )
         if self.dense is not None:
-            sums += dense_loss(self.dense(tokens[:, : model.config.search_tokens]), pair.box, pair.present)
-        weights = (1.0, recipe.absent, recipe.dense, recipe.dense)[: len(sums)]
-        means = torch.stack(sums) / counts[: len(sums)].clamp(min=1)
-        return means @ torch.tensor(weights, device=means.device), means.detach()
+            predictions = self.dense(tokens[:, : model.config.search_tokens])
+            sums += dense_loss(predictions, pair.box, pair.present, model.config.grid)
+        return self._joint(sums, (1.0, recipe.absent, recipe.dense, recipe.dense), counts)
+
+
+class VTTObjective(Objective):
+    """The optimal assignment loss; see `train.assignment`."""
+
+    losses = ("box", "score", "absent", "on_target", "edges")
+    model: VTT
+
+    def __init__(self, recipe: Recipe, config: VTTConfig) -> None:
+        if recipe.recompute:
+            raise ValueError("recompute is true; expected false, a VTT keeps its activations")
+        super().__init__(recipe, VTT(config), config.dim)
+
+    def counts(self, pair: Pair) -> Tensor:
+        present, *rest = terms(pair.box, pair.present, self.model.config.grid)
+        return torch.stack([present, present, *rest])
+
+    def forward(self, pair: Pair, counts: Tensor) -> tuple[Tensor, Tensor]:
+        recipe, model, weights = self.recipe, self.model, self.recipe.assignment
+        states, memory = model(normalised(pair.templates[:, 0]), normalised(pair.search), pair.extent)
+        # In half precision a box would be known to half a pixel.
+        with torch.autocast(memory.device.type, enabled=False):
+            answers = model.answer([state.float() for state in (states if weights.every_layer else states[-1:])])
+        sums: tuple[Tensor, ...] = assignment_loss(
+            answers.boxes, answers.logits, pair.box, pair.present, giou=weights.giou, l1=weights.l1
+        )
+        if self.dense is not None:
+            sums += dense_loss(self.dense(memory), pair.box, pair.present, model.config.grid)
+        score = weights.score
+        return self._joint(sums, (1.0, score, score * recipe.absent, recipe.dense, recipe.dense), counts)
+
+
+def objective(recipe: Recipe) -> Objective:
+    """The objective of a recipe, its model with random weights."""
+    if isinstance(recipe.model, VTTConfig):
+        return VTTObjective(recipe, recipe.model)
+    return SeqTrackObjective(recipe, recipe.model)

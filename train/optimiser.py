@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from train.objective import Objective
@@ -11,27 +13,30 @@ SCHEDULES = ("linear", "step")
 
 
 def build(objective: Objective, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW over four groups: encoder and the rest, matrices with weight decay and vectors without.
+    """AdamW over four groups: the pretrained part and the rest, matrices with weight decay and vectors without.
 
-    Each group carries its own share of the learning rate as "factor".
+    Each group carries its own share of the learning rate as "factor". What is frozen is in none.
     """
+    pretrained = f"model.{objective.model.pretrained}."
     groups = []
-    for is_encoder in (True, False):
+    for is_pretrained in (True, False):
         for is_matrix in (True, False):
             parameters = [
                 parameter
                 for name, parameter in objective.named_parameters()
-                if name.startswith("model.encoder.") == is_encoder and (parameter.dim() > 1) == is_matrix
+                if parameter.requires_grad
+                and name.startswith(pretrained) == is_pretrained
+                and (parameter.dim() > 1) == is_matrix
             ]
             decay = recipe.weight_decay if is_matrix or recipe.decay_vectors else 0.0
-            factor = recipe.encoder_lr if is_encoder else 1.0
+            factor = recipe.encoder_lr if is_pretrained else 1.0
             groups.append({"params": parameters, "weight_decay": decay, "factor": factor})
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, recipe.beta2))
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
     """Linear warm-up, then constant; over the last `decay` steps a tenth ("step") or down to zero ("linear")."""
-    left = (recipe.steps - step) / recipe.decay if recipe.decay else 1.0
+    left = (recipe.steps - step) / recipe.decay if recipe.decay else math.inf
     if recipe.schedule == "step":
         left = 0.1 if left <= 1 else 1.0
     return recipe.lr * min(1.0, (step + 1) / max(recipe.warmup, 1), left)

@@ -6,8 +6,9 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from train.data.pairs import OFFICIAL, PairConfig
-from train.models.seqtrack import PRESETS, SeqTrackConfig
+from train.data.pairs import OFFICIAL, WHOLE_FRAMES, PairConfig
+from train.models import seqtrack, vtt
+from train.models.registry import Config, config_from_dict
 from train.settings import with_settings
 
 
@@ -25,10 +26,22 @@ class Mixture:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """One training run. The defaults are the edge presets'."""
+class Assignment:
+    """Weights of VTT's loss; see `train.assignment`. The defaults are the paper's."""
 
-    model: SeqTrackConfig
+    giou: float = 1.0
+    l1: float = 5.0
+    score: float = 0.01
+    """Of the cross-entropy over all queries."""
+    every_layer: bool = False
+    """Whether the loss is taken after every decoder layer, as in DETR, or after the last."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run. The defaults are SeqTrack's edge preset's."""
+
+    model: Config
     mixture: Mixture = field(default_factory=Mixture)
     pairs: PairConfig = field(default_factory=PairConfig)
     batch: int = 64
@@ -42,7 +55,7 @@ class Recipe:
     steps: int = 14_000
     lr: float = 8e-4
     encoder_lr: float = 1.0
-    """The encoder's learning rate, as a share of `lr`."""
+    """The learning rate of the encoder, or of VTT's backbone, as a share of `lr`; 0 freezes it."""
     beta2: float = 0.98
     schedule: str = "linear"
     """What the last `decay` steps do: "linear" to zero, or "step" to a tenth."""
@@ -55,40 +68,44 @@ class Recipe:
     ema: float = 0.999
     """Decay of the averaged weights, which are what is validated and kept; 0 keeps the last."""
     sigma: float = 0.01
-    """Spread of the soft targets, in units of the search crop's side; 0 for hard ones."""
+    """SeqTrack: spread of the soft targets, in units of the search crop's side; 0 for hard ones."""
     end_weight: float = 0.0
-    """Weight of the END that follows a box."""
+    """SeqTrack: weight of the END that follows a box."""
+    assignment: Assignment = field(default_factory=Assignment)
     dense: float = 1.0
     """Weight of the auxiliary loss on search tokens; training only."""
     absent: float = 0.5
-    """Weight of the END of absent targets."""
+    """Weight of absent targets: of SeqTrack's END, or of VTT's scores as a share of that of present ones."""
     seed: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `from_dict` is the inverse."""
-        return {**dataclasses.asdict(self), "model": self.model.to_dict()}
+        return {**dataclasses.asdict(self), "model": {"kind": self.model.kind, **self.model.to_dict()}}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Recipe:
+        model = dict(values["model"])
+        kind = model.pop("kind", "seqtrack")  # files from before there was a second kind do not name it
         return cls(
             **{
                 **values,
-                "model": SeqTrackConfig.from_dict(values["model"]),
+                "model": config_from_dict(kind, model),
                 "mixture": Mixture(**values["mixture"]),
                 "pairs": PairConfig(**values["pairs"]),
+                "assignment": Assignment(**values.get("assignment", {})),
             }
         )
 
 
 EPOCHS = 500
-"""Length of the paper's training; over the last 100 epochs the learning rate is a tenth."""
+"""Length of SeqTrack's published training; over the last 100 epochs the learning rate is a tenth."""
 
 
 def _paper(preset: str, epoch: int, ratios: dict[str, float]) -> Recipe:
     """SeqTrack's published training (Sec. 4.1 and the official configuration), `epoch` examples an epoch."""
     batch = 64
     return Recipe(
-        PRESETS[preset],
+        seqtrack.PRESETS[preset],
         mixture=Mixture(ratios=ratios),
         pairs=OFFICIAL,
         batch=batch,
@@ -111,15 +128,60 @@ def _paper(preset: str, epoch: int, ratios: dict[str, float]) -> Recipe:
     )
 
 
+VTT_EPOCH = 60_000
+"""Examples of an epoch; like the batch size, the paper does not say, and it is SeqTrack's."""
+VTT_BATCH = 32
+
+
+def _vtt_paper(epochs: int, decay: int, ratios: dict[str, float]) -> Recipe:
+    """One stage of VTT's published training; the learning rate is a tenth over the last `decay` epochs."""
+    return Recipe(
+        vtt.PRESETS["vtt-r50"],
+        mixture=Mixture(ratios=ratios),
+        pairs=WHOLE_FRAMES,
+        batch=VTT_BATCH,
+        steps=epochs * VTT_EPOCH // VTT_BATCH,
+        lr=1e-4,
+        encoder_lr=0.0,
+        beta2=0.999,
+        schedule="step",
+        warmup=0,
+        decay=decay * VTT_EPOCH // VTT_BATCH,
+        weight_decay=1e-4,
+        decay_vectors=True,
+        clip=0.1,
+        ema=0.0,
+        dense=0.0,
+        absent=0.0,
+    )
+
+
+_VTT_NANO = Recipe(
+    vtt.PRESETS["vtt-nano"],
+    mixture=Mixture(video=0.4, stills=0.3, scenes=0.3),
+    pairs=PairConfig(absent=0.2, template_jitter=0.1, window=0.5, shrink=0.25),
+    batch=32,
+    steps=30_000,
+    lr=5e-4,
+    decay=8000,
+    assignment=Assignment(score=0.2, every_layer=True),
+    absent=1.0,
+)
+"""The edge preset, from scratch: absent targets, and losses after every layer and on every token."""
+
 _ALL_FOUR = {"lasot": 1.0, "got10k": 1.0, "coco": 1.0, "trackingnet": 1.0}
-_PAPER_PRESETS = tuple(name for name in PRESETS if name != "seqtrack-nano")
+_PAPER_PRESETS = tuple(name for name in seqtrack.PRESETS if name != "seqtrack-nano")
 
 RECIPES: dict[str, Recipe] = {
-    "seqtrack-nano": Recipe(PRESETS["seqtrack-nano"]),
+    "seqtrack-nano": Recipe(seqtrack.PRESETS["seqtrack-nano"]),
     **{name: _paper(name, 60_000, _ALL_FOUR) for name in _PAPER_PRESETS},
+    "vtt-nano": _VTT_NANO,
+    "vtt-r50-coco": _vtt_paper(20, 0, {"coco": 1.0}),
+    "vtt-r50": _vtt_paper(100, 20, {"coco": 0.4, "got10k": 0.4, "lasot": 0.2}),
     **{f"{name}-got": _paper(name, 30_000, {"got10k": 1.0}) for name in _PAPER_PRESETS},
 }
-"""By name. The paper's variants, with -got trained on GOT-10k alone, as its protocol asks; the edge preset."""
+"""By name. SeqTrack's published variants, with -got trained on GOT-10k alone, as its protocol asks; VTT's, whose second
+stage begins with the weights of the first, -coco; and the edge presets."""
 
 
 def override(recipe: Recipe, settings: list[str]) -> Recipe:

@@ -82,7 +82,7 @@ def test_weights_are_written_with_the_configuration(tmp_path: Path) -> None:
     assert model.config == TINY
     assert metadata["training"]["step"] == 6
     assert Recipe.from_dict(metadata["recipe"]) == RECIPE
-    with pytest.raises(CheckpointError, match="no SeqTrack configuration"):
+    with pytest.raises(CheckpointError, match="no model's configuration"):
         load_model(tmp_path / "state.safetensors")
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="not a safetensors file"):

@@ -79,28 +79,36 @@ def test_absent_targets_teach_no_coordinates() -> None:
 
 def test_terms_count_what_the_sums_are_over() -> None:
     boxes = torch.tensor([[0.5, 0.5, 0.5, 0.5], [0.5, 0.5, 1.0, 1.0], [0.1, 0.1, 0.05, 0.05]])
-    counts = terms(boxes, torch.tensor([True, False, True]), 16)
+    counts = terms(boxes, torch.tensor([True, False, True]), (4, 4))
     assert counts.tolist() == [2, 1, 48, 4]
 
 
 def test_coverage_is_the_share_of_samples_inside() -> None:
     boxes = torch.tensor([[0.4, 0.6, 0.5, 0.3], [0.9, 0.1, 0.4, 0.4]])
     points = (torch.arange(400) + 0.5) / 400
-    for box, found in zip(boxes, coverage(boxes, 4), strict=True):
+    for box, found in zip(boxes, coverage(boxes, (4, 4)), strict=True):
         inside_x = ((points - box[0]).abs() < box[2] / 2).float()
         inside_y = ((points - box[1]).abs() < box[3] / 2).float()
         sampled = (inside_y[:, None] * inside_x).view(4, 100, 4, 100).mean((1, 3)).flatten()
         torch.testing.assert_close(found, sampled, rtol=0, atol=0.01)
 
 
+def test_coverage_of_a_raster_that_is_not_square() -> None:
+    # The left half of the picture, on 2 rows and 4 columns; and the middle third of the lower row's height.
+    boxes = torch.tensor([[0.25, 0.5, 0.5, 1.0], [0.5, 0.75, 1.0, 1 / 6]])
+    found = coverage(boxes, (2, 4)).view(2, 2, 4)
+    torch.testing.assert_close(found[0], torch.tensor([[1.0, 1.0, 0.0, 0.0]] * 2))
+    torch.testing.assert_close(found[1], torch.tensor([[0.0] * 4, [1 / 3] * 4]))
+
+
 def test_dense_loss_prefers_scores_that_mark_the_target() -> None:
     box, present = torch.tensor([[0.5, 0.5, 0.5, 0.5]]), torch.tensor([True])
     right, empty = torch.zeros(1, 16, 5), torch.zeros(1, 16, 5)
-    right[..., 0] = coverage(box, 4) * 8 - 4
+    right[..., 0] = coverage(box, (4, 4)) * 8 - 4
     empty[..., 0] = -4
-    assert dense_loss(right, box, present)[0] < dense_loss(-right, box, present)[0]
-    assert dense_loss(right, box, ~present)[0] > dense_loss(empty, box, ~present)[0]
-    assert dense_loss(right, box, ~present)[1] == 0
+    assert dense_loss(right, box, present, (4, 4))[0] < dense_loss(-right, box, present, (4, 4))[0]
+    assert dense_loss(right, box, ~present, (4, 4))[0] > dense_loss(empty, box, ~present, (4, 4))[0]
+    assert dense_loss(right, box, ~present, (4, 4))[1] == 0
 
 
 def test_distances_to_the_true_edges_cost_nothing() -> None:
@@ -110,9 +118,18 @@ def test_distances_to_the_true_edges_cost_nothing() -> None:
         x, y = (index % 4 + 0.5) / 4, (index // 4 + 0.5) / 4
         edges = torch.tensor([x - 0.15, y - 0.125, 0.65 - x, 0.875 - y]).clamp(min=1e-4)
         predictions[0, index, 1:] = torch.log(torch.expm1(edges * 4))
-    assert dense_loss(predictions, box, present)[1].item() == pytest.approx(0.0, abs=1e-3)
+    assert dense_loss(predictions, box, present, (4, 4))[1].item() == pytest.approx(0.0, abs=1e-3)
     predictions[0, 5, 1] += 1.0
-    assert dense_loss(predictions, box, present)[1].item() > 0.05
+    assert dense_loss(predictions, box, present, (4, 4))[1].item() > 0.05
+
+
+def test_edges_on_a_raster_that_is_not_square() -> None:
+    box, present = torch.tensor([[0.5, 0.5, 1.0, 1.0]]), torch.tensor([True])
+    predictions = torch.zeros(1, 8, 5)
+    for index in range(8):
+        x, y = (index % 4 + 0.5) / 4, (index // 4 + 0.5) / 2
+        predictions[0, index, 1:] = torch.log(torch.expm1(torch.tensor([x, y, 1 - x, 1 - y]) * 4))
+    assert dense_loss(predictions, box, present, (2, 4))[1].item() == pytest.approx(0.0, abs=1e-3)
 
 
 def test_generalised_iou_is_what_counting_pixels_gives() -> None:

@@ -18,9 +18,8 @@ from train.data.mixture import datasets
 from train.data.pairs import Pair
 from train.distributed import Processes
 from train.loop import Run, Share
-from train.losses import terms
 from train.models.seqtrack import SeqTrackConfig
-from train.objective import Objective
+from train.objective import objective
 from train.recipes import RECIPES, Recipe
 
 TINY = SeqTrackConfig(
@@ -43,14 +42,14 @@ ALONE = Processes(0, 1, torch.device("cpu"))
 def gradients(recipe: Recipe, parts: int) -> dict[str, torch.Tensor]:
     """Gradients of the first joint batch, cut into parts."""
     torch.manual_seed(0)
-    objective = Objective(recipe)
+    trained = objective(recipe)
     train, _ = datasets(recipe, [])
     size = recipe.batch // parts
     batches = [Pair(*default_collate([train[i] for i in range(p * size, (p + 1) * size)])) for p in range(parts)]
-    counts = torch.stack([terms(pair.box, pair.present, TINY.search_tokens) for pair in batches]).sum(0)
+    counts = torch.stack([trained.counts(pair) for pair in batches]).sum(0)
     for pair in batches:
-        objective(pair, counts)[0].backward()
-    return {name: p.grad for name, p in objective.named_parameters() if p.grad is not None}
+        trained(pair, counts)[0].backward()
+    return {name: p.grad for name, p in trained.named_parameters() if p.grad is not None}
 
 
 def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:

@@ -129,7 +129,8 @@ def test_the_kernel_is_linear_in_the_features(model: VTT) -> None:
 @torch.no_grad()
 def test_all_of_it_is_the_formulas_in_order(model: VTT) -> None:
     templates, search, extent = torch.randn(1, 3, 32, 32), torch.randn(1, 3, 64, 96), torch.tensor([[0.8, 0.7]])
-    answers, memory = model(templates, search, extent)
+    states, memory = model(templates, search, extent)
+    answers = model.answer(states)
     x = model.correlate(search, model.fold(model.kernel(templates)))[0].double().numpy()
     position, queries = model.position[0].double().numpy(), model.queries[0].detach().double().numpy()
     # 96 x 0.8 = 76.8 pixels show 5 of 6 columns, 64 x 0.7 = 44.8 show 3 of 4 rows.
@@ -174,7 +175,8 @@ def test_queries_do_not_see_each_other(model: VTT) -> None:
 @pytest.mark.parametrize("decoder", [1, 3, 6])
 def test_depth_is_a_matter_of_configuration(encoder: int, decoder: int) -> None:
     model = VTT(replace(TINY, encoder_layers=encoder, decoder_layers=decoder)).eval()
-    answers, memory = model(torch.randn(2, 3, 32, 32), torch.randn(2, 3, 64, 96), torch.ones(2, 2))
+    states, memory = model(torch.randn(2, 3, 32, 32), torch.randn(2, 3, 64, 96), torch.ones(2, 2))
+    answers = model.answer(states)
     assert answers.boxes.shape == (decoder, 2, 5, 4)
     assert answers.logits.shape == (decoder, 2, 5, 2)
     assert memory.shape == (2, 24, 16)

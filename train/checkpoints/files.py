@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from train.models.seqtrack import SeqTrack, SeqTrackConfig
+from train.models.registry import Model, build, config_from_dict
 
 
 class CheckpointError(Exception):
@@ -42,18 +42,20 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"{path} is not a safetensors file written by train: {error}") from error
 
 
-def save_model(path: Path, model: SeqTrack, state: Mapping[str, Tensor] | None = None, **metadata: Any) -> None:
+def save_model(path: Path, model: Model, state: Mapping[str, Tensor] | None = None, **metadata: Any) -> None:
     """Write a model's weights (`state` when given) with its configuration beside them, in the same file."""
-    write_tensors(path, state or model.state_dict(), {"kind": "seqtrack", "config": model.config.to_dict(), **metadata})
+    facts = {"kind": model.config.kind, "config": model.config.to_dict(), **metadata}
+    write_tensors(path, state or model.state_dict(), facts)
 
 
-def load_model(path: Path) -> tuple[SeqTrack, dict[str, Any]]:
+def load_model(path: Path) -> tuple[Model, dict[str, Any]]:
     """The model that `save_model` wrote, in eval mode, and the file's metadata."""
     tensors, metadata = read_tensors(path)
-    if metadata.get("kind") != "seqtrack" or "config" not in metadata:
+    try:
+        model = build(config_from_dict(metadata.get("kind", "none"), metadata.get("config", {})))
+    except (TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{path} holds no SeqTrack configuration; convert official weights with: python -m train import"
-        )
-    model = SeqTrack(SeqTrackConfig.from_dict(metadata["config"]))
+            f"{path} holds no model's configuration ({error}); convert official weights with: python -m train import"
+        ) from error
     model.load_state_dict(tensors)
     return model.eval(), metadata

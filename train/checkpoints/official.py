@@ -7,6 +7,7 @@ import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,20 +47,25 @@ class OfficialWeightsError(Exception):
     """A state dict that is not an official SeqTrack's, or that does not fit what was said of it."""
 
 
-def read_official(path: Path) -> dict[str, Tensor]:
-    """The state dict in an official ``.pth`` (its ``net`` entry), read without running anything it contains.
+def read_plain(path: Path) -> Any:
+    """What a PyTorch checkpoint holds, read without running anything in it.
 
     Raises:
         OfficialWeightsError: not a readable checkpoint, or one that holds more than tensors and plain values.
     """
     if not path.is_file():
-        raise OfficialWeightsError(f"{path} does not exist; expected an official SeqTrack checkpoint (.pth)")
+        raise OfficialWeightsError(f"{path} does not exist; expected a PyTorch checkpoint (.pth)")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise OfficialWeightsError(
             f"{path} cannot be read as a plain PyTorch checkpoint: {str(error).splitlines()[0]}"
         ) from error
+
+
+def read_official(path: Path) -> dict[str, Tensor]:
+    """The state dict in an official ``.pth`` (its ``net`` entry); raises as `read_plain` does."""
+    content = read_plain(path)
     state = content.get("net") if isinstance(content, dict) else None
     if not isinstance(state, dict):
         keys = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__

@@ -49,9 +49,10 @@ def compress(rng: Rng, image: Image) -> Image:
     if rng.random() < 0.5:
         encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(15, 60))])[1]
         return cv2.imdecode(encoded, cv2.IMREAD_COLOR)
-    size = image.shape[0]
-    small = int(size * rng.uniform(0.35, 0.8))
-    return cv2.resize(cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA), (size, size))
+    height, width = image.shape[:2]
+    share = rng.uniform(0.35, 0.8)
+    small = max(1, int(width * share)), max(1, int(height * share))
+    return cv2.resize(cv2.resize(image, small, interpolation=cv2.INTER_AREA), (width, height))
 
 
 def degrade(rng: Rng, image: Image) -> Image:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.data.clips import ClipSource
+from train.data.frames import FrameDataset
 from train.data.images import ImageCache
 from train.data.labels import DatasetError, Pick, Still, Track
 from train.data.pairs import PairDataset
@@ -17,6 +18,7 @@ from train.data.readers import read
 from train.data.readers.content import Content
 from train.data.scenes import SceneSource, Sprites
 from train.data.sources import PlainStillSource, Source, StillSource, VideoSource
+from train.models.vtt import VTTConfig
 from train.recipes import Recipe
 
 HELD_OUT = 0.1
@@ -79,7 +81,8 @@ def datasets(
         if not sum(weight for _, weight in sources):
             sources = [(scenes, 1.0)]
         pairs = replace(recipe.pairs, absent=0.25) if held_out else recipe.pairs
-        return PairDataset(sources, recipe.model, pairs, sprites, seed=seed, length=length)
+        kind = FrameDataset if isinstance(recipe.model, VTTConfig) else PairDataset
+        return kind(sources, recipe.model, pairs, sprites, seed=seed, length=length)
 
     return dataset(False, recipe.seed, recipe.steps * recipe.batch), dataset(True, recipe.seed + 1, validation_pairs)
 
@@ -138,14 +141,17 @@ def _of_files(
 ) -> list[tuple[Source, float]]:
     """Sources of all parts together, where they hold anything, with the weights given."""
     pairs, model = recipe.pairs, recipe.model
-    side = model.search_size / model.search_factor
-    needed = MARGIN * max(side, model.template_size / model.template_factor) if pairs.reduced else None
+    # Global search shows whole frames, stills as they are, whatever the target's size.
+    side = None if isinstance(model, VTTConfig) else model.search_size / model.search_factor
+    needed = None
+    if pairs.reduced and side is not None:
+        needed = MARGIN * max(side, model.template_size / model.template_factor)
     tracks, stills = Pick([part.tracks for part in parts]), Pick([part.stills for part in parts])
     sources: list[tuple[Source, float]] = []
     if len(tracks):
         sources.append((VideoSource(tracks, cache, pairs.max_gap, causal=pairs.official, needed=needed), video))
     if len(stills):
-        if pairs.official:
+        if pairs.official or side is None:
             sources.append((PlainStillSource(stills, cache, needed=needed), pictures))
         else:
             sources.append((StillSource(stills, cache, side), pictures))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -19,7 +20,7 @@ from train.data.images import Image
 from train.data.labels import Box, DatasetError
 from train.data.scenes import Sprites, paste, transform
 from train.data.sources import Rng, Source, View
-from train.models.seqtrack import SeqTrackConfig
+from train.models.registry import Config
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,14 @@ class PairConfig:
     reduced: bool = False
     """Decode pictures at a half, a quarter or an eighth where the crop is coarser still: faster, and a little smoother
     than the crops of a frame in full."""
+    window: float = 0.0
+    """Whole frames: chance that the search image is a part of the frame."""
+    least: float = 0.35
+    """Whole frames: the smallest such part, in sides of the frame."""
+    shrink: float = 0.0
+    """Whole frames: chance that the search image fills only a part of its canvas."""
+    degrade: bool = True
+    """Whether crops get what `train.data.augment.degrade` draws; the official processing does without."""
     official: bool = False
     """SeqTrack's own processing: the search frame after the first template and the other templates before it, stills as
     they are, jitter of one spread with width and height apart, and of light only brightness, by up to a fifth."""
@@ -53,6 +62,10 @@ OFFICIAL = PairConfig(
     scale_jitter=0.5, template_jitter=0.0, grey=0.05, dim=0.0, occlude=0.0, distract=0.0, absent=0.0, official=True
 )
 """SeqTrack's published training."""
+WHOLE_FRAMES = PairConfig(
+    template_jitter=0.0, grey=0.0, dim=0.0, occlude=0.0, distract=0.0, absent=0.0, window=0.5, shrink=0.5, degrade=False
+)
+"""VTT's published training: scales, crops and flips."""
 BROKEN = 20
 """Broken files in a row that are passed over before training stops: more is no accident."""
 
@@ -62,15 +75,17 @@ class Pair(NamedTuple):
 
     Attributes:
         templates: uint8 (T, St, St, 3), BGR.
-        search: uint8 (S, S, 3), BGR.
-        box: float32 (4,), cx, cy, w, h in units of the search crop's side; zeros when absent.
+        search: uint8 (S, S, 3), BGR, a crop; or (H, W, 3), a canvas with the frame in its top-left corner.
+        box: float32 (4,), cx, cy, w, h in units of the search image's width and height; zeros when absent.
         present: bool scalar.
+        extent: float32 (2,), shares of the search image's width and height that show anything; ones for a crop.
     """
 
     templates: Tensor
     search: Tensor
     box: Tensor
     present: Tensor
+    extent: Tensor = torch.ones(2)
 
 
 class Look(NamedTuple):
@@ -98,7 +113,7 @@ class PairDataset(Dataset[Pair]):
     def __init__(
         self,
         sources: Sequence[tuple[Source, float]],
-        config: SeqTrackConfig,
+        config: Config,
         pairs: PairConfig,
         sprites: Sprites,
         *,
@@ -121,24 +136,31 @@ class PairDataset(Dataset[Pair]):
         present = rng.random() >= self._pairs.absent
         flip, grey = rng.random() < self._pairs.flip, rng.random() < self._pairs.grey
         template_look, search_look = self._looks(rng, flip, grey)
-        config = self._config
-        templates = []
-        for view in views[:-1]:
-            box = _rescale(view.box, float(np.exp(rng.normal(0, self._pairs.template_jitter))))
-            crop = crop_square(view.image, box, config.template_factor, config.template_size).image
-            templates.append(self._finish(rng, crop, template_look))
+        templates = [self._finish(rng, self._template(rng, view), template_look) for view in views[:-1]]
         if present:
             search, box = self._search(rng, views[-1])
         else:
             search, box = self._absent(rng, views[-1]), np.zeros(4)
         if search_look.flip and present:
             box[0] = 1 - box[0]
+        search, extent = self._framed(self._finish(rng, search, search_look))
         return Pair(
             torch.from_numpy(np.stack(templates)),
-            torch.from_numpy(self._finish(rng, search, search_look)),
-            torch.from_numpy(box.astype(np.float32)),
+            torch.from_numpy(search),
+            torch.from_numpy((box * np.tile(extent, 2)).astype(np.float32)),
             torch.tensor(present),
+            torch.from_numpy(extent.astype(np.float32)),
         )
+
+    def _template(self, rng: Rng, view: View) -> Image:
+        """The template crop, of nearly the right scale."""
+        config = self._config
+        box = rescale(view.box, float(np.exp(rng.normal(0, self._pairs.template_jitter))))
+        return crop_square(view.image, box, config.template_factor, config.template_size).image
+
+    def _framed(self, image: Image) -> tuple[Image, NDArray[np.float64]]:
+        """The search image as the network gets it, and its extent."""
+        return image, np.ones(2)
 
     def _views(self, rng: Rng) -> list[View]:
         """Views of one target. A broken file among a million must not end a run that resuming would only end again:
@@ -165,7 +187,7 @@ class PairDataset(Dataset[Pair]):
         light = np.ones(2)
         if rng.random() < self._pairs.dim:
             light = np.exp(rng.uniform(np.log(0.06), np.log(0.4)) + rng.normal(0, 0.3, 2))
-        one, other = (Look(flip, grey, min(1.0, float(f)), True) for f in light)
+        one, other = (Look(flip, grey, min(1.0, float(f)), self._pairs.degrade) for f in light)
         return one, other
 
     def _search(self, rng: Rng, view: View) -> tuple[Image, Box]:
@@ -188,7 +210,7 @@ class PairDataset(Dataset[Pair]):
         search region has shrunk to nothing. The crop's scale is drawn so that the most likely size is the right one.
         """
         sigma = self._pairs.scale_jitter
-        around = _rescale(box, float(np.exp(rng.normal(-(sigma**2), sigma))))
+        around = rescale(box, float(np.exp(rng.normal(-(sigma**2), sigma))))
         spread = rng.choice((0.25, 0.5, 1.0), p=(0.6, 0.25, 0.15))
         reach = float(np.sqrt(around[2] * around[3])) * self._pairs.centre_jitter * spread
         around[:2] += reach * (rng.random(2) - 0.5)
@@ -218,41 +240,41 @@ class PairDataset(Dataset[Pair]):
     @staticmethod
     def _cover(rng: Rng, image: Image, box: Box, texture: Image) -> None:
         """Lay a piece of another picture, with soft edges, over the whole of `box`."""
-        size = image.shape[0]
-        width, height = (max(4, int(v * size * rng.uniform(1.15, 1.6))) for v in box[2:])
+        sides = image.shape[1::-1]
+        width, height = (max(4, int(v * s * rng.uniform(1.15, 1.6))) for v, s in zip(box[2:], sides, strict=True))
         x, y = (int(rng.integers(0, max(1, n - 16))) for n in (texture.shape[1], texture.shape[0]))
         piece = cv2.resize(texture[y : y + height, x : x + width], (width, height), interpolation=cv2.INTER_LINEAR)
         alpha = np.zeros((height, width), np.uint8)
         border = max(1, min(width, height) // 20)
         alpha[border:-border, border:-border] = 255
         alpha = cv2.GaussianBlur(alpha, (0, 0), border / 2)
-        paste(image, np.dstack([piece, alpha]), int(box[0] * size - width / 2), int(box[1] * size - height / 2))
+        paste(image, np.dstack([piece, alpha]), int(box[0] * sides[0] - width / 2), int(box[1] * sides[1] - height / 2))
 
     def _distract(self, rng: Rng, image: Image, box: Box) -> None:
         """Paste a cut-out beside the target, about its size."""
-        size = image.shape[0]
+        height, width = image.shape[:2]
         for _ in range(rng.integers(1, 4)):
             sprite = transform(
                 self._sprites.pick(rng),
-                max(6.0, float(box[2]) * size * rng.uniform(0.6, 1.4)),
+                max(6.0, float(box[2]) * width * rng.uniform(0.6, 1.4)),
                 rng.uniform(-30, 30),
                 1.0,
             )
             h, w = sprite.shape[:2]
             x, y = rng.uniform(-0.2, 1.0, 2)
-            apart_x = abs(x + w / size / 2 - box[0]) > (w / size + box[2]) / 2
-            apart_y = abs(y + h / size / 2 - box[1]) > (h / size + box[3]) / 2
+            apart_x = abs(x + w / width / 2 - box[0]) > (w / width + box[2]) / 2
+            apart_y = abs(y + h / height / 2 - box[1]) > (h / height + box[3]) / 2
             if apart_x or apart_y:
-                paste(image, sprite, int(x * size), int(y * size))
+                paste(image, sprite, int(x * width), int(y * height))
 
     def _occlude(self, rng: Rng, image: Image, box: Box) -> None:
         """Cover up to about half of the target from one side."""
-        size = image.shape[0]
-        w, h = box[2] * size, box[3] * size
+        height, width = image.shape[:2]
+        w, h = box[2] * width, box[3] * height
         sprite = transform(self._sprites.pick(rng), max(4.0, w * rng.uniform(0.4, 0.9)), rng.uniform(-90, 90), 1.0)
         angle = rng.uniform(0, 2 * np.pi)
-        x = box[0] * size + 0.5 * w * np.cos(angle) - sprite.shape[1] / 2
-        y = box[1] * size + 0.5 * h * np.sin(angle) - sprite.shape[0] / 2
+        x = box[0] * width + 0.5 * w * np.cos(angle) - sprite.shape[1] / 2
+        y = box[1] * height + 0.5 * h * np.sin(angle) - sprite.shape[0] / 2
         paste(image, sprite, int(x), int(y))
 
     @staticmethod
@@ -266,7 +288,7 @@ class PairDataset(Dataset[Pair]):
         return np.ascontiguousarray(image[:, ::-1] if look.flip else image)
 
 
-def _rescale(box: Box, factor: float) -> Box:
+def rescale(box: Box, factor: float) -> Box:
     """The box grown about its centre."""
     wh = box[2:] * factor
     return np.concatenate([box[:2] + 0.5 * (box[2:] - wh), wh])

@@ -214,12 +214,12 @@ class VTT(nn.Module):
             x = F.relu(linear(x))
         return Answers(self.box[-1](x).sigmoid(), self.score(stacked))
 
-    def forward(self, templates: Tensor, search: Tensor, extent: Tensor) -> tuple[Answers, Tensor]:
-        """Templates (B, 3, St, St), canvases (B, 3, H, W) and extents (B, 2) -> every layer's answers, and the
-        encoder's tokens (B, M, D)."""
+    def forward(self, templates: Tensor, search: Tensor, extent: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Templates (B, 3, St, St), canvases (B, 3, H, W) and extents (B, 2) -> the queries' states (B, N, D)
+        after each decoder layer, and the encoder's tokens (B, M, D)."""
         visible = self.visible(extent)
         memory = self.encode(self.correlate(search, self.fold(self.kernel(templates))), visible)
-        return self.answer(self.decode(memory, visible)), memory
+        return self.decode(memory, visible), memory
 
     def find(self, search: Tensor, extent: Tensor, folded: Tensor) -> tuple[Tensor, Tensor]:
         """Canvases, extents and folded weights -> boxes (B, N, 4) and scores (B, N), the last layer's."""

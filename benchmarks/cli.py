@@ -465,6 +465,20 @@ def table(
 
 
 @app.command()
+def vot(
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    threads: ThreadsOption = None,
+) -> None:
+    """Serve a tracker to the VOT toolkit over TraX; the toolkit starts this command (see benchmarks/vot.py)."""
+    from benchmarks.contenders import Spec
+    from benchmarks.vot import serve
+
+    serve(Spec(model, backend, precision, threads))
+
+
+@app.command()
 def submission(
     results: Annotated[Path, typer.Argument(help="A folder of raw results, as accuracy keeps them.")],
     dataset: Annotated[str, typer.Option(help="got10k:FOLDER or trackingnet:FOLDER, which names the sequences.")],

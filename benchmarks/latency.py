@@ -21,6 +21,7 @@ import numpy as np
 from benchmarks.accuracy import percentiles
 from benchmarks.contenders import EdgetrackContender, Frame, Spec
 from benchmarks.energy import EnergyMeter
+from benchmarks.records import load_average
 
 FILM = 120
 """Frames of the drawn film."""
@@ -116,7 +117,7 @@ def _measure(spec: Spec, plan: Plan) -> dict[str, Any]:
             "joules_per_frame": None if energy.joules is None else energy.joules / plan.frames,
             "watts": None if energy.joules is None else energy.joules / elapsed,
         },
-        "load_average": round(os.getloadavg()[0], 2),
+        "load_average": load_average(),
     }
 
 

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+
+if TYPE_CHECKING:
+    from quantize.export import Difference
+    from train.data.pairs import Pair
+
+CHECKPOINT = typer.Argument(help="Weights written by train (.safetensors).")
+BUNDLE = typer.Option(help="The bundle: a directory, or an archive where it ends in .zip.")
+DATA = typer.Option(help="A data folder, as train takes it; without any, drawn scenes. Repeatable.")
+SETTINGS = typer.Option("--set", help="KEY=VALUE on the manifest, such as online.window=0.5. Repeatable.")
+METHOD = typer.Option(help="How ranges are chosen: percentile, mse or max.")
+EXAMPLES = typer.Option(help="Examples to calibrate on.")
+KEEP_FLOAT = typer.Option("--keep-float", help="A layer to leave in float, with * and ?. Repeatable.")
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -17,18 +29,13 @@ def main() -> None:
 
 @app.command()
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="Weights written by train (.safetensors).")],
-    out: Annotated[Path, typer.Option(help="The bundle: a directory, or an archive where it ends in .zip.")],
+    checkpoint: Annotated[Path, CHECKPOINT],
+    out: Annotated[Path, BUNDLE],
     name: Annotated[str | None, typer.Option(help="The model's name; the bundle's file name by default.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="KEY=VALUE on the manifest, such as online.window=0.5. Repeatable."),
-    ] = None,
+    settings: Annotated[list[str] | None, SETTINGS] = None,
 ) -> None:
     """Write the FP32 bundle of a checkpoint, checked against PyTorch on every CPU runtime installed."""
     import torch
-    from rich.console import Console
-    from rich.table import Table
 
     from quantize.export import ExportError, export_bundle
     from train.checkpoints import CheckpointError, load_model
@@ -38,10 +45,161 @@ def export(
         model, metadata = load_model(checkpoint)
         differences = export_bundle(model, out, name=name or out.stem, metadata=metadata, settings=settings or ())
     except (CheckpointError, ExportError, ValueError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
-    table = Table("backend", "graph", "output", "largest difference", title="against PyTorch, relative")
+        _fail(error)
+    _print_differences(differences)
+    typer.echo(out)
+
+
+@app.command()
+def ptq(
+    checkpoint: Annotated[Path, CHECKPOINT],
+    out: Annotated[Path, typer.Option(help="The quantised checkpoint to write (.safetensors).")],
+    data: Annotated[list[Path] | None, DATA] = None,
+    method: Annotated[str, METHOD] = "percentile",
+    examples: Annotated[int, EXAMPLES] = 256,
+    keep_float: Annotated[list[str] | None, KEEP_FLOAT] = None,
+) -> None:
+    """Quantise without training: find the ranges of activations on examples."""
+    from quantize.checkpoints import save_quantised
+    from train.checkpoints import CheckpointError
+    from train.data.labels import DatasetError
+
+    try:
+        model, metadata = _calibrated(checkpoint, data or [], method, examples, keep_float or [])
+    except (CheckpointError, DatasetError, ValueError) as error:
+        _fail(error)
+    save_quantised(out, model, **metadata)
+    typer.echo(out)
+
+
+@app.command()
+def build(
+    checkpoint: Annotated[Path, CHECKPOINT],
+    out: Annotated[Path, BUNDLE],
+    int8: Annotated[
+        Path | None, typer.Option(help="The quantised checkpoint, by ptq or qat; without it, ptq is done on the way.")
+    ] = None,
+    data: Annotated[list[Path] | None, DATA] = None,
+    name: Annotated[str | None, typer.Option(help="The model's name; the bundle's file name by default.")] = None,
+    settings: Annotated[list[str] | None, SETTINGS] = None,
+    method: Annotated[str, METHOD] = "percentile",
+    examples: Annotated[int, EXAMPLES] = 256,
+    keep_float: Annotated[list[str] | None, KEEP_FLOAT] = None,
+) -> None:
+    """Write the bundle with all precisions, FP32 and INT8, both checked against PyTorch on every CPU runtime."""
+    import torch
+
+    from quantize.checkpoints import load_quantised
+    from quantize.export import ExportError, Int8, export_bundle
+    from quantize.fake import freeze
+    from quantize.qdq import QdqError
+    from train.checkpoints import CheckpointError, load_model
+    from train.data.labels import DatasetError
+
+    torch.set_num_threads(1)
+    try:
+        model, metadata = load_model(checkpoint)
+        if int8 is None:
+            quantised, found = _calibrated(checkpoint, data or [], method, examples, keep_float or [])
+        else:
+            quantised, found = load_quantised(int8)
+            if quantised.config != model.config:
+                raise CheckpointError(f"{int8} is of another model than {checkpoint}: their configurations differ")
+        freeze(quantised)
+        variant = Int8(quantised, _int8_facts(found), _examples(found, data or [], PROVED, held_out=True))
+        differences = export_bundle(
+            model, out, name=name or out.stem, metadata=metadata, settings=settings or (), int8=variant
+        )
+    except (CheckpointError, DatasetError, ExportError, QdqError, ValueError) as error:
+        _fail(error)
+    _print_differences(differences)
+    _print_proof(out)
+    typer.echo(out)
+
+
+PROVED = 64
+"""Examples, held out from training, that a bundle's INT8 graphs are compared on."""
+
+
+def _calibrated(
+    checkpoint: Path, data: list[Path], method: str, examples: int, keep_float: list[str]
+) -> tuple[Any, dict[str, Any]]:
+    """The checkpoint's model with rounding layers and ranges, and its metadata with how they were found."""
+    import torch
+
+    from quantize.calibrate import calibrate
+    from quantize.placement import place
+    from train.checkpoints import load_model
+
+    torch.set_num_threads(1)
+    model, metadata = load_model(checkpoint)
+    calibrate(place(model, keep_float), _examples(metadata, data, examples, held_out=False), method)
+    facts = {"method": method, "examples": examples, "data": [path.name for path in data]}
+    return model, {**metadata, "keep_float": keep_float, "calibration": facts}
+
+
+def _examples(metadata: dict[str, Any], data: list[Path], count: int, *, held_out: bool) -> list[Pair]:
+    """Batches of examples as the model's own recipe draws them, from its training or its validation stream."""
+    import cv2
+    from torch.utils.data import DataLoader, Subset
+
+    from train.data.mixture import datasets
+    from train.data.pairs import Pair
+    from train.models.seqtrack import SeqTrackConfig
+    from train.recipes import Recipe
+
+    cv2.setNumThreads(1)
+    recipe = Recipe(SeqTrackConfig.from_dict(metadata["config"]))
+    train, validation = datasets(recipe, data, validation_pairs=count)
+    subset = Subset(validation if held_out else train, range(count))
+    return [Pair(*batch) for batch in DataLoader(subset, 32)]
+
+
+def _int8_facts(metadata: dict[str, Any]) -> dict[str, Any]:
+    return {key: metadata[key] for key in ("keep_float", "calibration", "training") if key in metadata}
+
+
+def _fail(error: Exception) -> NoReturn:
+    typer.echo(f"error: {error}", err=True)
+    raise typer.Exit(1) from None
+
+
+def _print_differences(differences: list[Difference]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("backend", "graph", "output", "largest difference", title="FP32 against PyTorch, relative")
     for backend, graph, tensor, relative in differences:
         table.add_row(backend, graph, tensor, f"{relative:.1e}")
     Console(stderr=True).print(table)
-    typer.echo(out)
+
+
+def _print_proof(bundle: Path) -> None:
+    """What the manifest says of the INT8 graphs."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from edgetrack.bundle import read_bundle
+
+    proof: Any = read_bundle(bundle).manifest.accuracy["int8"]
+    console = Console(stderr=True)
+    table = Table("backend", "graph", "in integers", "in float", title="INT8: what is executed")
+    for backend, found in proof["runtimes"].items():
+        for graph, operations in found["executed"].items():
+            table.add_row(
+                backend, graph, *(", ".join(f"{n} {op}" for op, n in side.items()) for side in operations.values())
+            )
+    console.print(table)
+    table = Table("", "largest difference", "tokens equal", "box overlap with FP32", "5th percentile")
+    table.title = f"INT8 against the fake-quant model, {proof['examples']} examples"
+    for name, found in {"fake-quant": proof["fake-quant"], **proof["runtimes"]}.items():
+        overlap = found["overlap_with_fp32"]
+        worst = {k: v for k, v in found.get("largest_difference", {}).items() if not k.startswith("track.")}
+        table.add_row(
+            name,
+            f"{max(worst.values()):.1%} ({max(worst, key=worst.__getitem__)})" if worst else "",
+            f"{found['tokens_equal']:.1%}" if worst else "",
+            f"{overlap['mean']:.3f}",
+            f"{overlap['5th_percentile']:.3f}",
+        )
+    console.print(table)

@@ -8,7 +8,7 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,10 @@ from edgetrack.imaging import IMAGENET_MEAN, IMAGENET_STD
 from edgetrack_runtimes import SessionOptions, discover, open_session
 from edgetrack_runtimes.onnxruntime_session import ZERO_POINT_AFTER_RELU
 from quantize.graphs import GraphSpec, seqtrack_graphs
+from quantize.placement import quantised_layers
+from quantize.proof import prove
+from quantize.qdq import check_qdq, check_tensorrt, fold
+from train.data.pairs import Pair
 from train.models.seqtrack import SeqTrack
 from train.settings import with_settings
 
@@ -34,6 +38,10 @@ OPSET = 18
 WEIGHTS = "weights.bin"
 TOLERANCE = 1e-3
 """Largest difference allowed between a graph and PyTorch, relative to the tensor's largest value."""
+INT8_TOLERANCE = 0.1
+"""The same for INT8 graphs and the fake-quant model. A difference in the last bit makes a value round the other way
+now and then, and 25 layers of that add up to a few percent where the scales are coarse."""
+GRAPHS = ("template", "encode", "decode_step", "track")
 _SHARED_BYTES = 1024
 _ALIGNMENT = 64
 
@@ -51,10 +59,33 @@ class Difference(NamedTuple):
     relative: float
 
 
+class Int8(NamedTuple):
+    """What the INT8 variant is made of.
+
+    Attributes:
+        model: with frozen rounding layers; see `quantize.fake.freeze`.
+        facts: how it came about, for the manifest's provenance.
+        examples: to prove the graphs on.
+    """
+
+    model: SeqTrack
+    facts: Mapping[str, Any]
+    examples: Sequence[Pair]
+
+
 def export_bundle(
-    model: SeqTrack, out: Path, *, name: str, metadata: Mapping[str, Any], settings: Iterable[str] = ()
+    model: SeqTrack,
+    out: Path,
+    *,
+    name: str,
+    metadata: Mapping[str, Any],
+    settings: Iterable[str] = (),
+    int8: Int8 | None = None,
 ) -> list[Difference]:
-    """Write the FP32 bundle of a model, a directory or, where `out` ends in .zip, an archive of one.
+    """Write the bundle of a model, a directory or, where `out` ends in .zip, an archive of one.
+
+    Each variant lies in a folder of its own, which can be left out of what is shipped; within it, weights that graphs
+    share are stored once.
 
     Nothing appears at `out` unless every graph loads and agrees with PyTorch on every CPU runtime that is installed.
 
@@ -64,40 +95,45 @@ def export_bundle(
         name: of the model, in the manifest.
         metadata: of the checkpoint; what it says of training goes into the manifest's provenance.
         settings: KEY=VALUE on the manifest's name, description, online, score and accuracy.
+        int8: adds the variant "int8"; what `quantize.proof` finds of it goes into the manifest's accuracy.
 
     Returns:
-        The largest difference per runtime, graph and output.
+        The largest difference per runtime, graph and output of the FP32 graphs.
 
     Raises:
         ExportError: a graph differs from PyTorch, or `out` is something else than a bundle.
+        QdqError: an INT8 graph breaks a rule of `quantize.qdq`.
     """
     _check_target(out)
     manifest = with_settings(describe(model, name, metadata), settings)
-    graphs = seqtrack_graphs(model, torch.Generator().manual_seed(0))
+    models = {"fp32": model} | ({"int8": int8.model} if int8 else {})
+    facts = {key: manifest[key] for key in ("kind", "name", "preprocessing", "decoder")}
     out.parent.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as scratch,
         Progress(console=Console(stderr=True)) as progress,
     ):
         root = Path(scratch) / "bundle"
-        folder = root / "fp32"
-        folder.mkdir(parents=True)
-        task = progress.add_task("export", total=len(graphs) + 1)
-        protos = {}
-        for graph, spec in graphs.items():
-            progress.update(task, description=f"export {graph}")
-            protos[graph] = _to_onnx(spec)
-            progress.advance(task)
-        _write_sharing_weights(
-            protos, folder, {key: manifest[key] for key in ("kind", "name", "preprocessing", "decoder")}
-        )
+        task = progress.add_task("export", total=len(models) * (len(GRAPHS) + 1))
+        manifest["variants"] = {}
+        for variant, source in models.items():
+            protos, described = {}, {}
+            for graph, spec in seqtrack_graphs(source, torch.Generator().manual_seed(0)).items():
+                progress.update(task, description=f"export {graph}, {variant}")
+                protos[graph] = _to_onnx(spec) if variant == "fp32" else _to_qdq(spec, source)
+                described[graph] = _tensors(f"{variant}/{graph}.onnx", spec)
+                progress.advance(task)
+            write_sharing_weights(protos, root / variant, facts)
+            manifest["variants"][variant] = {"graphs": described}
         progress.update(task, description="compare with PyTorch")
-        differences = compare(model, {graph: folder / f"{graph}.onnx" for graph in graphs})
-        manifest["variants"] = {
-            "fp32": {"graphs": {graph: _tensors(f"fp32/{graph}.onnx", spec) for graph, spec in graphs.items()}}
-        }
-        write_bundle(root, Manifest.model_validate_json(json.dumps(manifest)))
+        differences = compare(model, {graph: root / "fp32" / f"{graph}.onnx" for graph in GRAPHS})
         progress.advance(task)
+        if int8:
+            progress.update(task, description="prove INT8")
+            manifest["provenance"]["int8"] = dict(int8.facts)
+            manifest["accuracy"]["int8"] = _proof(model, int8, root / "int8")
+            progress.advance(task)
+        write_bundle(root, Manifest.model_validate_json(json.dumps(manifest)))
         if out.suffix == ".zip":
             pack(root, out)
         else:
@@ -105,6 +141,27 @@ def export_bundle(
                 shutil.rmtree(out)
             root.rename(out)
     return differences
+
+
+def _to_qdq(spec: GraphSpec, model: SeqTrack) -> onnx.ModelProto:
+    proto = _to_onnx(spec)
+    fold(proto)
+    check_qdq(proto, quantised_layers(model))
+    check_tensorrt(proto)
+    return proto
+
+
+def _proof(model: SeqTrack, int8: Int8, folder: Path) -> dict[str, Any]:
+    proof = prove(model, int8.model, {graph: folder / f"{graph}.onnx" for graph in GRAPHS}, int8.examples)
+    for backend, found in proof["runtimes"].items():
+        for tensor, relative in found["largest_difference"].items():
+            # What follows a choice of token may differ as much as the tokens do.
+            if not relative <= (INT8_TOLERANCE if not tensor.startswith("track.") else float("inf")):
+                raise ExportError(
+                    f"int8 on {backend}: {tensor} differs from the fake-quant model by {relative:.2g} of its largest "
+                    f"value; at most {INT8_TOLERANCE:g} is allowed"
+                )
+    return proof
 
 
 def _check_target(out: Path) -> None:
@@ -173,12 +230,13 @@ def _to_onnx(spec: GraphSpec) -> onnx.ModelProto:
     return program.model_proto
 
 
-def _write_sharing_weights(protos: Mapping[str, onnx.ModelProto], folder: Path, facts: Mapping[str, Any]) -> None:
+def write_sharing_weights(protos: Mapping[str, onnx.ModelProto], folder: Path, facts: Mapping[str, Any]) -> None:
     """Write the graphs with their larger weights in one file, equal ones once.
 
     The key facts of the manifest go into each graph's own metadata, so that a graph met alone says what it is.
     """
     places: dict[str, int] = {}
+    folder.mkdir(parents=True)
     with (folder / WEIGHTS).open("wb") as file:
         for proto in protos.values():
             for tensor in proto.graph.initializer:

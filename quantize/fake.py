@@ -122,15 +122,23 @@ class QuantAttend(Attend):
         self.query, self.key, self.value, self.share = (FakeQuantize() for _ in range(4))
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        # The factor is split as in `attend`, so that integers see the query at the size that the scores have.
-        scores = self.query(q * q.shape[-1] ** -0.5) @ self.key(k).transpose(-2, -1)
+        # Rounded after the transposition: between a DequantizeLinear and its product there may be nothing.
+        scores = self.query(q * q.shape[-1] ** -0.5) @ self.key(k.transpose(-2, -1))
         return self.share(scores.softmax(-1)) @ self.value(v)
 
 
 def freeze(model: nn.Module) -> None:
-    """Make every scale of `model` a constant, so that it can be exported."""
+    """Make every scale of `model` a constant, so that it can be exported.
+
+    A convolution's bias is rounded to multiples of input scale times weight scale: ONNX Runtime adds it as an integer
+    in these units, and so little of a difference is enough for later layers to round otherwise.
+    """
     for module in model.modules():
         if isinstance(module, FakeQuantize):
             module.freeze()
         elif isinstance(module, (QuantLinear, QuantConv2d)):
             module.weights.freeze(module.weight)
+    for module in model.modules():
+        if isinstance(module, QuantConv2d) and module.bias is not None:
+            unit = module.input.scale * module.weights.scale
+            module.bias = nn.Parameter((module.bias.detach() / unit).round() * unit)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -37,6 +38,10 @@ _DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64"} | {
     for name in ("float16", "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 }
 _SEVERITY_ERROR = 3
+
+ZERO_POINT_AFTER_RELU = "zero_point_after_relu"
+"""Begins the names, "zero_point_after_relu<0>" and so on, of the zero points of activations that come out of a ReLU.
+They lie in a file beside the graph, which is what lets a session replace them."""
 
 
 def version() -> str | None:
@@ -81,8 +86,10 @@ def open_session(backend: str, graph: Path, options: SessionOptions) -> EngineSe
     )
     recorded = hasattr(ort.InferenceSession, "get_provider_graph_assignment_info")  # since 1.24
     with tempfile.TemporaryDirectory(prefix="edgetrack-") as profile_dir:
+        lowered = zero_points_after_relu(graph) if provider == CPU else ()
+        profile = None if recorded else Path(profile_dir)
         try:
-            session = _create(ort, str(graph), backend, options, settings, None if recorded else Path(profile_dir))
+            session = _create(ort, str(graph), backend, options, settings, profile, lowered)
         except Exception as error:
             raise GraphError(f"{graph}: ONNX Runtime cannot load it: {_one_line(error)}") from error
         if provider not in session.get_providers():
@@ -104,6 +111,25 @@ def open_session(backend: str, graph: Path, options: SessionOptions) -> EngineSe
         placement=counted(nodes),
         runtime_version=str(ort.__version__),
     )
+
+
+def zero_points_after_relu(graph: Path) -> tuple[str, ...]:
+    """The names of the graph's zero points after a ReLU; see `lower_zero_points`."""
+    # A search through the file, not a parse: the marker is written by our exporter and ends where the name does.
+    pattern = ZERO_POINT_AFTER_RELU.encode() + rb"<\d+>"
+    return tuple(sorted({name.decode() for name in re.findall(pattern, graph.read_bytes())}))
+
+
+def lower_zero_points(ort: ModuleType, config: Any, names: Sequence[str]) -> None:
+    """Set the named zero points from 0 to -128 as the graph is loaded.
+
+    TensorRT takes a zero point of 0 alone, so that is what the file has. ONNX Runtime on the CPU computes a quantised
+    convolution in integers only if it can drop the ReLU behind it, and it drops it where the least integer means zero.
+    Values that were 0..127 become -128..-1, with the same scale: the same numbers, as no value exceeds the range.
+    """
+    if names:
+        values = [ort.OrtValue.ortvalue_from_numpy(np.array(-128, np.int8)) for _ in names]
+        config.add_external_initializers(list(names), values)
 
 
 def provider_options(
@@ -196,6 +222,7 @@ def _create(
     options: SessionOptions,
     settings: Mapping[str, str],
     profile_dir: Path | None = None,
+    lowered: Sequence[str] = (),
 ) -> Any:
     """An InferenceSession; provider_options of the backend's own provider are `settings`."""
     config = ort.SessionOptions()
@@ -208,6 +235,7 @@ def _create(
     if profile_dir is not None:
         config.enable_profiling = True
         config.profile_file_prefix = str(profile_dir / "placement")
+    lower_zero_points(ort, config, lowered)
     provider = PROVIDERS[backend]
     chain = {provider: dict(settings)}
     # CUDA and the CPU stand behind so that the record names the nodes that the provider refuses.

@@ -1,0 +1,29 @@
+"""Models with rounding layers in and out of files: FP32 weights, activations' ranges, and what was left in float."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from quantize.placement import place
+from train.checkpoints import CheckpointError
+from train.checkpoints.files import read_tensors, save_model
+from train.models.seqtrack import SeqTrack, SeqTrackConfig
+
+KIND = "seqtrack-int8"
+
+
+def save_quantised(path: Path, model: SeqTrack, keep_float: Sequence[str], **metadata: Any) -> None:
+    """Write a model that `place` was applied to with `keep_float`."""
+    save_model(path, model, **{**metadata, "kind": KIND, "keep_float": list(keep_float)})
+
+
+def load_quantised(path: Path) -> tuple[SeqTrack, dict[str, Any]]:
+    """The model that `save_quantised` wrote, in eval mode, and the file's metadata; raises `CheckpointError`."""
+    tensors, metadata = read_tensors(path)
+    if metadata.get("kind") != KIND:
+        raise CheckpointError(f"{path} is no quantised model; make one with: python -m quantize ptq, or qat")
+    model = place(SeqTrack(SeqTrackConfig.from_dict(metadata["config"])), metadata["keep_float"])
+    model.load_state_dict(tensors)
+    return model.eval(), metadata

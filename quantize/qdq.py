@@ -1,0 +1,357 @@
+"""The exported fake-quant graph made into one that all runtimes compute in integers, and the rules it must keep to.
+
+The exporter writes Quantize/Dequantize pairs around float32 weights. `fold` leaves int8 weights with a
+DequantizeLinear and activations with a pair (QDQ format); `check_qdq` holds a graph to what ONNX Runtime and OpenVINO
+need in order to fuse those into integer kernels, `check_tensorrt` to what TensorRT accepts.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from edgetrack_runtimes.onnxruntime_session import ZERO_POINT_AFTER_RELU
+
+WEIGHTED = ("Conv", "MatMul")
+"""The operators that have integer kernels."""
+QDQ = ("QuantizeLinear", "DequantizeLinear")
+# fmt: off
+TENSORRT_OPERATORS = frozenset({
+    "Add", "And", "ArgMax", "ArgMin", "AveragePool", "Cast", "Ceil", "Clip", "Concat", "Constant",
+    "ConstantOfShape", "Conv", "ConvTranspose", "Cos", "DequantizeLinear", "Div", "Equal", "Erf", "Exp",
+    "Expand", "Flatten", "Floor", "Gather", "GatherElements", "GatherND", "Gelu", "Gemm", "GlobalAveragePool",
+    "Greater", "GreaterOrEqual", "Identity", "LayerNormalization", "Less", "LessOrEqual", "Log", "MatMul",
+    "Max", "MaxPool", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pad", "Pow", "QuantizeLinear", "Range",
+    "Reciprocal", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "Relu", "Reshape", "Resize", "Shape",
+    "Sigmoid", "Sin", "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "Tile", "TopK",
+    "Transpose", "Unsqueeze", "Where",
+})
+# fmt: on
+"""Of the operators that TensorRT 10's parser knows, the ones a tracker can consist of."""
+TENSORRT_TYPES = frozenset(
+    {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8, TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL}
+)
+
+
+class QdqError(Exception):
+    """A graph that a runtime would refuse or compute in float; the message names the node."""
+
+
+class _Graph:
+    """A graph's nodes by what they read and write."""
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        self.graph = proto.graph
+        self.initializers = {tensor.name: tensor for tensor in proto.graph.initializer}
+        self.producers = {output: node for node in proto.graph.node for output in node.output}
+        self.consumers: dict[str, list[NodeProto]] = defaultdict(list)
+        for node in proto.graph.node:
+            for value in node.input:
+                self.consumers[value].append(node)
+
+    def array(self, name: str) -> np.ndarray[Any, Any] | None:
+        tensor = self.initializers.get(name)
+        return None if tensor is None else numpy_helper.to_array(tensor)
+
+    def source(self, value: str, kind: str) -> NodeProto | None:
+        """The node that computes `value`, if it is of this kind."""
+        node = self.producers.get(value)
+        return node if node is not None and node.op_type == kind else None
+
+    def only_consumer(self, value: str) -> NodeProto | None:
+        nodes = self.consumers[value]
+        return nodes[0] if len(nodes) == 1 else None
+
+
+def scope(node: NodeProto) -> str:
+    """The module a node was exported from, such as "encoder.blocks.0.fc1", or the node's own name."""
+    for entry in node.metadata_props:
+        if entry.key == "pkg.torch.onnx.name_scopes":
+            scopes = [part for part in ast.literal_eval(entry.value)[:-1] if part]
+            return scopes[-1].removeprefix("model.") if scopes else node.name
+    return node.name
+
+
+def fold(proto: onnx.ModelProto) -> None:
+    """Rewrite the exporter's graph in place.
+
+    - Weights become int8, their Quantize and Transpose done here; equal ones share one tensor.
+    - What follows from constants alone is computed here, quantised products included: the decoder's first step begins
+      with START whatever the picture. Runtimes fold such parts only while they are float.
+    - GELU's factors are put in the order in which ONNX Runtime knows it.
+    - Every product gets a pair of its own, its scale different from the others' in the last bit: ONNX Runtime merges
+      equal ones and leaves the products that share the outcome in float.
+    - A MatMul's bias (N,) becomes (1, 1, N), or ONNX Runtime would merge the two into a Gemm, a float one.
+    - The zero point after a convolution's ReLU gets a name of its own, by which `edgetrack_runtimes` finds it and gives
+      ONNX Runtime the one that lets it drop the ReLU.
+    """
+    _fold_weights(proto)
+    _fold_constants(proto)
+    _order_gelu(proto)
+    _separate_readers(proto)
+    _reshape_biases(proto)
+    _name_zero_points_after_relu(proto)
+    _prune(proto)
+
+
+def _fold_weights(proto: onnx.ModelProto) -> None:
+    graph = _Graph(proto)
+    dropped: list[NodeProto] = []
+    for quantize in [node for node in proto.graph.node if node.op_type == "QuantizeLinear"]:
+        weight = graph.array(quantize.input[0])
+        if weight is None:
+            continue
+        scale, axis = graph.array(quantize.input[1]), helper.get_node_attr_value(quantize, "axis")
+        if scale is None:
+            raise QdqError(f"{scope(quantize)}: the weight's scale is computed in the graph; expected a constant")
+        along = [-1 if d == axis else 1 for d in range(weight.ndim)]
+        integers = np.clip(np.rint(weight / scale.reshape(along)), -128, 127).astype(np.int8)
+        dequantize = graph.only_consumer(quantize.output[0])
+        if dequantize is None or dequantize.op_type != "DequantizeLinear":
+            raise QdqError(f"{scope(quantize)}: a quantised weight goes elsewhere than to one DequantizeLinear")
+        name = f"{quantize.input[0]}.int8"
+        transpose = graph.only_consumer(dequantize.output[0])
+        if transpose is not None and transpose.op_type == "Transpose":
+            order = list(helper.get_node_attr_value(transpose, "perm"))
+            integers, axis, name = integers.transpose(order), order.index(axis), f"{name}.transposed"
+            dequantize.output[0] = transpose.output[0]
+            dropped.append(transpose)
+        if name not in graph.initializers:
+            tensor = numpy_helper.from_array(np.ascontiguousarray(integers), name)
+            graph.initializers[name] = tensor
+            proto.graph.initializer.append(tensor)
+        dequantize.input[0] = name
+        del dequantize.attribute[:]
+        dequantize.attribute.append(helper.make_attribute("axis", axis))
+        dropped.append(quantize)
+    for node in dropped:
+        proto.graph.node.remove(node)
+
+
+def _fold_constants(proto: onnx.ModelProto) -> None:
+    known = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    weights: dict[str, NodeProto] = {}
+    folded: list[NodeProto] = []
+    for node in proto.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0].endswith((".int8", ".int8.transposed")):
+            weights[node.output[0]] = node
+            continue
+        inputs = [value for value in node.input if value]
+        if not inputs or not all(value in known or value in weights for value in inputs):
+            continue
+        for value in inputs:
+            if value in weights and value not in known:
+                known[value] = _computed(weights[value], known)[0]
+        for name, value in zip(node.output, _computed(node, known), strict=True):
+            known[name] = value
+            proto.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        folded.append(node)
+    for node in folded:
+        proto.graph.node.remove(node)
+
+
+def _computed(node: NodeProto, known: dict[str, Any]) -> list[np.ndarray[Any, Any]]:
+    feeds = {value: known[value] for value in node.input if value}
+    values = [onnx.ValueInfoProto(name=name) for name in feeds]
+    outputs = [onnx.ValueInfoProto(name=name) for name in node.output]
+    # The first version whose quantisation the evaluator has; what is used here did not change in it.
+    opset = [helper.make_opsetid("", 19)]
+    model = helper.make_model(helper.make_graph([node], "constant", values, outputs), opset_imports=opset)
+    return list(ReferenceEvaluator(model).run(None, feeds))
+
+
+def _order_gelu(proto: onnx.ModelProto) -> None:
+    """x * (0.5 * (1 + erf(x / sqrt(2)))) -> (x * (1 + erf(...))) * 0.5."""
+    graph = _Graph(proto)
+    for outer in [node for node in proto.graph.node if node.op_type == "Mul"]:
+        for x, half in (outer.input, outer.input[::-1]):
+            inner = graph.source(half, "Mul")
+            if inner is None:
+                continue
+            for factor, one_plus in (inner.input, inner.input[::-1]):
+                add = graph.source(one_plus, "Add")
+                if add is not None and any(graph.source(value, "Erf") for value in add.input):
+                    inner.input[:], outer.input[:] = [x, one_plus], [inner.output[0], factor]
+
+
+def _separate_readers(proto: onnx.ModelProto) -> None:
+    graph = _Graph(proto)
+    for dequantize in [node for node in proto.graph.node if node.op_type == "DequantizeLinear"]:
+        quantize = graph.source(dequantize.input[0], "QuantizeLinear")
+        scale = graph.array(dequantize.input[1])
+        readers = [node for node in graph.consumers[dequantize.output[0]] if node.op_type in WEIGHTED]
+        if quantize is None or scale is None:
+            continue
+        for index, reader in enumerate(readers[1:], 1):
+            scale = np.nextafter(scale, np.float32(np.inf))
+            name = f"{dequantize.output[0]}.{index}"
+            proto.graph.initializer.append(numpy_helper.from_array(np.asarray(scale), f"{name}.scale"))
+            constants = [f"{name}.scale", dequantize.input[2]]
+            at = list(proto.graph.node).index(reader)
+            for kind, source, target in (
+                ("DequantizeLinear", f"{name}.integers", name),
+                ("QuantizeLinear", quantize.input[0], f"{name}.integers"),
+            ):
+                node = helper.make_node(kind, [source, *constants], [target], name=f"{target}.{kind}")
+                node.metadata_props.extend(reader.metadata_props)
+                proto.graph.node.insert(at, node)
+            reader.input[list(reader.input).index(dequantize.output[0])] = name
+
+
+def _reshape_biases(proto: onnx.ModelProto) -> None:
+    graph = _Graph(proto)
+    reshaped: dict[str, str] = {}
+    for add in proto.graph.node:
+        if add.op_type != "Add":
+            continue
+        for index, value in enumerate(add.input):
+            bias = graph.array(value)
+            if bias is None or bias.ndim != 1 or graph.source(add.input[1 - index], "MatMul") is None:
+                continue
+            if value not in reshaped:
+                reshaped[value] = f"{value}.row"
+                proto.graph.initializer.append(numpy_helper.from_array(bias.reshape(1, 1, -1), reshaped[value]))
+            add.input[index] = reshaped[value]
+
+
+def _name_zero_points_after_relu(proto: onnx.ModelProto) -> None:
+    graph = _Graph(proto)
+    quantized = [node for node in proto.graph.node if node.op_type == "QuantizeLinear"]
+    for index, quantize in enumerate(q for q in quantized if _rectified_conv(graph, q.input[0])):
+        name = f"{ZERO_POINT_AFTER_RELU}<{index}>"
+        proto.graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), name))
+        quantize.input[2] = name
+        for dequantize in graph.consumers[quantize.output[0]]:
+            dequantize.input[2] = name
+
+
+def _rectified_conv(graph: _Graph, value: str) -> bool:
+    relu = graph.source(value, "Relu")
+    return relu is not None and graph.source(relu.input[0], "Conv") is not None
+
+
+def _prune(proto: onnx.ModelProto) -> None:
+    scalars = {tensor.name for tensor in proto.graph.initializer if not tensor.dims}
+    for node in proto.graph.node:
+        if node.op_type in QDQ and node.input[1] in scalars:
+            del node.attribute[:]  # an axis, which for a single scale says nothing
+    used = {value for node in proto.graph.node for value in node.input}
+    for tensor in [tensor for tensor in proto.graph.initializer if tensor.name not in used]:
+        proto.graph.initializer.remove(tensor)
+
+
+class Layers(NamedTuple):
+    """The convolutions and matrix products of a graph, by the module they come from, with their number there."""
+
+    integer: Counter[str]
+    floating: Counter[str]
+
+
+def check_qdq(proto: onnx.ModelProto, integer: Iterable[str] = ()) -> Layers:
+    """Check that the graph is one that runtimes compute in integers.
+
+    - A scale is a positive constant, a zero point a constant int8 0.
+    - A QuantizeLinear stands on an activation and feeds DequantizeLinear nodes of its own scale only.
+    - A weight is int8, and its DequantizeLinear feeds a convolution or product along the output channels.
+    - A convolution or product has both operands from a DequantizeLinear, nothing between, or none.
+    - What is added to a product is not a vector, and what an integer convolution puts out is quantised again, at once
+      or after its ReLU.
+
+    Args:
+        proto: as `fold` left it.
+        integer: modules that must compute in integers wherever they are in the graph.
+
+    Raises:
+        QdqError: the message names the module and the rule it breaks.
+    """
+    graph = _Graph(proto)
+    for node in proto.graph.node:
+        if node.op_type in QDQ:
+            _check_pair(graph, node)
+        elif node.op_type == "Gemm":
+            raise QdqError(f"{scope(node)}: is a Gemm, which ONNX Runtime computes in float; expected MatMul and Add")
+    layers = Layers(Counter(), Counter())
+    for node in proto.graph.node:
+        if node.op_type in WEIGHTED:
+            (layers.integer if _is_integer(graph, node) else layers.floating)[scope(node)] += 1
+    if missing := [name for name in integer if layers.floating[name]]:
+        raise QdqError(f"{', '.join(missing)}: computed in float; expected both operands from DequantizeLinear")
+    return layers
+
+
+def _check_pair(graph: _Graph, node: NodeProto) -> None:
+    where = f"{scope(node)} ({node.op_type})"
+    scale, zero_point = (graph.array(name) for name in node.input[1:3]) if len(node.input) == 3 else (None, None)
+    if scale is None or not (np.isfinite(scale).all() and (scale > 0).all()):
+        raise QdqError(f"{where}: the scale is {scale}; expected positive constants and a zero point")
+    if zero_point is None or zero_point.dtype != np.int8 or zero_point.any():
+        raise QdqError(f"{where}: the zero point is {zero_point}; expected the constant int8 0")
+    weight = graph.array(node.input[0])
+    if node.op_type == "QuantizeLinear":
+        if weight is not None:
+            raise QdqError(f"{where}: quantises the constant {node.input[0]}; expected it stored as int8")
+        if scale.ndim:
+            raise QdqError(f"{where}: an activation with {scale.size} scales; expected one")
+        for consumer in graph.consumers[node.output[0]]:
+            if consumer.op_type != "DequantizeLinear" or list(consumer.input[1:]) != list(node.input[1:]):
+                raise QdqError(f"{where}: feeds {consumer.op_type}; expected DequantizeLinear with the same scale")
+    elif weight is None:
+        if graph.source(node.input[0], "QuantizeLinear") is None:
+            raise QdqError(f"{where}: reads {node.input[0]}; expected a QuantizeLinear or an int8 constant")
+    else:
+        for consumer in graph.consumers[node.output[0]]:
+            axis = {"Conv": 0, "MatMul": weight.ndim - 1}.get(consumer.op_type)
+            found = helper.get_node_attr_value(node, "axis") if scale.ndim else axis
+            if axis is None or consumer.input[1] != node.output[0] or found != axis:
+                raise QdqError(
+                    f"{where}: a weight with scales along axis {found} feeds {consumer.op_type}; expected a Conv's or "
+                    "MatMul's second operand, along its output channels"
+                )
+
+
+def _is_integer(graph: _Graph, node: NodeProto) -> bool:
+    where = f"{scope(node)} ({node.op_type})"
+    operands = [graph.source(value, "DequantizeLinear") is not None for value in node.input[:2]]
+    if not any(operands):
+        return False
+    if not all(operands):
+        raise QdqError(f"{where}: one operand is float; expected both from DequantizeLinear")
+    for consumer in graph.consumers[node.output[0]]:
+        if node.op_type == "MatMul" and consumer.op_type == "Add":
+            if any(tensor is not None and tensor.ndim == 1 for tensor in map(graph.array, consumer.input)):
+                raise QdqError(f"{where}: the bias is a vector, which makes it a float Gemm; expected (1, 1, N)")
+        elif node.op_type == "Conv":
+            after = graph.only_consumer(consumer.output[0]) if consumer.op_type == "Relu" else consumer
+            if after is None or after.op_type != "QuantizeLinear":
+                raise QdqError(f"{where}: puts out to {consumer.op_type}; expected QuantizeLinear, or a ReLU and it")
+    return True
+
+
+def check_tensorrt(proto: onnx.ModelProto) -> None:
+    """Check what TensorRT 10's parser and its explicit quantisation ask for beyond `check_qdq`.
+
+    Known operators only, no tensor of a type it has not (float64, unsigned integers), and fixed shapes. It was written
+    from TensorRT's documentation; a graph that passes still has to be built on a device.
+
+    Raises:
+        QdqError: the message names the module or tensor.
+    """
+    for node in proto.graph.node:
+        if node.domain not in ("", "ai.onnx") or node.op_type not in TENSORRT_OPERATORS:
+            raise QdqError(f"{scope(node)}: TensorRT has no operator {node.domain or 'ai.onnx'}::{node.op_type}")
+        if node.op_type == "Cast" and helper.get_node_attr_value(node, "to") not in TENSORRT_TYPES:
+            raise QdqError(f"{scope(node)}: casts to a type that TensorRT does not have")
+    for tensor in proto.graph.initializer:
+        if tensor.data_type not in TENSORRT_TYPES:
+            raise QdqError(f"{tensor.name}: is {TensorProto.DataType.Name(tensor.data_type)}, which TensorRT has not")
+    for value in (*proto.graph.input, *proto.graph.output):
+        kind = value.type.tensor_type
+        if kind.elem_type not in TENSORRT_TYPES or not all(d.HasField("dim_value") for d in kind.shape.dim):
+            raise QdqError(f"{value.name}: expected fixed sizes and one of TensorRT's types")

@@ -1,0 +1,297 @@
+"""INT8 graphs: integers all through, the fake-quant model's numbers, and rules that name what breaks them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import helper, numpy_helper
+from small_int8 import batches, calibrated_model
+from small_models import CONFIGS, ISOLATED, random_model
+
+import edgetrack
+from edgetrack.bundle import read_bundle
+from edgetrack_runtimes import SessionOptions, open_session
+from edgetrack_runtimes.onnxruntime_session import zero_points_after_relu
+from quantize.calibrate import calibrate
+from quantize.export import Int8, _to_onnx, export_bundle, write_sharing_weights
+from quantize.fake import freeze
+from quantize.graphs import seqtrack_graphs
+from quantize.placement import place, quantised_layers
+from quantize.proof import executed
+from quantize.qdq import QdqError, check_qdq, check_tensorrt, fold
+from train.data.pairs import Pair
+from train.models.seqtrack import SeqTrack
+
+BACKENDS = ("onnxruntime-cpu", "openvino-cpu")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[SeqTrack, Path]:
+    """A frozen fake-quant model and the bundle with both variants."""
+    int8 = calibrated_model("isolated")
+    freeze(int8)
+    out = tmp_path_factory.mktemp("isolated") / "model"
+    variant = Int8(int8, {"method": "percentile"}, batches("isolated")[2:])
+    export_bundle(random_model("isolated"), out, name="small", metadata={}, int8=variant)
+    return int8, out
+
+
+def graph_path(bundle: Path, name: str) -> Path:
+    return bundle / "int8" / f"{name}.onnx"
+
+
+def folded(kind: str, graph: str) -> tuple[SeqTrack, onnx.ModelProto]:
+    model = calibrated_model(kind)
+    freeze(model)
+    proto = _to_onnx(seqtrack_graphs(model, torch.Generator().manual_seed(0))[graph])
+    fold(proto)
+    return model, proto
+
+
+def products(model: SeqTrack) -> int:
+    """How many of a model's layers `track` runs in integers, counted by hand: the decoder steps four times.
+
+    START goes into the first step whatever the picture: the first layer's products are constants up to the
+    cross-attention's query, that is self_q, self_k, self_v, self_out and cross_q.
+    """
+    layers = quantised_layers(model)
+    per_step = [n for n in layers if n.startswith("decoder.") and not n.endswith(("cross_k", "cross_v", "bottleneck"))]
+    return len(layers) - len(per_step) + 4 * len(per_step) - 5
+
+
+def test_every_rounded_layer_is_executed_in_integers(built: tuple[SeqTrack, Path]) -> None:
+    model, bundle = built
+    for backend in BACKENDS:
+        found = executed(backend, graph_path(bundle, "track"))
+        assert sum(found.integer.values()) == products(model), (backend, found)
+    # A decoder layer has six products for each token, after the memory's two; the vocabulary has three.
+    assert executed("openvino-cpu", graph_path(bundle, "decode_step")).integer == {"FullyConnected": 2 * 8 + 3}
+    proof = json.loads((bundle / "manifest.json").read_text())["accuracy"]["int8"]
+    assert sum(proof["runtimes"]["onnxruntime-cpu"]["executed"]["track"]["integer"].values()) == products(model)
+
+
+def test_a_joint_model_is_executed_in_integers_too(tmp_path: Path) -> None:
+    model, proto = folded("joint", "track")
+    check_tensorrt(proto)
+    write_sharing_weights({"track": proto}, tmp_path / "int8", {})
+    for backend in BACKENDS:
+        assert sum(executed(backend, tmp_path / "int8" / "track.onnx").integer.values()) == products(model)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_answers_are_the_fake_quant_models(built: tuple[SeqTrack, Path], backend: str) -> None:
+    model, bundle = built
+    with torch.no_grad():
+        for graph, spec in seqtrack_graphs(model, torch.Generator().manual_seed(5)).items():
+            with open_session(backend, graph_path(bundle, graph), SessionOptions(threads=1)) as session:
+                found = session.run({name: tensor.numpy() for name, tensor in spec.inputs.items()})
+            expected = spec.module(*spec.inputs.values())
+            for name, value in zip(spec.outputs, [expected] if torch.is_tensor(expected) else expected, strict=True):
+                if graph != "track":
+                    distance = np.linalg.norm(found[name] - value.numpy()) / np.linalg.norm(value.numpy())
+                    assert distance < 0.02, (graph, name)
+
+
+def test_weights_are_stored_once_as_bytes(built: tuple[SeqTrack, Path]) -> None:
+    model, bundle = built
+    folders = {name: (bundle / name / "weights.bin").stat().st_size for name in ("fp32", "int8")}
+    weights = sum(layer.weight.numel() for layer in quantised_layers(model).values())
+    total = sum(parameter.numel() for name, parameter in model.named_parameters() if "log_scale" not in name)
+    # A byte for what is rounded and four for the rest; scales, constants and alignment in small models weigh a lot.
+    assert folders["int8"] < 1.35 * (weights + 4 * (total - weights))
+    assert folders["int8"] < 0.6 * folders["fp32"]
+
+
+def test_the_tracker_prefers_int8_on_a_cpu_and_tracks_with_it(built: tuple[SeqTrack, Path]) -> None:
+    _, bundle = built
+    frame = np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8)
+    for backend in BACKENDS:
+        tracker = edgetrack.Tracker(bundle, backend, threads=1)
+        assert tracker.model.precision == "int8"
+        tracker.init(frame, [40.0, 30.0, 20.0, 24.0])
+        assert np.isfinite(tracker.update(frame).box).all()
+
+
+def test_the_proof_is_in_the_manifest(built: tuple[SeqTrack, Path]) -> None:
+    manifest = read_bundle(built[1]).manifest
+    proof = manifest.accuracy["int8"]
+    assert manifest.provenance["int8"] == {"method": "percentile"}
+    assert proof["runtimes"].keys() == set(BACKENDS)
+    for found in proof["runtimes"].values():
+        assert max(v for k, v in found["largest_difference"].items() if not k.startswith("track.")) < 0.1
+        assert 0 <= found["overlap_with_fp32"]["mean"] <= 1
+
+
+def test_zero_points_after_relu_are_lowered_without_changing_a_number(built: tuple[SeqTrack, Path]) -> None:
+    """What the session computes is what ONNX Runtime makes of the file by itself, but with all convolutions integer."""
+    model, bundle = built
+    graph = graph_path(bundle, "template")
+    assert len(zero_points_after_relu(graph)) == len(model.config.stem_widths)
+    feeds = {
+        "templates": seqtrack_graphs(model, torch.Generator().manual_seed(5))["template"].inputs["templates"].numpy()
+    }
+    plain = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+    with open_session("onnxruntime-cpu", graph, SessionOptions(threads=1)) as session:
+        for name, value in session.run(feeds).items():
+            expected = plain.run([name], feeds)[0]
+            assert np.linalg.norm(value - expected) < 0.02 * np.linalg.norm(expected)
+    assert executed("onnxruntime-cpu", graph).integer["QLinearConv"] == max(1, len(model.config.stem_widths))
+
+
+@given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([0.0, 1e-30, 1.0, 1e4, 1e30]))
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_input_makes_an_answer_that_is_not_finite(built: tuple[SeqTrack, Path], seed: int, size: float) -> None:
+    rng = np.random.default_rng(seed)
+    for backend in BACKENDS:
+        session = opened(backend, graph_path(built[1], "track"))
+        feeds = {n: (rng.standard_normal(t.shape) * size).astype(t.dtype) for n, t in session.inputs.items()}
+        feeds["window"] = np.ones(session.inputs["window"].shape, np.float32)
+        out = session.run(feeds)
+        assert all(np.isfinite(value).all() for value in out.values())
+
+
+SESSIONS: dict[tuple[str, Path], object] = {}
+
+
+def opened(backend: str, graph: Path):
+    return SESSIONS.setdefault((backend, graph), open_session(backend, graph, SessionOptions(threads=1)))
+
+
+def test_attention_products_at_256_tokens_are_integers(tmp_path: Path) -> None:
+    config = replace(ISOLATED, search_size=256, template_size=64)
+    torch.manual_seed(0)
+    model = place(SeqTrack(config).eval())
+    rng = torch.Generator().manual_seed(0)
+    pair = Pair(
+        torch.randint(255, (1, 1, 64, 64, 3), generator=rng).byte(),
+        torch.randint(255, (1, 256, 256, 3), generator=rng).byte(),
+        torch.full((1, 4), 0.5),
+        torch.tensor([True]),
+    )
+    calibrate(model, [pair])
+    freeze(model)
+    proto = _to_onnx(seqtrack_graphs(model, torch.Generator().manual_seed(0))["encode"])
+    fold(proto)
+    layers = check_qdq(proto, quantised_layers(model))
+    check_tensorrt(proto)
+    assert layers.integer["encoder.blocks.0.attn.attend"] == 2
+    write_sharing_weights({"encode": proto}, tmp_path / "int8", {})
+    integer, floating = executed("onnxruntime-cpu", tmp_path / "int8" / "encode.onnx")
+    assert sum(floating.values()) == 1, floating  # the stem's first convolution
+    assert sum(integer.values()) == sum(layers.integer.values())
+
+
+def test_a_layer_kept_in_float_stays_in_float() -> None:
+    model = calibrated_model("isolated", keep_float=("encoder.blocks.0.fc1",))
+    freeze(model)
+    proto = _to_onnx(seqtrack_graphs(model, torch.Generator().manual_seed(0))["encode"])
+    fold(proto)
+    layers = check_qdq(proto, quantised_layers(model))
+    assert layers.floating["encoder.blocks.0.fc1"] == 1
+    with pytest.raises(QdqError, match=r"encoder\.blocks\.0\.fc1: computed in float"):
+        check_qdq(proto, ["encoder.blocks.0.fc1"])
+
+
+def first(proto: onnx.ModelProto, op: str) -> onnx.NodeProto:
+    return next(node for node in proto.graph.node if node.op_type == op)
+
+
+def add(proto: onnx.ModelProto, name: str, value: np.ndarray) -> str:
+    proto.graph.initializer.append(numpy_helper.from_array(value, name))
+    return name
+
+
+def zero_point_of_one(proto: onnx.ModelProto) -> None:
+    first(proto, "QuantizeLinear").input[2] = add(proto, "one", np.array(1, np.int8))
+
+
+def unsigned(proto: onnx.ModelProto) -> None:
+    first(proto, "QuantizeLinear").input[2] = add(proto, "unsigned", np.array(0, np.uint8))
+
+
+def negative_scale(proto: onnx.ModelProto) -> None:
+    first(proto, "QuantizeLinear").input[1] = add(proto, "negative", np.array(-1, np.float32))
+
+
+def scales_by_channel(proto: onnx.ModelProto) -> None:
+    first(proto, "QuantizeLinear").input[1] = add(proto, "several", np.ones(8, np.float32))
+
+
+def half_a_product(proto: onnx.ModelProto) -> None:
+    product = first(proto, "MatMul")
+    weight = next(node for node in proto.graph.node if product.input[1] in node.output)
+    shape = next(t.dims for t in proto.graph.initializer if t.name == weight.input[0])
+    product.input[1] = add(proto, "float", np.zeros(shape, np.float32))
+
+
+def vector_bias(proto: onnx.ModelProto) -> None:
+    row = next(t for t in proto.graph.initializer if t.name.endswith(".row"))
+    flat = numpy_helper.to_array(row).reshape(-1)
+    proto.graph.initializer.remove(row)
+    add(proto, row.name, flat)
+
+
+def other_axis(proto: onnx.ModelProto) -> None:
+    product = first(proto, "MatMul")
+    weight = next(node for node in proto.graph.node if product.input[1] in node.output)
+    weight.attribute[0].i = 0
+
+
+def double(proto: onnx.ModelProto) -> None:
+    add(proto, "double", np.zeros(3))
+
+
+def unknown(proto: onnx.ModelProto) -> None:
+    first(proto, "Softmax").op_type = "Hardmax"
+
+
+@pytest.mark.parametrize(
+    ("mutate", "message"),
+    [
+        (zero_point_of_one, r"attn\.qkv.*zero point is 1; expected the constant int8 0"),
+        (unsigned, r"zero point is 0; expected the constant int8 0"),
+        (negative_scale, r"scale is -1\.0; expected positive"),
+        (scales_by_channel, r"an activation with 8 scales; expected one"),
+        (half_a_product, r"encoder\.blocks\.0\.attn\.qkv \(MatMul\): one operand is float"),
+        (vector_bias, r"the bias is a vector"),
+        (other_axis, r"encoder\.blocks\.0\.attn\.qkv\S* .*scales along axis 0 feeds MatMul"),
+        (double, r"double: is DOUBLE, which TensorRT has not"),
+        (unknown, r"encoder\.blocks\.0\.attn\.attend: TensorRT has no operator ai\.onnx::Hardmax"),
+    ],
+)
+def test_a_graph_that_breaks_a_rule_is_refused_by_name(
+    plain_encode: bytes, mutate: Callable[[onnx.ModelProto], None], message: str
+) -> None:
+    proto = onnx.ModelProto.FromString(plain_encode)
+    check_qdq(proto)
+    check_tensorrt(proto)
+    mutate(proto)
+    check = check_tensorrt if "TensorRT" in message else check_qdq
+    with pytest.raises(QdqError, match=message):
+        check(proto)
+
+
+@pytest.fixture(scope="module")
+def plain_encode() -> bytes:
+    """A joint model's encode graph without its stem, so that the first node of a kind is a block's."""
+    _, proto = folded("joint", "encode")
+    stem = [node for node in proto.graph.node if node.op_type == "Conv"]
+    start = next(i for i, node in enumerate(proto.graph.node) if node.op_type == "LayerNormalization")
+    value = proto.graph.node[start].input[0]
+    del proto.graph.node[:start]
+    assert stem
+    config = CONFIGS["joint"]
+    tokens = config.search_tokens + config.templates * config.template_tokens
+    del proto.graph.input[:]
+    proto.graph.input.append(helper.make_tensor_value_info(value, onnx.TensorProto.FLOAT, [1, tokens, 32]))
+    return proto.SerializeToString()

@@ -49,6 +49,7 @@ def run_dataset(
     out: Path,
     *,
     processes: int = 1,
+    cluster: bool = False,
     contender: Contender | None = None,
     advance: Callable[[str], object] = lambda name: None,
 ) -> tuple[Path, dict[str, Any]]:
@@ -56,6 +57,7 @@ def run_dataset(
 
     Args:
         processes: each loads the contender and takes whole sequences.
+        cluster: the processes are Ray's, on whichever machines it has.
         contender: what `spec` makes, if it is loaded already; used where `processes` is 1.
         advance: called with the name of each sequence once its results are there.
 
@@ -73,6 +75,13 @@ def run_dataset(
             missing.append(sequence)
         else:
             advance(sequence.name)
+    if cluster:
+        from benchmarks import cluster as machines
+
+        for name, track in machines.run(spec, missing, processes):
+            write_track(folder, name, track)
+            advance(name)
+        return folder, identity
     if processes == 1 or len(missing) < 2:
         for sequence in missing:
             write_track(folder, sequence.name, run_sequence(contender, sequence))

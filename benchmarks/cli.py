@@ -130,6 +130,9 @@ def accuracy(
     update_interval: Annotated[int | None, typer.Option(help="Frames between template updates; 0 for none.")] = None,
     update_threshold: Annotated[float | None, typer.Option(help="Update only above this mean likelihood.")] = None,
     processes: Annotated[int, typer.Option(help="Processes, each with whole sequences.", min=1)] = 1,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Let Ray place the processes; RAY_ADDRESS names a cluster.")
+    ] = False,
     out: OutOption = RESULTS,
     json: JsonOption = None,
 ) -> None:
@@ -142,7 +145,7 @@ def accuracy(
     spec = Spec(model, backend, precision, threads, decode, window, update_interval, update_threshold)
     data = read_dataset(dataset, tuple(sequence or ()))
     with _progress("track", len(data.sequences)) as advance:
-        scores, content = evaluate(spec, data, out, protocol, processes=processes, advance=advance)
+        scores, content = evaluate(spec, data, out, protocol, processes=processes, cluster=ray, advance=advance)
     records.write(records.record("accuracy", **content), json)
     _print_scores(scores, content["contender"]["label"], quiet=json == "-")
     if json != "-":

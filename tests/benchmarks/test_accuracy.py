@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,6 +71,26 @@ def test_processes_give_the_same_boxes(bundle: Path, data: Dataset, tmp_path: Pa
     two, _ = run_dataset(spec, data, tmp_path / "two", processes=2)
     for name in ("plain", "hides"):
         np.testing.assert_array_equal(read_track(one, name).boxes, read_track(two, name).boxes)
+
+
+def test_a_cluster_gives_the_same_boxes(
+    bundle: Path, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    # Workers import what the tests do, from the same places.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    spec = replace(SPEC, model=str(bundle))
+    one, _ = run_dataset(spec, data, tmp_path / "one")
+    two, _ = run_dataset(spec, data, tmp_path / "two", cluster=True)
+    for name in ("plain", "hides"):
+        np.testing.assert_array_equal(read_track(one, name).boxes, read_track(two, name).boxes)
+
+
+def test_a_missing_ray_is_named(bundle: Path, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ResultsError, match="pip install ray"):
+        run_dataset(replace(SPEC, model=str(bundle)), data, tmp_path, cluster=True)
 
 
 def test_absent_frames_are_no_part_of_the_score(bundle: Path, data: Dataset, tmp_path: Path) -> None:

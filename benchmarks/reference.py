@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from benchmarks.results import ResultsError
 from edgetrack import Model
-from edgetrack.bundle import Bundle, FileEntry, Manifest
+from edgetrack.bundle import Bundle, FileEntry, Manifest, validate_manifest
 from edgetrack_runtimes import Session, SessionOptions, TensorSpec
 from quantize.export import describe
 from quantize.graphs import GraphSpec, seqtrack_graphs
@@ -119,7 +119,7 @@ def reference_model(
     if manifest is None:
         name = checkpoint.parent.name if checkpoint.stem == "model" else checkpoint.stem
         described = {**describe(model, name, metadata), "variants": {"fp32": {"graphs": {}}}}
-        manifest = Manifest.model_validate_json(json.dumps(described))
+        manifest = validate_manifest(json.dumps(described))
     content = checkpoint.read_bytes()
     entry = FileEntry(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
     manifest = manifest.model_copy(update={"files": {checkpoint.name: entry}})

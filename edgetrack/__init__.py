@@ -3,8 +3,8 @@
 from edgetrack import errors
 from edgetrack.errors import *  # noqa: F403
 from edgetrack.model import Model, load
-from edgetrack.tracker import Track, Tracker
+from edgetrack.tracker import Candidate, Track, Tracker
 
 __version__ = "0.1.0"
 
-__all__ = ["Model", "Track", "Tracker", "__version__", "errors", "load", *errors.__all__]
+__all__ = ["Candidate", "Model", "Track", "Tracker", "__version__", "errors", "load", *errors.__all__]

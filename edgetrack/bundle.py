@@ -19,15 +19,15 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
 from edgetrack.errors import BundleError, IntegrityError, ManifestError, SchemaVersionError, UnsafePathError
 from edgetrack_runtimes import TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 SCHEMA_VERSION = 1
 """The manifest version this edgetrack reads and writes."""
@@ -50,19 +50,39 @@ class _Part(BaseModel):
 
 
 class CropSettings(_Part):
-    """A square crop: `size` pixels a side, `factor` times the box's geometric mean side wide."""
+    """A square crop: `size` pixels a side, `factor` times the box's side wide: the geometric mean of SeqTrack's, the
+    longer one of VTT's."""
 
     size: int = Field(ge=1)
     factor: float = Field(gt=0)
 
 
-class Preprocessing(_Part):
-    """How a frame becomes a network input; mean and std are RGB on the [0, 1] scale."""
+class CanvasSettings(_Part):
+    """Pixels of the canvas that the whole frame is scaled to fit; it lies in the top-left corner, the rest is black."""
+
+    width: int = Field(ge=1)
+    height: int = Field(ge=1)
+
+
+class _Colours(_Part):
+    """What is done to a pixel; mean and std are RGB on the [0, 1] scale."""
 
     color: Literal["rgb"]
     mean: tuple[float, float, float]
     std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+
+
+class Preprocessing(_Colours):
+    """How a frame becomes the network's inputs: two crops."""
+
     search: CropSettings
+    template: CropSettings
+
+
+class CanvasPreprocessing(_Colours):
+    """How a frame becomes the network's inputs: all of it, and a crop."""
+
+    search: CanvasSettings
     template: CropSettings
 
 
@@ -106,6 +126,22 @@ class PresenceScore(_Part):
     ok_threshold: float
 
 
+class TopScore(_Part):
+    """The score is the best query's softmax probability: uncalibrated."""
+
+    source: Literal["top"]
+    ok_threshold: float
+
+
+class LogisticScore(_Part):
+    """The score is ``sigmoid(intercept + slope * logit(p))`` of the best query's softmax probability p."""
+
+    source: Literal["logistic"]
+    slope: float
+    intercept: float
+    ok_threshold: float
+
+
 class Tensor(_Part):
     """One input or output of a graph; `dtype` is numpy's name for it."""
 
@@ -139,25 +175,55 @@ class FileEntry(_Part):
     bytes: int = Field(ge=0)
 
 
-class Manifest(_Part):
-    """What manifest.json holds.
+class _Manifest(_Part):
+    """What every kind of model states.
 
     `files` lists every file of the bundle but the manifest, by POSIX path relative to it; `write_bundle` fills it.
     """
 
     schema_version: Literal[1]
-    kind: Literal["seqtrack"]
+    kind: str
     name: str = Field(min_length=1)
     description: str
+    variants: dict[str, Variant] = Field(min_length=1)
+    files: dict[str, FileEntry] = {}
+    provenance: dict[str, JsonValue] = {}
+    accuracy: dict[str, JsonValue] = {}
+
+
+class SeqTrackManifest(_Manifest):
+    """What manifest.json holds of a SeqTrack."""
+
+    kind: Literal["seqtrack"]
     preprocessing: Preprocessing
     decoder: DecoderSettings
     templates: int = Field(ge=1)
     online: OnlineSettings
     score: Annotated[LikelihoodScore | PresenceScore, Field(discriminator="source")]
-    variants: dict[str, Variant] = Field(min_length=1)
-    files: dict[str, FileEntry] = {}
-    provenance: dict[str, JsonValue] = {}
-    accuracy: dict[str, JsonValue] = {}
+
+
+class VTTManifest(_Manifest):
+    """What manifest.json holds of a VTT; `queries` is the number of candidates."""
+
+    kind: Literal["vtt"]
+    preprocessing: CanvasPreprocessing
+    queries: int = Field(ge=1)
+    score: Annotated[TopScore | LogisticScore, Field(discriminator="source")]
+
+
+Manifest: TypeAlias = SeqTrackManifest | VTTManifest
+_KINDS = ("seqtrack", "vtt")
+_MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Annotated[Manifest, Field(discriminator="kind")])
+
+
+def validate_manifest(text: str | bytes) -> Manifest:
+    """The manifest that JSON text is, of the kind that it says.
+
+    Raises:
+        pydantic.ValidationError: it does not fit the schema.
+    """
+    # Strict: a number written as a string is a mistake of whoever wrote the manifest, not something to guess about.
+    return _MANIFEST.validate_json(text, strict=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -289,14 +355,16 @@ def _parse_manifest(text: bytes, source: Path) -> Manifest:
             "install the edgetrack the bundle was made for, or export the model again"
         )
     try:
-        # Strict: a number written as a string is a mistake of whoever wrote the manifest, not something to guess about.
-        return Manifest.model_validate_json(text, strict=True)
+        return validate_manifest(text)
     except ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in error.errors(include_url=False)
-        ]
+        problems = [f"{_place(e['loc'])}: {e['msg']}" for e in error.errors(include_url=False)]
         more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
         raise ManifestError(f"{source}: {MANIFEST} does not fit the schema: {'; '.join(problems[:5])}{more}") from None
+
+
+def _place(loc: tuple[int | str, ...]) -> str:
+    """Where in the manifest an error is. Pydantic puts the kind in front, and names no place where that is wrong."""
+    return ".".join(map(str, loc[1:] if loc and loc[0] in _KINDS else loc)) or "kind"
 
 
 def _inside(root: Path, relative: str, source: Path) -> Path:
@@ -394,8 +462,12 @@ def _check(root: Path, manifest: Manifest, source: Path) -> None:
                 f"{source}: {name!r} has sha256 {digest}, the manifest says {entry.sha256}; fetch the bundle again"
             )
     for name, variant in manifest.variants.items():
-        _check_seqtrack(manifest, variant, f"{source}: variant {name!r}")
-    if manifest.templates == 1 and manifest.online.update_interval is not None:
+        where = f"{source}: variant {name!r}"
+        if manifest.kind == "vtt":
+            _check_vtt(manifest, variant, where)
+        else:
+            _check_seqtrack(manifest, variant, where)
+    if manifest.kind == "seqtrack" and manifest.templates == 1 and manifest.online.update_interval is not None:
         raise ManifestError(
             f"{source}: online.update_interval is {manifest.online.update_interval} but the model has one template, "
             "which is never replaced; expected null"
@@ -405,7 +477,7 @@ def _check(root: Path, manifest: Manifest, source: Path) -> None:
 _CROSS = ("cross_keys", "cross_values")
 
 
-def _check_seqtrack(manifest: Manifest, variant: Variant, where: str) -> None:
+def _check_seqtrack(manifest: SeqTrackManifest, variant: Variant, where: str) -> None:
     """Check that a variant has SeqTrack's four graphs and that one's outputs are the next one's inputs.
 
     T templates; S, St search and template size; Ld, Hd, dd decoder layers, heads and head width; M memory tokens.
@@ -443,6 +515,31 @@ def _check_seqtrack(manifest: Manifest, variant: Variant, where: str) -> None:
             [TensorSpec("tokens", (1, 4), "int64"), _floats("likelihoods", 1, 4), _floats("presence", 1)],
         ),
     }
+    _check_graphs(variant, wanted, where)
+
+
+def _check_vtt(manifest: VTTManifest, variant: Variant, where: str) -> None:
+    """Check that a variant has VTT's two graphs: a template's kernel, (C, D), and the search with it."""
+    expected = {"template", "search"}
+    if set(variant.graphs) != expected:
+        raise ManifestError(f"{where} has the graphs {_listing(variant.graphs)}; expected {_listing(expected)}")
+    canvas, template_size = manifest.preprocessing.search, manifest.preprocessing.template.size
+    kernel = [tensor.spec for tensor in variant.graphs["template"].outputs]
+    if [spec.name for spec in kernel] != ["kernel"] or len(kernel[0].shape) != 2:
+        raise ManifestError(f"{where}: 'template' has outputs {_specs(kernel)}; expected kernel of shape (C, D)")
+    wanted: dict[str, tuple[list[TensorSpec], list[TensorSpec]]] = {
+        "template": ([_floats("template", 1, 3, template_size, template_size)], [_floats("kernel", *kernel[0].shape)]),
+        "search": (
+            [_floats("search", 1, 3, canvas.height, canvas.width), _floats("extent", 1, 2), *kernel],
+            [_floats("boxes", 1, manifest.queries, 4), _floats("scores", 1, manifest.queries)],
+        ),
+    }
+    _check_graphs(variant, wanted, where)
+
+
+def _check_graphs(
+    variant: Variant, wanted: Mapping[str, tuple[list[TensorSpec], list[TensorSpec]]], where: str
+) -> None:
     for name, (inputs, outputs) in wanted.items():
         graph = variant.graphs[name]
         check_specs(f"{where}: inputs of {name!r}", [t.spec for t in graph.inputs], inputs)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from edgetrack import Track, Tracker
-    from edgetrack.bundle import Bundle
+    from edgetrack.bundle import Bundle, SeqTrackManifest, VTTManifest
     from edgetrack.doctor import Diagnosis
     from edgetrack.sources import Source
 
@@ -344,12 +344,6 @@ def info(
 
 def _print_info(bundle: Bundle, size: int) -> None:
     manifest = bundle.manifest
-    search, template = manifest.preprocessing.search, manifest.preprocessing.template
-    online, score = manifest.online, manifest.score
-    update = "never updated"
-    if online.update_interval is not None:
-        update = f"updated every {online.update_interval} frames above a likelihood of {online.update_threshold:g}"
-    meaning = "mean token likelihood, not calibrated" if score.source == "likelihood" else "calibrated probability"
     facts = {
         "name": manifest.name,
         "kind": manifest.kind,
@@ -357,10 +351,7 @@ def _print_info(bundle: Bundle, size: int) -> None:
         "path": str(bundle.source),
         "size": f"{_size(size)} in {len(manifest.files)} files",
         "variants": ", ".join(manifest.variants),
-        "search": f"{search.size} px, {search.factor:g} x the target",
-        "templates": f"{manifest.templates} of {template.size} px, {template.factor:g} x the target, {update}",
-        "decoder": f"{manifest.decoder.bins} bins, {manifest.decoder.order}, window {online.window:g}",
-        "score": f"{meaning}, ok from {score.ok_threshold:g}",
+        **(_vtt_facts(manifest) if manifest.kind == "vtt" else _seqtrack_facts(manifest)),
     }
     for title, values in (("provenance", manifest.provenance), ("accuracy", manifest.accuracy)):
         for key, value in values.items():
@@ -374,6 +365,32 @@ def _print_info(bundle: Bundle, size: int) -> None:
             for side, tensors in (("in ", graph.inputs), ("out", graph.outputs)):
                 for tensor in tensors:
                     typer.echo(f"  {side} {tensor.name:<16}{tensor.dtype:<9}{tuple(tensor.shape)}")
+
+
+def _seqtrack_facts(manifest: SeqTrackManifest) -> dict[str, str]:
+    search, template = manifest.preprocessing.search, manifest.preprocessing.template
+    online, score = manifest.online, manifest.score
+    update = "never updated"
+    if online.update_interval is not None:
+        update = f"updated every {online.update_interval} frames above a likelihood of {online.update_threshold:g}"
+    meaning = "mean token likelihood, not calibrated" if score.source == "likelihood" else "calibrated probability"
+    return {
+        "search": f"{search.size} px, {search.factor:g} x the target",
+        "templates": f"{manifest.templates} of {template.size} px, {template.factor:g} x the target, {update}",
+        "decoder": f"{manifest.decoder.bins} bins, {manifest.decoder.order}, window {online.window:g}",
+        "score": f"{meaning}, ok from {score.ok_threshold:g}",
+    }
+
+
+def _vtt_facts(manifest: VTTManifest) -> dict[str, str]:
+    search, template, score = manifest.preprocessing.search, manifest.preprocessing.template, manifest.score
+    meaning = "best query's probability, not calibrated" if score.source == "top" else "calibrated probability"
+    return {
+        "search": f"the whole frame, on {search.width} x {search.height} px",
+        "template": f"{template.size} px, {template.factor:g} x the target's longer side, never updated",
+        "queries": str(manifest.queries),
+        "score": f"{meaning}, ok from {score.ok_threshold:g}",
+    }
 
 
 def _parse_box(text: str) -> tuple[float, ...]:

@@ -112,21 +112,26 @@ def load(
         BackendError: the backend is not available or cannot run the model; with "auto", no backend can.
         OptionError: an option is out of range, or contradicts the `Model` given.
     """
-    from edgetrack.seqtrack import GRAPHS
+    from edgetrack.kinds import Options
+    from edgetrack.kinds import graphs as graphs_of
 
-    return load_graphs(model, GRAPHS["fused"], backend, precision, threads, allow_fallback, cache_dir)
+    def graphs(manifest: Manifest) -> Iterable[str]:
+        return graphs_of(manifest, Options())
+
+    return load_graphs(model, graphs, backend, precision, threads, allow_fallback, cache_dir)
 
 
 def load_graphs(
     model: str | os.PathLike[str] | Model,
-    graphs: Iterable[str],
+    graphs: Callable[[Manifest], Iterable[str]],
     backend: str = "auto",
     precision: str = "auto",
     threads: int | None = None,
     allow_fallback: bool = False,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Model:
-    """Do what `load` does, opening the given graphs at once, so that "auto" finds a backend that runs them all."""
+    """Do what `load` does, opening the graphs that `graphs` names for a manifest, so that "auto" finds a backend that
+    runs them all."""
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise OptionError(
             f"got threads={threads!r}; expected a whole number of at least 1, or None for the runtime's choice"
@@ -146,12 +151,14 @@ def load_graphs(
                     f"got {name}={value!r} with {model!r}, which was loaded with {name}={actual!r}; "
                     "options of loading go to load(), or give the model's name or path"
                 )
+        graphs(model.manifest)  # an option that the model does not have is refused here as well
         return model
 
     # pydantic is wanted only now: importing edgetrack stays cheap.
     from edgetrack.bundle import find_model, read_bundle
 
     bundle = read_bundle(find_model(model))
+    wanted = tuple(graphs(bundle.manifest))
 
     def opened(backend: str) -> Model:
         variant, hint = _variant(bundle.manifest, precision, backend)
@@ -159,7 +166,7 @@ def load_graphs(
         name = variant if precision == "auto" else precision
         candidate = Model(bundle, backend, name, variant, options)
         try:
-            for graph in graphs:
+            for graph in wanted:
                 candidate.session(graph)
         except BaseException:
             candidate.close()

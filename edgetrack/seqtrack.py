@@ -1,20 +1,17 @@
-"""SeqTrack online: from a frame and the last box to the next box, with the template update of the official tracker.
-
-The algorithm holds no state of a target: `init` returns a `State`, and `step` takes one and returns the next. Whoever
-keeps it (`edgetrack.Tracker`) replaces it once a step has succeeded, so a step that fails changes nothing.
-"""
+"""SeqTrack online: from a frame and the last box to the next box, with the template update of the official tracker."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from time import perf_counter_ns
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from edgetrack.decoding import CENTRE_STEPS, Decoded, greedy_decode, hanning_window
+from edgetrack.errors import OptionError
 from edgetrack.imaging import clip_box, crop_square, crop_to_box, normalise
+from edgetrack.online import Clock, Estimate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,9 +24,6 @@ if TYPE_CHECKING:
 
 GRAPHS = {"fused": ("template", "track"), "cached": ("template", "encode", "decode_step")}
 """The graphs that each way of decoding runs."""
-
-STAGES = ("crop", "graph", "postprocess", "template")
-"""A step's time: cutting the search crop, running graphs on it, mapping tokens to a box, updating the template."""
 
 # Probabilities are kept this far from 0 and 1 before a logarithm is taken of them.
 _EPSILON = 1e-6
@@ -60,14 +54,6 @@ class State:
     frame: int
 
 
-class Estimate(NamedTuple):
-    """What one step found: the score in the manifest's terms, and milliseconds by stage."""
-
-    score: float
-    ok: bool
-    timings: dict[str, float]
-
-
 class SeqTrack:
     """The online algorithm on one model. Safe to share: nothing here changes after construction.
 
@@ -75,7 +61,10 @@ class SeqTrack:
     """
 
     def __init__(self, model: Model, decode: str, settings: Settings) -> None:
-        self._manifest = model.manifest
+        manifest = model.manifest
+        if manifest.kind != "seqtrack":
+            raise OptionError(f"got {manifest.name!r}, of kind {manifest.kind!r}; expected a model of kind 'seqtrack'")
+        self._manifest = manifest
         self._settings = settings
         self._template = model.session("template")
         if decode == "fused":
@@ -93,7 +82,7 @@ class SeqTrack:
 
     def step(self, state: State, frame: NDArray[np.uint8]) -> tuple[State, Estimate]:
         """Find the target of `state` in `frame`."""
-        manifest, clock = self._manifest, _Clock()
+        manifest, clock = self._manifest, Clock()
         frame_size = (frame.shape[1], frame.shape[0])
         search, scale = self._crop(frame, state.box, manifest.preprocessing.search)
         clock.lap("crop")
@@ -162,16 +151,3 @@ def score_features(presence: float, likelihood: float) -> tuple[float, float]:
     """Return what a calibration weighs: the logit of presence and the logarithm of the mean likelihood, both finite."""
     presence = min(max(presence, _EPSILON), 1 - _EPSILON)
     return math.log(presence / (1 - presence)), math.log(max(likelihood, _EPSILON))
-
-
-class _Clock:
-    """Milliseconds by stage, each counted from the end of the one before."""
-
-    def __init__(self) -> None:
-        self.stages = dict.fromkeys(STAGES, 0.0)
-        self._last = perf_counter_ns()
-
-    def lap(self, stage: str) -> None:
-        now = perf_counter_ns()
-        self.stages[stage] = (now - self._last) / 1e6
-        self._last = now

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
 from edgetrack.errors import NotInitialisedError, OptionError
 from edgetrack.imaging import check_box, check_frame
+from edgetrack.kinds import Options, algorithm, check, graphs
 from edgetrack.model import load_graphs
-from edgetrack.seqtrack import GRAPHS, SeqTrack, Settings, State
+from edgetrack.vtt import State as Searched
 
 if TYPE_CHECKING:
     import os
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edgetrack.bundle import Manifest
     from edgetrack.model import Model
+    from edgetrack.online import State
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,19 @@ class Track:
     timings: Mapping[str, float] = field(hash=False)
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """One of the places that a model with global search considered.
+
+    Attributes:
+        box: (x, y, w, h) in pixels of the frame given.
+        score: as `Track.score`.
+    """
+
+    box: tuple[float, float, float, float]
+    score: float
+
+
 class Tracker:
     """Follows one target.
 
@@ -58,7 +71,7 @@ class Tracker:
         update_threshold: a template is replaced when the mean of the four token likelihoods is above this; 0 is the
             paper's naive update.
 
-    The last three default to the model's manifest.
+    The last three default to the model's manifest. They and `decode` are SeqTrack's: VTT has no such options.
 
     Raises:
         OptionError: an option is out of range, or one that the model cannot do.
@@ -78,19 +91,12 @@ class Tracker:
         update_threshold: float | None = None,
         allow_fallback: bool = False,
     ) -> None:
-        if decode not in GRAPHS:
-            raise OptionError(f"got decode={decode!r}; expected one of {', '.join(GRAPHS)}")
-        _check_number("window", window, 0.0, 1.0)
-        _check_number("update_threshold", update_threshold, 0.0, math.inf)
-        if update_interval is not None and (
-            isinstance(update_interval, bool) or not isinstance(update_interval, int) or update_interval < 0
-        ):
-            raise OptionError(
-                f"got update_interval={update_interval!r}; expected a whole number of frames, or 0 to never update"
-            )
-        self._model = load_graphs(model, GRAPHS[decode], backend, precision, threads, allow_fallback)
-        settings = _settings(self._model.manifest, window, update_interval, update_threshold)
-        self._algorithm = SeqTrack(self._model, decode, settings)
+        options = Options(decode, window, update_interval, update_threshold)
+        check(options)
+        self._model = load_graphs(
+            model, lambda manifest: graphs(manifest, options), backend, precision, threads, allow_fallback
+        )
+        self._algorithm = algorithm(self._model, options)
         self._state: State | None = None
 
     @property
@@ -127,33 +133,19 @@ class Tracker:
         x, y, w, h = state.box.tolist()
         return Track((x, y, w, h), estimate.score, estimate.ok, (perf_counter_ns() - started) / 1e6, estimate.timings)
 
+    def candidates(self) -> tuple[Candidate, ...]:
+        """All that the last `update` considered, the best first; before it, and from `init` on, nothing.
+
+        Raises:
+            OptionError: the model is of a kind that answers with one box alone.
+        """
+        if self._model.manifest.kind != "vtt":
+            raise OptionError(f"{self._model.manifest.name!r} answers with one box; expected a model of kind 'vtt'")
+        if not isinstance(self._state, Searched):
+            return ()
+        rows = zip(self._state.boxes.tolist(), self._state.scores.tolist(), strict=True)
+        return tuple(Candidate((x, y, w, h), score) for (x, y, w, h), score in rows)
+
     def __repr__(self) -> str:
         target = "no target" if self._state is None else f"target at {self._state.box.round(1).tolist()}"
         return f"<Tracker {self._model!r}, {target}>"
-
-
-def _settings(
-    manifest: Manifest, window: float | None, update_interval: int | None, update_threshold: float | None
-) -> Settings:
-    """Fill what the user left open from the manifest."""
-    online = manifest.online
-    interval = online.update_interval if update_interval is None else update_interval or None
-    if interval is not None and manifest.templates == 1:
-        raise OptionError(
-            f"got update_interval={interval}, but {manifest.name!r} has one template, which is never replaced; "
-            "leave update_interval out, or take a model with two templates"
-        )
-    return Settings(
-        online.window if window is None else window,
-        interval,
-        online.update_threshold if update_threshold is None else update_threshold,
-    )
-
-
-def _check_number(name: str, value: float | None, low: float, high: float) -> None:
-    if value is None:
-        return
-    usable = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not usable or not low <= value <= high:
-        limits = f"from {low:g} to {high:g}" if math.isfinite(high) else f"of at least {low:g}"
-        raise OptionError(f"got {name}={value!r}; expected a number {limits}, or None for the model's own setting")

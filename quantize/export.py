@@ -21,7 +21,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 import edgetrack
-from edgetrack.bundle import MANIFEST, SCHEMA_VERSION, Manifest, pack, write_bundle
+from edgetrack.bundle import MANIFEST, SCHEMA_VERSION, pack, validate_manifest, write_bundle
 from edgetrack.imaging import IMAGENET_MEAN, IMAGENET_STD
 from edgetrack_runtimes import SessionOptions, discover, open_session
 from edgetrack_runtimes.onnxruntime_session import ZERO_POINT_AFTER_RELU
@@ -133,7 +133,7 @@ def export_bundle(
             manifest["provenance"]["int8"] = dict(int8.facts)
             manifest["accuracy"]["int8"] = _proof(model, int8, root / "int8")
             progress.advance(task)
-        write_bundle(root, Manifest.model_validate_json(json.dumps(manifest)))
+        write_bundle(root, validate_manifest(json.dumps(manifest)))
         if out.suffix == ".zip":
             pack(root, out)
         else:

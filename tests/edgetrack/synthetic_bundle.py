@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgetrack.bundle import Bundle, Manifest, write_bundle
+from edgetrack.bundle import Bundle, SeqTrackManifest, write_bundle
 
 DTYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
 
@@ -251,7 +251,7 @@ def write_graphs(root: Path, net: ColourNet) -> None:
     n.write(root / "track.onnx", **specs["track"])
 
 
-def manifest_of(net: ColourNet, **changes: object) -> Manifest:
+def manifest_of(net: ColourNet, **changes: object) -> SeqTrackManifest:
     """A manifest for `net`; `changes` replace its top-level entries."""
     values = {
         "schema_version": 1,
@@ -273,7 +273,7 @@ def manifest_of(net: ColourNet, **changes: object) -> Manifest:
             "fp32": {"graphs": {name: {"file": f"{name}.onnx", **spec} for name, spec in tensors(net).items()}}
         },
     }
-    return Manifest.model_validate({**values, **changes})
+    return SeqTrackManifest.model_validate({**values, **changes})
 
 
 def write_colour_bundle(root: Path, net: ColourNet | None = None, **changes: object) -> Bundle:

@@ -1,0 +1,87 @@
+"""What a manifest's kind decides: the graphs that run, the options that make sense, and the online algorithm."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+from edgetrack import seqtrack, vtt
+from edgetrack.errors import OptionError
+
+if TYPE_CHECKING:
+    from edgetrack.bundle import Manifest, SeqTrackManifest
+    from edgetrack.model import Model
+    from edgetrack.online import Algorithm
+
+
+class Options(NamedTuple):
+    """What a user may choose of the online algorithms; None leaves it to the manifest. See `edgetrack.Tracker`."""
+
+    decode: str = "fused"
+    window: float | None = None
+    update_interval: int | None = None
+    update_threshold: float | None = None
+
+
+def check(options: Options) -> None:
+    """Check what can be checked without a model.
+
+    Raises:
+        OptionError: an option is out of range.
+    """
+    decode, interval = options.decode, options.update_interval
+    if decode not in seqtrack.GRAPHS:
+        raise OptionError(f"got decode={decode!r}; expected one of {', '.join(seqtrack.GRAPHS)}")
+    _check_number("window", options.window, 0.0, 1.0)
+    _check_number("update_threshold", options.update_threshold, 0.0, math.inf)
+    if interval is not None and (isinstance(interval, bool) or not isinstance(interval, int) or interval < 0):
+        raise OptionError(f"got update_interval={interval!r}; expected a whole number of frames, or 0 to never update")
+
+
+def graphs(manifest: Manifest, options: Options) -> tuple[str, ...]:
+    """The graphs that the algorithm of a model will run.
+
+    Raises:
+        OptionError: an option that this kind of model does not have.
+    """
+    if manifest.kind == "seqtrack":
+        return seqtrack.GRAPHS[options.decode]
+    for name, value, default in zip(Options._fields, options, Options(), strict=True):
+        if value != default:
+            raise OptionError(
+                f"got {name}={value!r}, but {manifest.name!r} is of kind 'vtt', which has no such option; leave it out"
+            )
+    return vtt.GRAPHS
+
+
+def algorithm(model: Model, options: Options) -> Algorithm:
+    """The online algorithm on a model, with the user's options or else its manifest's."""
+    manifest = model.manifest
+    if manifest.kind == "vtt":
+        return vtt.VTT(model)
+    return seqtrack.SeqTrack(model, options.decode, _settings(manifest, options))
+
+
+def _settings(manifest: SeqTrackManifest, options: Options) -> seqtrack.Settings:
+    """Fill what the user left open from the manifest."""
+    online = manifest.online
+    interval = online.update_interval if options.update_interval is None else options.update_interval or None
+    if interval is not None and manifest.templates == 1:
+        raise OptionError(
+            f"got update_interval={interval}, but {manifest.name!r} has one template, which is never replaced; "
+            "leave update_interval out, or take a model with two templates"
+        )
+    return seqtrack.Settings(
+        online.window if options.window is None else options.window,
+        interval,
+        online.update_threshold if options.update_threshold is None else options.update_threshold,
+    )
+
+
+def _check_number(name: str, value: float | None, low: float, high: float) -> None:
+    if value is None:
+        return
+    usable = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not usable or not low <= value <= high:
+        limits = f"from {low:g} to {high:g}" if math.isfinite(high) else f"of at least {low:g}"
+        raise OptionError(f"got {name}={value!r}; expected a number {limits}, or None for the model's own setting")

@@ -1,0 +1,107 @@
+"""VTT online: the whole frame is searched for the target of the first one, every time anew.
+
+The template is fixed, nothing is assumed of where the target was, and the best answer is taken as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgetrack.errors import OptionError
+from edgetrack.imaging import canvas_to_boxes, crop_square, enclosing_square, letterbox, normalise
+from edgetrack.online import Clock, Estimate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from edgetrack.bundle import LogisticScore, TopScore
+    from edgetrack.model import Model
+    from edgetrack_runtimes import DeviceTensor
+
+GRAPHS = ("template", "search")
+"""The graphs that run, at init and for every frame."""
+
+# Probabilities are kept this far from 0 and 1 before a logarithm is taken of them.
+_EPSILON = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """What the target looks like, and what was found last.
+
+    Attributes:
+        box: float64 (4,), (x, y, w, h) in pixels of the last frame: the best candidate's.
+        kernel: the output of the `template` graph, on the device of the session it is fed to.
+        boxes: float64 (N, 4), all candidates, the best first; at `init` none.
+        scores: float64 (N,), theirs.
+    """
+
+    box: NDArray[np.float64]
+    kernel: Mapping[str, DeviceTensor]
+    boxes: NDArray[np.float64]
+    scores: NDArray[np.float64]
+
+
+class VTT:
+    """The online algorithm on one model. Safe to share: nothing here changes after construction.
+
+    Opens both graphs, so that a backend that cannot run one says so here and not at a later frame.
+    """
+
+    def __init__(self, model: Model) -> None:
+        manifest = model.manifest
+        if manifest.kind != "vtt":
+            raise OptionError(f"got {manifest.name!r}, of kind {manifest.kind!r}; expected a model of kind 'vtt'")
+        self._manifest = manifest
+        self._template, self._search = model.session("template"), model.session("search")
+
+    def init(self, frame: NDArray[np.uint8], box: NDArray[np.float64]) -> State:
+        """Take the target from `frame` at `box`: the square of its longer side is the template."""
+        preprocessing = self._manifest.preprocessing
+        settings = preprocessing.template
+        crop = crop_square(frame, enclosing_square(box), settings.factor, settings.size).image
+        template = normalise(crop, preprocessing.mean, preprocessing.std)[None]
+        outputs = self._template.run({"template": template})
+        kernel = {name: self._search.upload(name, value) for name, value in outputs.items()}
+        # A copy: the caller may go on to change the array.
+        return State(box.copy(), kernel, np.empty((0, 4)), np.empty(0))
+
+    def step(self, state: State, frame: NDArray[np.uint8]) -> tuple[State, Estimate]:
+        """Find the target of `state` in `frame`."""
+        manifest, clock = self._manifest, Clock()
+        preprocessing = manifest.preprocessing
+        canvas = letterbox(frame, preprocessing.search.width, preprocessing.search.height)
+        search = normalise(canvas.image, preprocessing.mean, preprocessing.std)[None]
+        extent = canvas.extent.astype(np.float32)[None]
+        clock.lap("crop")
+        out = self._search.run({"search": search, "extent": extent, **state.kernel})
+        clock.lap("graph")
+        scores = out["scores"][0].astype(np.float64)
+        order = np.argsort(-scores, kind="stable")
+        boxes = out["boxes"][0].astype(np.float64)[order]
+        boxes = canvas_to_boxes(boxes, canvas.extent, (frame.shape[1], frame.shape[0]))
+        calibrated = np.asarray([calibrated_score(manifest.score, value) for value in scores[order].tolist()])
+        score = float(calibrated[0])
+        clock.lap("postprocess")
+        found = State(boxes[0], state.kernel, boxes, calibrated)
+        return found, Estimate(score, score >= manifest.score.ok_threshold, clock.stages)
+
+
+def calibrated_score(calibration: TopScore | LogisticScore, probability: float) -> float:
+    """Return the score that a bundle's calibration makes of a query's softmax probability."""
+    if calibration.source == "top":
+        return probability
+    logit = calibration.intercept + calibration.slope * score_feature(probability)
+    return 0.5 * (1 + math.tanh(0.5 * logit))  # the logistic function, in a form that cannot overflow
+
+
+def score_feature(probability: float) -> float:
+    """Return what a calibration weighs: the logit of the probability, finite."""
+    probability = min(max(probability, _EPSILON), 1 - _EPSILON)
+    return math.log(probability / (1 - probability))

@@ -136,6 +136,8 @@ OPENCV = ("mil", "kcf", "csrt", "mosse", "nano")
 class OpenCVContender:
     """One of OpenCV's trackers; a fresh one for each target, because `init` may be called once.
 
+    Where it says that the target is lost it gives no box; the last one stands for it, as in other evaluations.
+
     MIL draws from a generator that OpenCV seeds by the clock: its boxes differ a little from run to run.
     """
 
@@ -153,7 +155,13 @@ class OpenCVContender:
         title = {"nano": "TrackerNano", "mosse": "MOSSE"}.get(self._name, self._name.upper())
         named = f" ({Path(self._weights[0]).stem.split('_')[0]})" if self._weights else ""
         self.label = f"OpenCV {title}{named}"
-        self.identity = {"kind": "opencv", "name": self._name, "weights": hashes, "opencv": cv2.__version__}
+        self.identity = {
+            "kind": "opencv",
+            "name": self._name,
+            "weights": hashes,
+            "opencv": cv2.__version__,
+            "lost": "last box",
+        }
 
     def _create(self) -> Any:
         cv2 = self._cv2
@@ -175,15 +183,19 @@ class OpenCVContender:
 
     def init(self, frame: Frame, box: Sequence[float]) -> None:
         self._tracker = self._create()
-        self._tracker.init(frame, tuple(round(float(value)) for value in box))
+        x, y, w, h = (round(float(value)) for value in box)
+        self._tracker.init(frame, (x, y, w, h))
+        self._last = (float(x), float(y), float(w), float(h))
 
     def update(self, frame: Frame) -> Answer:
         started = perf_counter_ns()
         ok, box = self._tracker.update(frame)
         seconds = (perf_counter_ns() - started) / 1e9
         score = float(self._tracker.getTrackingScore()) if hasattr(self._tracker, "getTrackingScore") else float("nan")
-        x, y, w, h = (float(value) for value in box)
-        return Answer((x, y, w, h), score, bool(ok), seconds)
+        if ok:
+            x, y, w, h = (float(value) for value in box)
+            self._last = (x, y, w, h)
+        return Answer(self._last, score, bool(ok), seconds)
 
 
 def digest(value: Any) -> str:

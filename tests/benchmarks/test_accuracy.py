@@ -129,6 +129,25 @@ def test_opencv_tracker_starts_afresh_for_each_target(data: Dataset) -> None:
     assert np.abs(found[1] - short.truth[2]).max() < 8
 
 
+def test_a_lost_target_keeps_its_last_box() -> None:
+    class Stub:
+        answers = iter([(True, (3, 4, 5, 6)), (False, (0, 0, 0, 0)), (True, (7, 8, 5, 6))])
+
+        def init(self, frame: np.ndarray, box: object) -> None:
+            pass
+
+        def update(self, frame: np.ndarray) -> object:
+            return next(self.answers)
+
+    contender = Spec("opencv:mil", threads=1).make()
+    contender._create = Stub
+    frame = np.zeros((20, 20, 3), np.uint8)
+    contender.init(frame, (1.4, 2.0, 5.0, 6.0))
+    found = [contender.update(frame) for _ in range(3)]
+    assert [answer.box for answer in found] == [(3, 4, 5, 6), (3, 4, 5, 6), (7, 8, 5, 6)]
+    assert [answer.ok for answer in found] == [True, False, True]
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [

@@ -10,6 +10,7 @@ import typer
 if TYPE_CHECKING:
     from quantize.export import Difference
     from train.data.pairs import Pair
+    from train.models.seqtrack import SeqTrack
 
 CHECKPOINT = typer.Argument(help="Weights written by train (.safetensors).")
 BUNDLE = typer.Option(help="The bundle: a directory, or an archive where it ends in .zip.")
@@ -73,6 +74,47 @@ def ptq(
 
 
 @app.command()
+def qat(
+    checkpoint: Annotated[Path, CHECKPOINT],
+    out: Annotated[Path, typer.Option(help="Folder for the run; a run found there is resumed.")],
+    data: Annotated[list[Path] | None, DATA] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE, overrides the recipe. Repeatable.")
+    ] = None,
+    method: Annotated[str, METHOD] = "percentile",
+    examples: Annotated[int, EXAMPLES] = 256,
+    keep_float: Annotated[list[str] | None, KEEP_FLOAT] = None,
+    workers: Annotated[int, typer.Option(help="Data-loading processes.")] = 1,
+    every: Annotated[int, typer.Option(help="Steps between validations and checkpoints.")] = 250,
+) -> None:
+    """Quantise and fine-tune: calibrate as ptq does, then learn weights and ranges from the FP32 model.
+
+    The outcome is model.safetensors in --out, for build --int8.
+    """
+    from quantize.checkpoints import save_quantised
+    from quantize.qat import distillation, qat_recipe
+    from train.checkpoints import CheckpointError
+    from train.data.labels import DatasetError
+    from train.data.mixture import datasets
+    from train.loop import fit
+    from train.recipes import override
+
+    try:
+        teacher, metadata = _seqtrack(checkpoint)
+        recipe = override(qat_recipe(metadata, teacher), settings or [])
+        start = out / "start.safetensors"
+        if not start.is_file():
+            model, found = _calibrated(checkpoint, data or [], method, examples, keep_float or [])
+            save_quantised(start, model, **found)
+        train, validation = datasets(recipe, data or [])
+        make = distillation(teacher, keep_float or [])
+        fit(recipe, train, validation, out, start=start, workers=workers, every=every, make=make)
+    except (CheckpointError, DatasetError, TypeError, ValueError) as error:
+        _fail(error)
+    typer.echo(out / "model.safetensors")
+
+
+@app.command()
 def build(
     checkpoint: Annotated[Path, CHECKPOINT],
     out: Annotated[Path, BUNDLE],
@@ -87,18 +129,15 @@ def build(
     keep_float: Annotated[list[str] | None, KEEP_FLOAT] = None,
 ) -> None:
     """Write the bundle with all precisions, FP32 and INT8, both checked against PyTorch on every CPU runtime."""
-    import torch
-
     from quantize.checkpoints import load_quantised
     from quantize.export import ExportError, Int8, export_bundle
     from quantize.fake import freeze
     from quantize.qdq import QdqError
-    from train.checkpoints import CheckpointError, load_model
+    from train.checkpoints import CheckpointError
     from train.data.labels import DatasetError
 
-    torch.set_num_threads(1)
     try:
-        model, metadata = load_model(checkpoint)
+        model, metadata = _seqtrack(checkpoint)
         if int8 is None:
             quantised, found = _calibrated(checkpoint, data or [], method, examples, keep_float or [])
         else:
@@ -121,18 +160,28 @@ PROVED = 64
 """Examples, held out from training, that a bundle's INT8 graphs are compared on."""
 
 
-def _calibrated(
-    checkpoint: Path, data: list[Path], method: str, examples: int, keep_float: list[str]
-) -> tuple[Any, dict[str, Any]]:
-    """The checkpoint's model with rounding layers and ranges, and its metadata with how they were found."""
+def _seqtrack(checkpoint: Path) -> tuple[SeqTrack, dict[str, Any]]:
+    """The FP32 model of a checkpoint and the file's metadata. Sets torch to one thread, as devices have few."""
     import torch
 
-    from quantize.calibrate import calibrate
-    from quantize.placement import place
-    from train.checkpoints import load_model
+    from train.checkpoints import CheckpointError, load_model
+    from train.models.seqtrack import SeqTrack
 
     torch.set_num_threads(1)
     model, metadata = load_model(checkpoint)
+    if not isinstance(model, SeqTrack):
+        raise CheckpointError(f"{checkpoint} holds a {model.config.kind}; only SeqTrack is quantised so far")
+    return model, metadata
+
+
+def _calibrated(
+    checkpoint: Path, data: list[Path], method: str, examples: int, keep_float: list[str]
+) -> tuple[SeqTrack, dict[str, Any]]:
+    """The checkpoint's model with rounding layers and ranges, and its metadata with how they were found."""
+    from quantize.calibrate import calibrate
+    from quantize.placement import place
+
+    model, metadata = _seqtrack(checkpoint)
     calibrate(place(model, keep_float), _examples(metadata, data, examples, held_out=False), method)
     facts = {"method": method, "examples": examples, "data": [path.name for path in data]}
     return model, {**metadata, "keep_float": keep_float, "calibration": facts}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -19,8 +20,7 @@ from train.data.pairs import Pair, PairDataset
 from train.distributed import Processes, processes
 from train.evaluation import picture_sheet, validate
 from train.log import RunLog
-from train.models.registry import build as build_model
-from train.objective import objective
+from train.objective import Objective, objective
 from train.optimiser import build, learning_rate, set_learning_rate
 from train.recipes import Recipe
 
@@ -63,6 +63,7 @@ def fit(
     workers: int = 0,
     every: int = 500,
     compiled: bool = False,
+    make: Callable[[Recipe], Objective] = objective,
 ) -> None:
     """Train to the recipe's last step, resuming from `out` when it holds a state. Under `torchrun` on all processes.
 
@@ -75,22 +76,30 @@ def fit(
         workers: data-loading processes.
         every: steps between validations and checkpoints.
         compiled: train through `torch.compile`.
+        make: the objective of the recipe.
 
     Raises:
         FloatingPointError: the loss is not finite; the batch is in `out`.
     """
     with processes() as ranks:
-        Run(recipe, out, ranks, start).train(train, validation, workers=workers, every=every, compiled=compiled)
+        Run(recipe, out, ranks, start, make).train(train, validation, workers=workers, every=every, compiled=compiled)
 
 
 class Run:
     """A run in progress: everything that a checkpoint holds."""
 
-    def __init__(self, recipe: Recipe, out: Path, ranks: Processes, start: Path | None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        out: Path,
+        ranks: Processes,
+        start: Path | None,
+        make: Callable[[Recipe], Objective] = objective,
+    ) -> None:
         self.recipe, self.out, self.ranks = recipe, out, ranks
         torch.manual_seed(recipe.seed + ranks.rank)
-        self.evaluated = build_model(recipe.model).to(ranks.device)
-        self.objective = objective(recipe).to(ranks.device)
+        self.objective = make(recipe).to(ranks.device)
+        self.evaluated = copy.deepcopy(self.objective.model)
         if start is not None:
             self.objective.model.load_state_dict(read_tensors(start)[0])
         self.average = {name: t.detach().clone() for name, t in self.objective.model.state_dict().items()}
@@ -207,7 +216,8 @@ class Run:
         facts = {"step": self.step, "seconds": self.seconds, "scaler": self.scaler.state_dict()}
         write_tensors(self.out / STATE, tensors, facts)
         model = self.objective.model
-        save_model(self.out / WEIGHTS, model, self.average, training=record, recipe=self.recipe.to_dict())
+        facts = {"training": record, "recipe": self.recipe.to_dict(), **self.objective.facts}
+        save_model(self.out / WEIGHTS, model, self.average, **facts)
 
     def _restore(self) -> None:
         tensors, facts = read_tensors(self.out / STATE)

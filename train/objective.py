@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,9 +31,11 @@ class Objective(nn.Module):
 
     Attributes:
         losses: names of the terms.
+        facts: what the file of weights says besides their kind, configuration and training.
     """
 
     losses: ClassVar[tuple[str, ...]]
+    facts: Mapping[str, Any] = MappingProxyType({})
     model: Model
 
     def __init__(self, recipe: Recipe, model: Model, width: int) -> None:

@@ -1,0 +1,115 @@
+"""The fine-tune learns from the float model, resumes, and leaves a checkpoint that builds."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from small_int8 import batches, calibrated_model
+from small_models import ISOLATED, random_model
+from typer.testing import CliRunner
+
+from edgetrack.bundle import read_bundle
+from quantize.checkpoints import load_quantised, save_quantised
+from quantize.cli import app
+from quantize.placement import quantised_layers, roundings
+from quantize.qat import Distillation
+from train.checkpoints import CheckpointError, load_model, save_model
+from train.checkpoints.files import read_tensors
+from train.recipes import Recipe
+
+SETTINGS = ("--set", "batch=4", "--set", "steps=4", "--set", "decay=1", "--workers", "0", "--every", "2")
+FEW = ("--examples", "16")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("float") / "model.safetensors"
+    save_model(path, random_model("isolated"))
+    return path
+
+
+def invoke(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def objective() -> Distillation:
+    distilled = Distillation(Recipe(ISOLATED, dense=0.0), random_model("isolated"), [])
+    distilled.model.load_state_dict(calibrated_model("isolated").state_dict())
+    return distilled
+
+
+def test_the_loss_is_nothing_for_the_teacher_itself_and_falls_with_training() -> None:
+    distilled, pair = objective().eval(), batches("isolated")[0]  # without dropout, as the teacher is
+    teacher = copy.deepcopy(distilled._teacher[0].state_dict())
+    counts = distilled.counts(pair)
+    for rounding in roundings(distilled).values():
+        rounding.enabled = False
+    for layer in quantised_layers(distilled).values():
+        layer.weights, layer._kept = torch.nn.Identity(), layer.weights
+    assert distilled(pair, counts)[0].item() == pytest.approx(0, abs=1e-6)
+    for rounding in roundings(distilled).values():
+        rounding.enabled = True
+        rounding.log_scale.data += 2.0  # ranges seven times too wide
+    for layer in quantised_layers(distilled).values():
+        layer.weights = layer._kept
+    optimiser = torch.optim.Adam([p for p in distilled.parameters() if p.requires_grad], lr=2e-3)
+    losses = []
+    for _ in range(25):
+        loss, terms = distilled(pair, counts)
+        assert loss.item() == pytest.approx(terms.sum().item())
+        losses.append(loss.item())
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    assert min(losses[-3:]) < 0.7 * losses[0]
+    assert all(torch.equal(teacher[name], value) for name, value in distilled._teacher[0].state_dict().items())
+
+
+def test_a_run_resumes_and_its_checkpoint_loads(checkpoint: Path, tmp_path: Path) -> None:
+    invoke("qat", checkpoint, "--out", tmp_path / "whole", *SETTINGS, *FEW, "--keep-float", "decoder.head.2")
+    shorter = [option.replace("steps=4", "steps=2") for option in SETTINGS]
+    invoke("qat", checkpoint, "--out", tmp_path / "parts", *shorter, *FEW, "--keep-float", "decoder.head.2")
+    model, metadata = load_quantised(tmp_path / "whole" / "model.safetensors")
+    assert metadata["training"]["step"] == 4
+    assert set(metadata["training"]) >= {"divergence", "encoder", "iou"}
+    assert type(model.decoder.head[2]) is torch.nn.Linear
+    start, learned = (read_tensors(tmp_path / "whole" / f"{name}.safetensors")[0] for name in ("start", "model"))
+    moved = {name for name in start if not torch.equal(start[name], learned[name])}
+    assert "encoder.blocks.0.fc1.input.log_scale" in moved
+    assert "encoder.blocks.0.fc1.weight" in moved
+    assert "encoder.stem.convs.1.input.log_scale" not in moved  # what a ReLU puts out keeps its range
+    lines = (tmp_path / "parts" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2]
+    invoke("qat", checkpoint, "--out", tmp_path / "parts", *SETTINGS, *FEW, "--keep-float", "decoder.head.2")
+    lines = (tmp_path / "parts" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2, 4]
+
+
+def test_a_checkpoint_of_one_kind_is_not_taken_for_the_other(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="python -m quantize ptq"):
+        load_quantised(checkpoint)
+    save_quantised(tmp_path / "int8.safetensors", calibrated_model("isolated"), [])
+    with pytest.raises(CheckpointError, match="seqtrack-int8"):
+        load_model(tmp_path / "int8.safetensors")
+    result = CliRunner().invoke(
+        app, ["ptq", str(checkpoint), "--out", str(tmp_path / "x"), "--keep-float", "none.such"]
+    )
+    assert result.exit_code == 1
+    assert "'none.such' is no layer that is quantised" in result.output
+
+
+def test_ptq_and_build_make_a_bundle_of_both_precisions(checkpoint: Path, tmp_path: Path) -> None:
+    quantised = tmp_path / "int8.safetensors"
+    invoke("ptq", checkpoint, "--out", quantised, *FEW, "--keep-float", "encoder.blocks.0.*")
+    output = invoke("build", checkpoint, "--int8", quantised, "--out", tmp_path / "bundle.zip", "--name", "small")
+    assert "INT8: what is executed" in output
+    manifest = read_bundle(tmp_path / "bundle.zip").manifest
+    assert manifest.variants.keys() == {"fp32", "int8"}
+    assert manifest.provenance["int8"]["keep_float"] == ["encoder.blocks.0.*"]
+    assert manifest.provenance["int8"]["calibration"]["examples"] == 16

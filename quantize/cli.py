@@ -115,6 +115,29 @@ def qat(
 
 
 @app.command()
+def sensitivity(
+    checkpoint: Annotated[Path, CHECKPOINT],
+    data: Annotated[list[Path] | None, DATA] = None,
+    method: Annotated[str, METHOD] = "percentile",
+    examples: Annotated[int, EXAMPLES] = 256,
+) -> None:
+    """Report each layer's share of what quantisation without training changes: one JSON line a layer, most first."""
+    import json
+
+    from quantize.sensitivity import shares
+    from train.checkpoints import CheckpointError
+    from train.data.labels import DatasetError
+
+    try:
+        model, metadata = _calibrated(checkpoint, data or [], method, examples, [])
+        report = shares(model, _examples(metadata, data or [], PROVED, held_out=True))
+    except (CheckpointError, DatasetError, ValueError) as error:
+        _fail(error)
+    for layer in report:
+        typer.echo(json.dumps(layer._asdict()))
+
+
+@app.command()
 def build(
     checkpoint: Annotated[Path, CHECKPOINT],
     out: Annotated[Path, BUNDLE],

@@ -63,6 +63,7 @@ class FakeQuantizeWeight(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.enabled = True
         self.register_buffer("scale", None, persistent=False)
 
     def freeze(self, weight: Tensor) -> None:
@@ -70,6 +71,8 @@ class FakeQuantizeWeight(nn.Module):
         self.scale = _channel_scales(weight)
 
     def forward(self, weight: Tensor) -> Tensor:
+        if not self.enabled:
+            return weight
         scale = _channel_scales(weight) if self.scale is None else self.scale
         zero_point = torch.zeros(len(weight), dtype=torch.int32, device=weight.device)
         return torch.fake_quantize_per_channel_affine(weight.float(), scale, zero_point, 0, QMIN, QMAX)

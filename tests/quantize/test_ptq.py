@@ -119,7 +119,7 @@ def test_calibration_makes_the_rounded_model_answer_like_the_float_one() -> None
         wide = copy.deepcopy(model)
         for rounding in roundings(wide).values():
             rounding.scale *= 10
-        assert error(model) < 0.03
+        assert error(model) < 0.06
         assert error(wide) > 3 * error(model)
 
 

@@ -1,0 +1,68 @@
+"""How much of the error of rounding comes from each layer, to choose those worth leaving in float."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from quantize.calibrate import forced_logits
+from quantize.fake import FakeQuantize, FakeQuantizeWeight
+from quantize.placement import quantised_layers
+from train.data.pairs import Pair
+from train.models.seqtrack import SeqTrack
+
+
+class LayerShare(NamedTuple):
+    """One layer.
+
+    Attributes:
+        layer: its name, as --keep-float takes it.
+        divergence: of the tokens' distributions from the float model's, in nats, when this layer alone is rounded.
+        share: of the sum of all layers' divergences.
+        parameters: of its weight; in float they take four bytes each in place of one.
+    """
+
+    layer: str
+    divergence: float
+    share: float
+    parameters: int
+
+
+@torch.no_grad()
+def shares(model: SeqTrack, batches: Sequence[Pair]) -> list[LayerShare]:
+    """Round one layer at a time of a calibrated model; the layer that matters most comes first."""
+    model.eval()
+    layers = quantised_layers(model)
+    try:
+        set_rounding(model, False)
+        wanted = [forced_logits(model, pair).double().log_softmax(-1) for pair in batches]
+        divergences = {}
+        for name, layer in layers.items():
+            set_rounding(layer, True)
+            found = [
+                _divergence(forced_logits(model, pair), log_p) for pair, log_p in zip(batches, wanted, strict=True)
+            ]
+            divergences[name] = torch.cat(found).mean().item()
+            set_rounding(layer, False)
+    finally:
+        set_rounding(model, True)
+    total = sum(divergences.values())
+    weights = {name: getattr(layer, "weight", torch.empty(0)).numel() for name, layer in layers.items()}
+    report = [LayerShare(name, error, error / total, weights[name]) for name, error in divergences.items()]
+    return sorted(report, key=lambda layer: -layer.divergence)
+
+
+def set_rounding(module: nn.Module, enabled: bool) -> None:
+    """Switch all rounding in a module, of activations and weights, on or off."""
+    for part in module.modules():
+        if isinstance(part, (FakeQuantize, FakeQuantizeWeight)):
+            part.enabled = enabled
+
+
+def _divergence(logits: Tensor, wanted_log_p: Tensor) -> Tensor:
+    """Kullback-Leibler divergence (B, 4), in float64: one layer's is small beside the terms it is the sum of."""
+    log_p = logits.double().log_softmax(-1)
+    return (wanted_log_p.exp() * (wanted_log_p - log_p)).sum(-1).clamp(min=0)

@@ -22,14 +22,15 @@ from torch import Tensor
 
 import edgetrack
 from edgetrack.bundle import MANIFEST, SCHEMA_VERSION, pack, validate_manifest, write_bundle
-from edgetrack.imaging import IMAGENET_MEAN, IMAGENET_STD
 from edgetrack_runtimes import SessionOptions, discover, open_session
 from edgetrack_runtimes.onnxruntime_session import ZERO_POINT_AFTER_RELU
-from quantize.graphs import GraphSpec, seqtrack_graphs
+from quantize import kinds
+from quantize.graphs import GraphSpec
 from quantize.placement import quantised_layers
 from quantize.proof import prove
 from quantize.qdq import check_qdq, check_tensorrt, fold
 from train.data.pairs import Pair
+from train.models.registry import Model
 from train.models.seqtrack import SeqTrack
 from train.settings import with_settings
 
@@ -74,7 +75,7 @@ class Int8(NamedTuple):
 
 
 def export_bundle(
-    model: SeqTrack,
+    model: Model,
     out: Path,
     *,
     name: str,
@@ -107,18 +108,19 @@ def export_bundle(
     _check_target(out)
     manifest = with_settings(describe(model, name, metadata), settings)
     models = {"fp32": model} | ({"int8": int8.model} if int8 else {})
-    facts = {key: manifest[key] for key in ("kind", "name", "preprocessing", "decoder")}
+    facts = {key: manifest[key] for key in ("kind", "name", "preprocessing", "decoder", "queries") if key in manifest}
     out.parent.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as scratch,
         Progress(console=Console(stderr=True)) as progress,
     ):
         root = Path(scratch) / "bundle"
-        task = progress.add_task("export", total=len(models) * (len(GRAPHS) + 1))
+        specs = {name: kinds.graphs(each, torch.Generator().manual_seed(0)) for name, each in models.items()}
+        task = progress.add_task("export", total=sum(len(each) + 1 for each in specs.values()))
         manifest["variants"] = {}
         for variant, source in models.items():
             protos, described = {}, {}
-            for graph, spec in seqtrack_graphs(source, torch.Generator().manual_seed(0)).items():
+            for graph, spec in specs[variant].items():
                 progress.update(task, description=f"export {graph}, {variant}")
                 protos[graph] = _to_onnx(spec) if variant == "fp32" else _to_qdq(spec, source)
                 described[graph] = _tensors(f"{variant}/{graph}.onnx", spec)
@@ -126,7 +128,7 @@ def export_bundle(
             write_sharing_weights(protos, root / variant, facts)
             manifest["variants"][variant] = {"graphs": described}
         progress.update(task, description="compare with PyTorch")
-        differences = compare(model, {graph: root / "fp32" / f"{graph}.onnx" for graph in GRAPHS})
+        differences = compare(model, {graph: root / "fp32" / f"{graph}.onnx" for graph in described})
         progress.advance(task)
         if int8:
             progress.update(task, description="prove INT8")
@@ -171,31 +173,15 @@ def _check_target(out: Path) -> None:
         raise ExportError(f"{out} exists and is not a bundle; remove it or choose another --out")
 
 
-def describe(model: SeqTrack, name: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest but for its graphs and files. The online defaults are the paper's (Sec. 3.3 and 4.1)."""
+def describe(model: Model, name: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest but for its graphs and files."""
     config = model.config
     return {
         "schema_version": SCHEMA_VERSION,
-        "kind": "seqtrack",
+        "kind": config.kind,
         "name": name,
         "description": "",
-        "preprocessing": {
-            "color": "rgb",
-            "mean": IMAGENET_MEAN,
-            "std": IMAGENET_STD,
-            "search": {"size": config.search_size, "factor": config.search_factor},
-            "template": {"size": config.template_size, "factor": config.template_factor},
-        },
-        "decoder": {"bins": config.bins, "order": config.order},
-        "templates": config.templates,
-        "online": metadata.get("online")
-        or {
-            "window": 1.0,
-            "update_interval": 25 if config.templates > 1 else None,
-            "update_threshold": 0.015,
-            "clip_margin": 10.0,
-        },
-        "score": metadata.get("score") or {"source": "likelihood", "ok_threshold": 0.0},
+        **kinds.described(model, metadata),
         "provenance": {
             "edgetrack": edgetrack.__version__,
             "torch": torch.__version__,
@@ -294,7 +280,7 @@ def _outputs(spec: GraphSpec) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def compare(model: SeqTrack, paths: Mapping[str, Path], seeds: Iterable[int] = (1, 2, 3)) -> list[Difference]:
+def compare(model: Model, paths: Mapping[str, Path], seeds: Iterable[int] = (1, 2, 3)) -> list[Difference]:
     """Run graphs on every CPU runtime there is, on random inputs, next to PyTorch.
 
     Raises:
@@ -304,7 +290,7 @@ def compare(model: SeqTrack, paths: Mapping[str, Path], seeds: Iterable[int] = (
     if not backends:
         raise ExportError("no CPU runtime to check the graphs with; install onnxruntime or openvino")
     worst: dict[tuple[str, str, str], float] = {}
-    references = [seqtrack_graphs(model, torch.Generator().manual_seed(seed)) for seed in seeds]
+    references = [kinds.graphs(model, torch.Generator().manual_seed(seed)) for seed in seeds]
     for backend in backends:
         for graph, path in paths.items():
             with open_session(backend, path, SessionOptions(threads=1)) as session:

@@ -1,0 +1,283 @@
+"""Global search: where it looks, what it reports, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic_bundle import write_colour_bundle
+from synthetic_vtt import MEAN, QUERIES, SHARPNESS, STD, vtt_manifest, write_cells_bundle
+from typer.testing import CliRunner
+
+from edgetrack import (
+    BoxError,
+    Candidate,
+    FrameError,
+    ManifestError,
+    NotInitialisedError,
+    OptionError,
+    Tracker,
+    load,
+)
+from edgetrack.bundle import Bundle, read_bundle
+from edgetrack.cli import app
+from edgetrack.errors import EdgeTrackError
+from edgetrack.imaging import canvas_to_boxes, enclosing_square, letterbox
+from edgetrack.vtt import VTT, calibrated_score
+
+BACKENDS = ("onnxruntime-cpu", "openvino-cpu")
+COLOUR = (30, 120, 230)
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return write_cells_bundle(tmp_path_factory.mktemp("vtt") / "cells")
+
+
+def frame_with(x: int, y: int, size: tuple[int, int] = (160, 96), side: int = 32) -> np.ndarray:
+    frame = np.full((size[1], size[0], 3), 60, np.uint8)
+    frame[y : y + side, x : x + side] = COLOUR
+    return frame
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_target_is_found_wherever_it_is(cells: Bundle, backend: str) -> None:
+    tracker = Tracker(cells.root, backend, threads=1)
+    tracker.init(frame_with(0, 0), (0, 0, 32, 32))
+    for x, y in ((112, 48), (16, 16), (128, 64), (0, 0)):  # from one corner to another, at once
+        track = tracker.update(frame_with(x, y))
+        # A cell shows 16 x 16 pixels of the frame, and its box 32 x 32 about the middle of it.
+        assert track.ok
+        assert track.score == pytest.approx(1.0, abs=1e-3)
+        bx, by, bw, bh = track.box
+        assert (bw, bh) == pytest.approx((32, 32))
+        assert x <= bx + 16 <= x + 32
+        assert y <= by + 16 <= y + 32
+        assert set(track.timings) == {"crop", "graph", "postprocess", "template"}
+
+
+def test_absence_is_reported_and_does_not_last(cells: Bundle) -> None:
+    tracker = Tracker(cells.root, "onnxruntime-cpu", threads=1)
+    tracker.init(frame_with(0, 0), (0, 0, 32, 32))
+    empty = np.full((96, 160, 3), 60, np.uint8)
+    assert [tracker.update(f).ok for f in (frame_with(0, 0), empty, empty, frame_with(96, 48))] == [
+        True,
+        False,
+        False,
+        True,
+    ]
+
+
+@pytest.mark.parametrize("size", [(160, 96), (200, 80), (96, 160), (80, 48)])
+def test_boxes_are_in_pixels_of_any_frame(cells: Bundle, size: tuple[int, int]) -> None:
+    side = min(size) // 3
+    tracker = Tracker(cells.root, "onnxruntime-cpu", threads=1)
+    tracker.init(frame_with(0, 0), (0, 0, 32, 32))
+    x, y = size[0] - 2 * side, size[1] - 2 * side
+    track = tracker.update(frame_with(x, y, size, side))
+    centre = np.asarray(track.box[:2]) + np.asarray(track.box[2:]) / 2
+    assert x <= centre[0] <= x + side
+    assert y <= centre[1] <= y + side
+
+
+def test_padding_is_never_an_answer(cells: Bundle) -> None:
+    """The target is black, as the padding is, and not in the frame."""
+    tracker = Tracker(cells.root, "onnxruntime-cpu", threads=1)
+    black = frame_with(0, 0)
+    black[:32, :32] = 0
+    tracker.init(black, (0, 0, 32, 32))
+    high = np.full((200, 100, 3), 200, np.uint8)
+    assert not tracker.update(high).ok
+    assert max(c.score for c in tracker.candidates()) < 0.5
+
+
+def test_all_candidates_are_to_be_had(cells: Bundle) -> None:
+    tracker = Tracker(cells.root, "onnxruntime-cpu", threads=1)
+    tracker.init(frame_with(0, 0), (0, 0, 32, 32))
+    assert tracker.candidates() == ()
+    frame = frame_with(16, 32)
+    frame[64:96, 128:160] = (60, 120, 200)  # a second best
+    track = tracker.update(frame)
+    found = tracker.candidates()
+    assert len(found) == QUERIES
+    assert found[0] == Candidate(track.box, track.score)
+    scores = [c.score for c in found]
+    assert scores == sorted(scores, reverse=True)
+
+    def colour(bgr: tuple[int, ...]) -> np.ndarray:
+        return (np.asarray(bgr[::-1]) / 255 - MEAN) / STD
+
+    second = math.exp(-SHARPNESS * ((colour((60, 120, 200)) - colour(COLOUR)) ** 2).sum())
+    assert found[4].score == pytest.approx(second, abs=1e-3)  # the first four cells are the target's
+    assert found[4].box[0] >= 112
+    tracker.init(frame, (16, 32, 32, 32))
+    assert tracker.candidates() == ()
+
+
+def test_an_init_anew_takes_another_target(cells: Bundle) -> None:
+    tracker = Tracker(cells.root, "onnxruntime-cpu", threads=1)
+    frame = frame_with(0, 0)
+    frame[64:96, 128:160] = (230, 40, 40)
+    tracker.init(frame, (0, 0, 32, 32))
+    assert tracker.update(frame).box[0] < 32
+    tracker.init(frame, (128, 64, 32, 32))
+    assert tracker.update(frame).box[0] >= 112
+
+
+def test_what_is_refused_changes_nothing(cells: Bundle) -> None:
+    tracker = Tracker(cells.root, "onnxruntime-cpu", threads=1)
+    with pytest.raises(NotInitialisedError):
+        tracker.update(frame_with(0, 0))
+    tracker.init(frame_with(0, 0), (0, 0, 32, 32))
+    before = tracker.update(frame_with(64, 32))
+    with pytest.raises(FrameError):
+        tracker.update(np.zeros((0, 5, 3), np.uint8))
+    with pytest.raises(BoxError):
+        tracker.init(frame_with(0, 0), (0, 0, -1, 5))
+    after = tracker.update(frame_with(64, 32))
+    assert (after.box, after.score) == (before.box, before.score)
+
+
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [({"decode": "cached"}, "decode"), ({"window": 0.5}, "window"), ({"update_interval": 5}, "update_interval")],
+)
+def test_options_of_the_other_kind_are_refused(cells: Bundle, option: dict[str, object], name: str) -> None:
+    with pytest.raises(OptionError, match=rf"got {name}=.*'cells' is of kind 'vtt', which has no such option"):
+        Tracker(cells.root, "onnxruntime-cpu", **option)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match=name):
+        Tracker(load(cells.root, "onnxruntime-cpu"), **option)  # type: ignore[arg-type]
+
+
+def test_candidates_of_a_model_without_any(tmp_path: Path) -> None:
+    colour = write_colour_bundle(tmp_path / "colour")
+    with pytest.raises(OptionError, match="'colour' answers with one box; expected a model of kind 'vtt'"):
+        Tracker(colour.root, "onnxruntime-cpu").candidates()
+    with pytest.raises(OptionError, match="kind 'seqtrack'; expected a model of kind 'vtt'"):
+        VTT(load(colour.root, "onnxruntime-cpu"))
+
+
+def test_a_model_is_shared_between_threads(cells: Bundle) -> None:
+    model = load(cells.root, "onnxruntime-cpu", threads=1)
+    places = [(16 * i, 8 * i) for i in range(6)]
+    answers: dict[int, list[tuple[float, ...]]] = {}
+
+    def follow(number: int) -> None:
+        tracker = Tracker(model)
+        tracker.init(frame_with(0, 0), (0, 0, 32, 32))
+        answers[number] = [tracker.update(frame_with(x, y)).box for x, y in places[number:] + places[:number]]
+
+    threads = [threading.Thread(target=follow, args=(i,)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(answers[i] == answers[0][i:] + answers[0][:i] for i in range(3))
+
+
+def test_scores_are_calibrated() -> None:
+    score = vtt_manifest(score={"source": "logistic", "slope": 2.0, "intercept": -1.0, "ok_threshold": 0.5}).score
+    assert calibrated_score(score, 0.8) == pytest.approx(1 / (1 + math.exp(1 - 2 * math.log(0.8 / 0.2))))
+    assert 0 <= calibrated_score(score, 0.0) < calibrated_score(score, 1.0) <= 1
+
+
+def test_a_calibrated_bundle_ranks_and_thresholds_by_its_calibration(tmp_path: Path) -> None:
+    score = {"source": "logistic", "slope": 1.0, "intercept": -50.0, "ok_threshold": 0.5}
+    bundle = write_cells_bundle(tmp_path / "doubtful", score=score)
+    tracker = Tracker(bundle.root, "onnxruntime-cpu", threads=1)
+    tracker.init(frame_with(0, 0), (0, 0, 32, 32))
+    track = tracker.update(frame_with(64, 32))
+    assert not track.ok
+    assert track.score < 1e-10
+    assert 48 <= track.box[0] <= 80
+
+
+def damage(bundle: Bundle, root: Path, change: object) -> Path:
+    root.mkdir()
+    for file in bundle.root.iterdir():
+        (root / file.name).write_bytes(file.read_bytes())
+    manifest = json.loads((root / "manifest.json").read_text())
+    change(manifest)  # type: ignore[operator]
+    (root / "manifest.json").write_text(json.dumps(manifest))
+    return root
+
+
+def graphs(manifest: dict) -> dict:
+    return manifest["variants"]["fp32"]["graphs"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.update(queries=3), r"outputs of 'search': found boxes .*60, 4.*expected boxes .*3, 4"),
+        (lambda m: m["preprocessing"]["search"].update(width=96), r"inputs of 'search'.*expected search .*48, 96"),
+        (lambda m: m["preprocessing"]["template"].update(size=8), r"inputs of 'template'.*expected template .*8, 8"),
+        (lambda m: graphs(m).pop("template"), r"has the graphs search; expected search, template"),
+        (lambda m: graphs(m)["template"]["outputs"][0].update(name="z"), r"expected kernel of shape \(C, D\)"),
+        (lambda m: graphs(m)["search"]["inputs"][2].update(shape=[4, 1]), r"inputs of 'search'.*expected kernel"),
+        (lambda m: m.update(decoder={"bins": 4, "order": "xywh"}), "decoder: Extra inputs"),
+        (lambda m: m.update(score={"source": "likelihood", "ok_threshold": 0.1}), "score: .*'top', 'logistic'"),
+        (lambda m: m.update(kind="seqtrack"), "decoder: Field required"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_is_refused(cells: Bundle, tmp_path: Path, change: object, message: str) -> None:
+    with pytest.raises(ManifestError, match=message):
+        read_bundle(damage(cells, tmp_path / "damaged", change))
+
+
+def test_a_graph_that_fails_changes_nothing(cells: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = Tracker(cells.root, "onnxruntime-cpu", threads=1)
+    tracker.init(frame_with(0, 0), (0, 0, 32, 32))
+    before = tracker.update(frame_with(64, 32))
+    candidates = tracker.candidates()
+    session = tracker.model.session("search")
+
+    def fails(feeds: object) -> dict[str, np.ndarray]:
+        raise EdgeTrackError("broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "run", fails)
+        with pytest.raises(EdgeTrackError, match="broken"):
+            tracker.update(frame_with(0, 0))
+    assert tracker.candidates() == candidates
+    assert tracker.update(frame_with(64, 32)).box == before.box
+
+
+def test_info_says_what_kind_it_is(cells: Bundle) -> None:
+    result = CliRunner().invoke(app, ["info", str(cells.root)])
+    assert result.exit_code == 0, result.output
+    for text in ("vtt", "the whole frame, on 80 x 48 px", "16 px, 1 x the target's longer side", "ok from 0.5"):
+        assert text in result.output
+
+
+def test_letterbox_keeps_aspect_and_pads_with_black() -> None:
+    frame = np.full((50, 200, 3), 255, np.uint8)
+    canvas = letterbox(frame, 80, 48)
+    assert canvas.image.shape == (48, 80, 3)
+    assert canvas.extent.tolist() == [1.0, 20 / 48]
+    assert (canvas.image[:20] == 255).all()
+    assert not canvas.image[20:].any()
+    larger = letterbox(np.full((10, 4, 3), 9, np.uint8), 80, 48)
+    assert larger.extent == pytest.approx([19 / 80, 1.0])
+    assert letterbox(np.zeros((1, 4000, 3), np.uint8), 80, 48).extent.tolist() == [1.0, 1 / 48]
+
+
+def test_canvas_boxes_go_back_to_the_frame() -> None:
+    frame_size, extent = (200, 50), np.asarray([1.0, 0.4])
+    boxes = np.asarray([[0.5, 0.2, 0.1, 0.4], [1.0, 0.4, 0.2, 0.08]])
+    expected = [[90, 0, 20, 50], [180, 45, 40, 10]]
+    np.testing.assert_allclose(canvas_to_boxes(boxes, extent, frame_size), expected)
+
+
+def test_the_square_has_the_longer_side_and_the_centre() -> None:
+    assert enclosing_square(np.asarray([10.0, 20.0, 30.0, 10.0])).tolist() == [10.0, 10.0, 30.0, 30.0]
+
+
+def test_a_candidate_is_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Candidate((0, 0, 1, 1), 0.5).score = 1.0  # type: ignore[misc]

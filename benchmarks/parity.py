@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +21,17 @@ from benchmarks.accuracy import evaluate
 from benchmarks.contenders import EdgetrackContender, Spec
 from benchmarks.datasets import Dataset
 from benchmarks.datasets import Sequence as Video
+from benchmarks.latency import FRAME_GRAPHS
 from benchmarks.reference import ReferenceModel, reference_model
 from benchmarks.results import ResultsError
 from edgetrack.bundle import CropSettings, Manifest
 from edgetrack.decoding import STEPS, hanning_window
 from edgetrack.errors import BackendError, OptionError
-from edgetrack.imaging import crop_square, normalise
+from edgetrack.imaging import crop_square, enclosing_square, letterbox, normalise
 from edgetrack.sources import read_image
 
 Array = NDArray[Any]
+Example: TypeAlias = dict[str, list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def compare(
     for backend in backends:
         for precision in precisions or tuple(manifest.variants):
             advance(f"{precision} on {backend}")
-            entry = {"backend": backend, "precision": precision}
+            entry: dict[str, Any] = {"backend": backend, "precision": precision}
             try:
                 # fp32 asks the runtime for float32 arithmetic: some take bfloat16 where the processor has it.
                 loaded = edgetrack.load(model, backend, precision, threads)
@@ -106,7 +108,7 @@ def compare(
         "model": manifest.name,
         "reference": {
             "backend": reference.backend,
-            "torch": reference.session("track").runtime_version,
+            "torch": reference.session("template").runtime_version,
             "tf32": False,
             "auc": reference_auc,
         },
@@ -116,44 +118,62 @@ def compare(
     }
 
 
-def feeds(reference: ReferenceModel, videos: Sequence[Video], per_sequence: int) -> Iterator[dict[str, list[Any]]]:
-    """For each crop: graph -> the feeds it is run on, one or, for `decode_step`, four.
+def feeds(reference: ReferenceModel, videos: Sequence[Video], per_sequence: int) -> Iterator[Example]:
+    """For each of some frames of each video: graph -> the feeds it is run on, one or, for `decode_step`, four.
 
-    The search crop is cut around the target's place in the frame before, as in tracking that goes well.
+    A search crop is cut around the target's place in the frame before, as in tracking that goes well.
     """
-    manifest = reference.manifest
-    window = hanning_window(manifest.online.window, manifest.decoder.bins)
+    make = _vtt_example if reference.manifest.kind == "vtt" else _seqtrack_example
     for video in videos:
         seen = np.flatnonzero(~video.absent & np.isfinite(video.truth).all(axis=1))
         later = [int(i) for i in seen[1:] if i - 1 in seen]
         if not later:
             continue
-        template = _crop(manifest, read_image(video.frames[0]), video.truth[0], manifest.preprocessing.template)
-        templates = {"templates": np.stack([template] * manifest.templates)}
-        state = reference.session("template").run(templates)
+        first = read_image(video.frames[0])
         for index in dict.fromkeys(later[i] for i in np.linspace(0, len(later) - 1, per_sequence).round().astype(int)):
-            frame = read_image(video.frames[index])
-            search = _crop(manifest, frame, video.truth[index - 1], manifest.preprocessing.search)[None]
-            encode = {"search": search, **state}
-            cross = reference.session("encode").run(encode)
-            yield {
-                "template": [templates],
-                "encode": [encode],
-                "decode_step": list(_steps(reference, cross)),
-                "track": [{**encode, "window": window}],
-            }
+            yield make(reference, first, video.truth[0], read_image(video.frames[index]), video.truth[index - 1])
+
+
+def _seqtrack_example(reference: ReferenceModel, first: Array, target: Array, frame: Array, before: Array) -> Example:
+    manifest: Any = reference.manifest
+    preprocessing = manifest.preprocessing
+    template = _crop(manifest, first, target, preprocessing.template)
+    templates = {"templates": np.stack([template] * manifest.templates)}
+    state = reference.session("template").run(templates)
+    encode = {"search": _crop(manifest, frame, before, preprocessing.search)[None], **state}
+    window = hanning_window(manifest.online.window, manifest.decoder.bins)
+    return {
+        "template": [templates],
+        "encode": [encode],
+        "decode_step": list(_steps(reference, reference.session("encode").run(encode))),
+        "track": [{**encode, "window": window}],
+    }
+
+
+def _vtt_example(reference: ReferenceModel, first: Array, target: Array, frame: Array, before: Array) -> Example:
+    """The whole frame is searched: where the target was before plays no part."""
+    manifest: Any = reference.manifest
+    preprocessing = manifest.preprocessing
+    template = {"template": _crop(manifest, first, enclosing_square(target), preprocessing.template)[None]}
+    canvas = letterbox(frame, preprocessing.search.width, preprocessing.search.height)
+    search = {
+        "search": normalise(canvas.image, preprocessing.mean, preprocessing.std)[None],
+        "extent": canvas.extent.astype(np.float32)[None],
+    }
+    return {"template": [template], "search": [{**search, **reference.session("template").run(template)}]}
 
 
 def _steps(reference: ReferenceModel, cross: dict[str, Array]) -> Iterator[dict[str, Array]]:
     session = reference.session("decode_step")
     past = {name: np.zeros(session.inputs[name].shape, np.float32) for name in ("past_keys", "past_values")}
-    token = reference.manifest.decoder.bins + 1
+    manifest: Any = reference.manifest
+    token = manifest.decoder.bins + 1
     for position in range(STEPS):
         step = {"token": np.asarray([token]), "position": np.asarray([position]), **past, **cross}
         yield step
         answer = session.run(step)
         past = {"past_keys": answer["present_keys"], "past_values": answer["present_values"]}
-        token = int(answer["logits"][0, : reference.manifest.decoder.bins].argmax())
+        token = int(answer["logits"][0, : manifest.decoder.bins].argmax())
 
 
 def _crop(manifest: Manifest, frame: Array, box: Array, settings: CropSettings) -> Array:
@@ -162,18 +182,18 @@ def _crop(manifest: Manifest, frame: Array, box: Array, settings: CropSettings) 
 
 
 def compare_graphs(
-    reference: ReferenceModel, candidate: edgetrack.Model, examples: Sequence[dict[str, list[Any]]]
+    reference: ReferenceModel, candidate: edgetrack.Model, examples: Sequence[Example]
 ) -> dict[str, Any]:
     """Run every graph of both on the same inputs.
 
     Returns:
         tensors: graph -> output -> the worst absolute difference in units of the reference's largest value.
-        box_error: over crops, the largest difference among cx, cy, w and h in units of the search crop's side: mean,
-            p95 and worst.
-        equal_boxes: share of crops on which all four tokens are the same.
+        box_error: over examples, the largest difference among cx, cy, w and h in units of the search image's side:
+            mean, p95 and worst.
+        equal_boxes: share of examples on which all four tokens are the same, or the same query is the best.
     """
     tensors: dict[str, dict[str, float]] = {}
-    errors = []
+    errors, equal = [], []
     for example in examples:
         for graph, inputs in example.items():
             worst = tensors.setdefault(graph, {})
@@ -185,10 +205,12 @@ def compare_graphs(
                         "they are not of the same model"
                     )
                 for name, value in expected.items():
-                    if name == "tokens":
-                        errors.append(np.abs(found[name] - value).max() / (reference.manifest.decoder.bins - 1))
-                    else:
+                    if name != "tokens":
                         worst[name] = max(worst.get(name, 0.0), relative(found[name], value))
+                if graph == FRAME_GRAPHS[reference.manifest.kind]:
+                    (box, choice), (other, another) = _answer(reference, expected), _answer(reference, found)
+                    errors.append(np.abs(box - other).max())
+                    equal.append(choice == another)
     boxes = np.asarray(errors)
     return {
         "tensors": tensors,
@@ -197,8 +219,18 @@ def compare_graphs(
             "p95": float(np.percentile(boxes, 95)),
             "worst": float(boxes.max()),
         },
-        "equal_boxes": float((boxes == 0).mean()),
+        "equal_boxes": float(np.mean(equal)),
     }
+
+
+def _answer(reference: ReferenceModel, outputs: dict[str, Array]) -> tuple[Array, tuple[int, ...]]:
+    """The box that a frame's graph stands for, in units of the search image's side, and the choice that it made."""
+    manifest: Any = reference.manifest
+    if manifest.kind == "vtt":
+        best = int(outputs["scores"][0].argmax())
+        return outputs["boxes"][0, best], (best,)
+    tokens = outputs["tokens"][0]
+    return tokens / (manifest.decoder.bins - 1), tuple(tokens.tolist())
 
 
 def relative(found: Array, expected: Array) -> float:

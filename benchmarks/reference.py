@@ -20,10 +20,11 @@ from benchmarks.results import ResultsError
 from edgetrack import Model
 from edgetrack.bundle import Bundle, FileEntry, Manifest, validate_manifest
 from edgetrack_runtimes import Session, SessionOptions, TensorSpec
+from quantize import kinds
 from quantize.export import describe
-from quantize.graphs import GraphSpec, seqtrack_graphs
+from quantize.graphs import GraphSpec
 from train.checkpoints import CheckpointError, load_model
-from train.models.seqtrack import SeqTrack
+from train.models.registry import Model as TrainedModel
 
 Array = NDArray[Any]
 
@@ -75,7 +76,7 @@ class TorchSession:
 class ReferenceModel(Model):
     """A trained model with the manifest that its bundle would have."""
 
-    def __init__(self, model: SeqTrack, manifest: Manifest, source: Path, device: str, threads: int | None) -> None:
+    def __init__(self, model: TrainedModel, manifest: Manifest, source: Path, device: str, threads: int | None) -> None:
         super().__init__(
             Bundle(manifest, source, source.parent),
             f"pytorch-{device}",
@@ -83,7 +84,7 @@ class ReferenceModel(Model):
             "fp32",
             SessionOptions(threads=threads, precision="fp32"),
         )
-        graphs = seqtrack_graphs(model, torch.Generator().manual_seed(0))
+        graphs = kinds.graphs(model, torch.Generator().manual_seed(0))
         self._graphs = {name: TorchSession(graph, device) for name, graph in graphs.items()}
 
     def session(self, graph: str) -> Session:

@@ -69,6 +69,25 @@ def test_other_weights_are_found_in_the_graph_they_are_in(
     assert tensors["decode_step"]["logits"] == pytest.approx(0.01 / 1.01, rel=0.01)
 
 
+def test_vtt_is_compared_on_whole_frames(dataset_folder: Path, tmp_path: Path) -> None:
+    from quantize.export import export_bundle
+    from train.models.vtt import VTT, VTTConfig
+
+    torch.manual_seed(5)
+    shape = {"search_width": 96, "search_height": 64, "template_size": 32, "backbone": "resnet-nano", "dim": 16}
+    model = VTT(VTTConfig(**shape, encoder_layers=1, decoder_layers=1, heads=2, ffn=24, queries=5)).eval()
+    save_model(tmp_path / "vtt.safetensors", model)
+    export_bundle(model, tmp_path / "vtt", name="vtt", metadata={})
+    arguments = [str(tmp_path / "vtt"), "--reference", str(tmp_path / "vtt.safetensors")]
+    options = ["--dataset", str(dataset_folder), "--backend", "onnxruntime-cpu", "--max-box-error", "1e-4"]
+    code, content, output = run([*arguments, *options, "--max-auc-drop", "0.001"], tmp_path)
+    assert code == 0, output
+    (entry,) = content["entries"]
+    assert set(entry["tensors"]) == {"template", "search"}
+    assert set(entry["tensors"]["search"]) == {"boxes", "scores"}
+    assert entry["equal_boxes"] == 1
+
+
 def test_relative_difference() -> None:
     assert relative(np.asarray([1.0, 2.5]), np.asarray([1.0, 2.0])) == 0.25
     assert relative(np.asarray([1.0, np.nan]), np.asarray([1.0, 2.0])) == float("inf")

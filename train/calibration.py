@@ -14,12 +14,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from edgetrack.decoding import hanning_window
 from edgetrack.seqtrack import score_features
+from edgetrack.vtt import score_feature
 from train.data.pairs import Pair
 from train.evaluation import iou, predict
-from train.models.seqtrack import SeqTrack
+from train.models.registry import Model
+from train.models.vtt import VTT
 
-FIELDS = ("presence", "likelihood", "intercept")
-"""What the fitted coefficients are called in a bundle's manifest."""
+FIELDS = {"seqtrack": ("presence", "presence", "likelihood", "intercept"), "vtt": ("logistic", "slope", "intercept")}
+"""By kind of model, what the map and then its coefficients are called in a bundle's manifest."""
 
 
 class Calibration(NamedTuple):
@@ -38,20 +40,21 @@ class Calibration(NamedTuple):
     pairs: int
 
 
-def calibrate(model: SeqTrack, pairs: Dataset[Pair], *, window: float, batch: int = 64) -> Calibration:
+def calibrate(model: Model, pairs: Dataset[Pair], *, window: float, batch: int = 64) -> Calibration:
     """Fit P(overlap > 0.5) on every second pair and measure it on the others; an absent target counts as not found.
 
     Args:
         model: in eval mode.
         pairs: held out from training.
-        window: strength of the Hanning penalty that the tracker will use; it is part of the likelihoods.
+        window: strength of the Hanning penalty that the tracker will use; it is part of SeqTrack's likelihoods.
     """
     features, found = _decode(model, pairs, window, batch)
     fit, rest = slice(0, None, 2), slice(1, None, 2)
     coefficients = logistic_regression(features[fit], found[fit])
     probability = _sigmoid(features[rest] @ coefficients[:-1] + coefficients[-1])
-    score: dict[str, str | float] = {"source": "presence", "ok_threshold": 0.5}
-    score |= dict(zip(FIELDS, (round(float(c), 6) for c in coefficients), strict=True))
+    source, *fields = FIELDS[model.config.kind]
+    score: dict[str, str | float] = {"source": source, "ok_threshold": 0.5}
+    score |= dict(zip(fields, (round(float(c), 6) for c in coefficients), strict=True))
     return Calibration(
         score,
         auroc(probability, found[rest]),
@@ -62,14 +65,16 @@ def calibrate(model: SeqTrack, pairs: Dataset[Pair], *, window: float, batch: in
 
 @torch.inference_mode()
 def _decode(
-    model: SeqTrack, pairs: Dataset[Pair], window: float, batch: int
+    model: Model, pairs: Dataset[Pair], window: float, batch: int
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Score features (N, 2) of every pair, and whether the box overlaps the target by more than half (N,)."""
-    penalty = torch.from_numpy(hanning_window(window, model.config.bins))
-    features, found = [], []
+    """Score features (N, F) of every pair, and whether the box overlaps the target by more than half (N,)."""
+    penalty = None if isinstance(model, VTT) else torch.from_numpy(hanning_window(window, model.config.bins))
+    features: list[tuple[float, ...]] = []
+    found = []
     for pair in DataLoader(pairs, batch):
         boxes, likelihoods, presence = predict(model, pair, penalty)
-        features += [score_features(p, m) for p, m in zip(presence.tolist(), likelihoods.mean(1).tolist(), strict=True)]
+        rows = zip(presence.tolist(), likelihoods.mean(1).tolist(), strict=True)
+        features += [(score_feature(p),) if penalty is None else score_features(p, m) for p, m in rows]
         found.append((iou(boxes, pair.box) > 0.5) & pair.present)
     return np.asarray(features), torch.cat(found).numpy()
 

@@ -155,7 +155,9 @@ def calibrate(
     checkpoint: Annotated[Path, typer.Argument(help="Weights written by fit; the calibration is added to the file.")],
     data: Annotated[list[str] | None, typer.Option(help="The datasets given to fit. Repeatable.")] = None,
     pairs: Annotated[int, typer.Option(help="Held-out pairs to decode; half to fit, half to measure.")] = 4096,
-    window: Annotated[float, typer.Option(help="Strength of the Hanning penalty the tracker will use.")] = 1.0,
+    window: Annotated[
+        float, typer.Option(help="SeqTrack: strength of the Hanning penalty the tracker will use.")
+    ] = 1.0,
     threads: Annotated[int, typer.Option(help="Torch threads.")] = 1,
 ) -> None:
     """Fit the score: the probability that the box overlaps the target by more than half."""
@@ -177,8 +179,9 @@ def calibrate(
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
     score, auroc, error, count = run(model, held_out, window=window)
-    online = {"window": window, "update_interval": None, "update_threshold": 0.015, "clip_margin": 10.0}
     facts = {key: value for key, value in metadata.items() if key not in ("kind", "config")}
-    facts |= {"score": score, "online": online, "calibration": {"pairs": count, "auroc": auroc, "error": error}}
+    if model.config.kind == "seqtrack":
+        facts["online"] = {"window": window, "update_interval": None, "update_threshold": 0.015, "clip_margin": 10.0}
+    facts |= {"score": score, "calibration": {"pairs": count, "auroc": auroc, "error": error}}
     save_model(checkpoint, model, **facts)
     typer.echo(f"AUROC {auroc:.3f}, expected calibration error {error:.3f} on {count} held-out pairs")

@@ -12,8 +12,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from edgetrack.bundle import LogisticScore
 from edgetrack.imaging import letterbox
+from edgetrack.vtt import calibrated_score
 from train.assignment import assignment_loss, box_loss
+from train.calibration import _decode
 from train.checkpoints import OfficialWeightsError, load_model, read_tensors, save_model, vtt_from_resnet
 from train.cli import app
 from train.data.frames import FrameDataset, Window
@@ -291,6 +294,21 @@ def test_the_papers_two_stages() -> None:
     assert second.mixture.ratios == {"coco": 0.4, "got10k": 0.4, "lasot": 0.2}
     assert (second.assignment, second.encoder_lr) == (Assignment(1.0, 5.0, 0.01, False), 0.0)
     assert (second.lr, second.weight_decay, second.absent, second.dense) == (1e-4, 1e-4, 0.0, 0.0)
+
+
+def test_the_calibrated_score_is_what_the_device_computes(tmp_path: Path) -> None:
+    recipe = replace(RECIPE, steps=1, decay=0)
+    save_model(tmp_path / "model.safetensors", VTT(TINY), recipe=recipe.to_dict())
+    result = CliRunner().invoke(app, ["calibrate", str(tmp_path / "model.safetensors"), "--pairs", "32"])
+    assert result.exit_code == 0, result.output
+    model, metadata = load_model(tmp_path / "model.safetensors")
+    assert "online" not in metadata
+    score = LogisticScore.model_validate(metadata["score"])
+    _, held_out = datasets(recipe, [], validation_pairs=32)
+    features, _ = _decode(model, held_out, 1.0, 8)
+    probability = 1 / (1 + np.exp(-features[3, 0]))
+    expected = 1 / (1 + np.exp(-(score.slope * features[3, 0] + score.intercept)))
+    assert calibrated_score(score, probability) == pytest.approx(expected)
 
 
 SMALL_R50 = VTTConfig(

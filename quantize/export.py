@@ -25,6 +25,7 @@ from edgetrack.bundle import MANIFEST, SCHEMA_VERSION, pack, validate_manifest, 
 from edgetrack_runtimes import SessionOptions, discover, open_session
 from edgetrack_runtimes.onnxruntime_session import ZERO_POINT_AFTER_RELU
 from quantize import kinds
+from quantize.folding import fold_transposes
 from quantize.graphs import GraphSpec
 from quantize.placement import quantised_layers
 from quantize.proof import prove
@@ -195,9 +196,11 @@ def describe(model: Model, name: str, metadata: Mapping[str, Any]) -> dict[str, 
 
 
 def _to_onnx(spec: GraphSpec) -> onnx.ModelProto:
-    exporter_log = logging.getLogger("torch.onnx")
-    level = exporter_log.level
-    exporter_log.setLevel(logging.ERROR)  # it warns of every optional package that is not installed
+    # These warn of every optional package that is not installed, and of each node that stays as it is.
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -211,9 +214,12 @@ def _to_onnx(spec: GraphSpec) -> onnx.ModelProto:
                 verbose=False,
             )
     finally:
-        exporter_log.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
     assert program is not None
-    return program.model_proto
+    proto = program.model_proto
+    fold_transposes(proto)
+    return proto
 
 
 def write_sharing_weights(protos: Mapping[str, onnx.ModelProto], folder: Path, facts: Mapping[str, Any]) -> None:

@@ -1,0 +1,47 @@
+"""Folded graphs compute what they did, with each weight once."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from quantize.folding import fold_transposes
+
+
+@pytest.fixture
+def proto() -> onnx.ModelProto:
+    """x -> relu(x W^T) W^T + (x V)^T V', the transposes of W twice, of x and of a weight without a given order."""
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.normal(size=(4, 4)), "v": rng.normal(size=(4, 3)), "u": rng.normal(size=(4, 2))}
+    nodes = [
+        helper.make_node("Transpose", ["w"], ["w1"], perm=[1, 0]),
+        helper.make_node("Transpose", ["w"], ["w2"], perm=[1, 0]),
+        helper.make_node("MatMul", ["x", "w1"], ["a"]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("MatMul", ["b", "w2"], ["c"]),
+        helper.make_node("Transpose", ["c"], ["d"], perm=[1, 0]),
+        helper.make_node("MatMul", ["d", "v"], ["e"]),
+        helper.make_node("Transpose", ["u"], ["u1"]),
+        helper.make_node("MatMul", ["u1", "e"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 3])],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+
+
+def test_only_transposes_of_weights_go_and_the_result_stays(proto: onnx.ModelProto) -> None:
+    x = np.random.default_rng(1).normal(size=(4, 4)).astype(np.float32)
+    before = ReferenceEvaluator(proto).run(None, {"x": x})
+    fold_transposes(proto)
+    onnx.checker.check_model(proto, full_check=True)
+    np.testing.assert_allclose(ReferenceEvaluator(proto).run(None, {"x": x})[0], before[0], rtol=1e-5)
+    assert [node.op_type for node in proto.graph.node].count("Transpose") == 1
+    assert len(proto.graph.initializer) == 3  # w transposed once, v, u transposed

@@ -29,6 +29,7 @@ def record(kind: str, **content: Any) -> dict[str, Any]:
         "command": command(sys.argv),
         "hardware": hardware(),
         "versions": versions(),
+        "load_average": load_average(),
         **content,
     }
 

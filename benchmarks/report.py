@@ -111,10 +111,18 @@ def render(findings: Findings, title: str = "Trackers on this device", dataset: 
     machine = findings.records[-1]["hardware"]
     data = base["dataset"]
     style = (Path(__file__).parent / "report.css").read_text()
+    busy = [r for r in findings.records if r["load_average"] > r["hardware"]["cores"]]
+    warning = ""
+    if busy:
+        warning = (
+            f'<p class="soft">The machine had other work in {len(busy)} of the measurements (load above its cores): '
+            "their times are not the device's alone.</p>"
+        )
     sections = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="soft">{escape(machine["processor"])}, {machine["cores"]} cores. {escape(data["name"])}: '
         f"{data['sequences']} sequences, {data['frames']} frames, protocol {escape(base['protocol'])}.</p>",
+        warning,
         _overview(entries),
         _table(entries),
         _curves(entries),
@@ -485,6 +493,6 @@ def _sources(records: Sequence[dict[str, Any]]) -> str:
             f"<details><summary>{escape(record['schema'].rpartition('.')[2])}, {escape(record['date'])}</summary>"
             f"<p><code>{escape(record['command'])}</code></p>"
             f'<p class="soft">{escape(machine["processor"])}, {machine["cores"]} cores, {machine["memory_gib"]} GiB, '
-            f"{escape(machine['system'])}; {escape(facts)}</p></details>"
+            f"{escape(machine['system'])}, load {record['load_average']}; {escape(facts)}</p></details>"
         )
     return f"<h2>What this rests on</h2><p>Each record with the command that made it.</p>{''.join(items)}"

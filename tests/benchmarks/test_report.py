@@ -204,6 +204,13 @@ def test_command_shows_frames_of_the_dataset(bundle: Path, dataset_folder: Path,
     assert "data:image" not in out.read_text()
 
 
+def test_times_of_a_busy_machine_are_marked() -> None:
+    quiet = accuracy("a", 0.5, 5.0) | {"load_average": 0.1}
+    assert "other work" not in render(gather([quiet]))
+    busy = accuracy("b", 0.5, 5.0, number=2) | {"load_average": quiet["hardware"]["cores"] + 1}
+    assert "other work in 1 of the measurements" in render(gather([quiet, busy]))
+
+
 def test_what_is_no_record_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     for text, message in (("nonsense", "not a JSON record"), ("{}", "not a record"), ("[1]", "not a record")):

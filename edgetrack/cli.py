@@ -132,6 +132,9 @@ def track(
     update_threshold: Annotated[
         float | None, typer.Option(help="Update only above this mean token likelihood.")
     ] = None,
+    redetect: Annotated[
+        str | None, typer.Option(help="A VTT model: search the whole frame with it while the target is lost.")
+    ] = None,
 ) -> None:
     """Follow the target given by --box in the first frame through SOURCE.
 
@@ -155,6 +158,7 @@ def track(
         window=window,
         update_interval=update_interval,
         update_threshold=update_threshold,
+        redetect=redetect,
     )
     with open_source(source) as frames:
         for path in (output, None if jsonl in (None, "-") else Path(str(jsonl))):

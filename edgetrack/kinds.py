@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from edgetrack import seqtrack, vtt
 from edgetrack.errors import OptionError
+from edgetrack.longterm import LongTerm
 
 if TYPE_CHECKING:
     from edgetrack.bundle import Manifest, SeqTrackManifest
@@ -60,6 +61,23 @@ def algorithm(model: Model, options: Options) -> Algorithm:
     if manifest.kind == "vtt":
         return vtt.VTT(model)
     return seqtrack.SeqTrack(model, options.decode, _settings(manifest, options))
+
+
+def redetecting(local: Model, search: Model, options: Options, interval: int) -> Algorithm:
+    """Local tracking with global re-detection, in every `interval`-th lost frame.
+
+    Raises:
+        OptionError: the models are not of the kinds that go together, or an option is not one of the local one's.
+    """
+    manifest = local.manifest
+    if manifest.kind != "seqtrack" or search.manifest.kind != "vtt":
+        raise OptionError(
+            f"got {manifest.name!r}, of kind {manifest.kind!r}, with redetect={search.manifest.name!r}, of kind "
+            f"{search.manifest.kind!r}; expected a model of kind 'seqtrack' with one of kind 'vtt'"
+        )
+    settings = _settings(manifest, options)._replace(only_sure=True)
+    tracker = seqtrack.SeqTrack(local, options.decode, settings)
+    return LongTerm(tracker, vtt.VTT(search), interval, manifest.online.clip_margin)
 
 
 def _settings(manifest: SeqTrackManifest, options: Options) -> seqtrack.Settings:

@@ -18,11 +18,13 @@ STAGES = ("crop", "graph", "postprocess", "template")
 
 
 class Estimate(NamedTuple):
-    """What one step found: the score in the manifest's terms, and milliseconds by stage."""
+    """What one step found: the score in the manifest's terms, milliseconds by stage, and whether the target had been
+    lost and a global search found it again."""
 
     score: float
     ok: bool
     timings: dict[str, float]
+    redetected: bool = False
 
 
 class State(Protocol):

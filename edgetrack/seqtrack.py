@@ -35,6 +35,8 @@ class Settings(NamedTuple):
     window: float
     update_interval: int | None
     update_threshold: float
+    only_sure: bool = False
+    """Whether a template is taken only where the score reaches the manifest's threshold, too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,14 +97,15 @@ class SeqTrack:
         likelihood = float(decoded.likelihoods.mean())
         score = calibrated_score(manifest.score, decoded.presence, likelihood)
         clock.lap("postprocess")
+        ok = score >= manifest.score.ok_threshold
         templates, template_state = state.templates, state.template_state
         number = state.frame + 1
-        if self._is_update(number, likelihood):
+        if self._is_update(number, likelihood) and (ok or not self._settings.only_sure):
             crop, _ = self._crop(frame, box, manifest.preprocessing.template)
             templates = (templates[0], *templates[2:], crop)
             template_state = self._encode_templates(templates)
         clock.lap("template")
-        estimate = Estimate(score, score >= manifest.score.ok_threshold, clock.stages)
+        estimate = Estimate(score, ok, clock.stages)
         return State(box, templates, template_state, number), estimate
 
     def _is_update(self, number: int, likelihood: float) -> bool:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
 from edgetrack.errors import NotInitialisedError, OptionError
 from edgetrack.imaging import check_box, check_frame
-from edgetrack.kinds import Options, algorithm, check, graphs
-from edgetrack.model import load_graphs
+from edgetrack.kinds import Options, algorithm, check, graphs, redetecting
+from edgetrack.longterm import State as Redetecting
+from edgetrack.model import load, load_graphs
 from edgetrack.vtt import State as Searched
 
 if TYPE_CHECKING:
@@ -23,6 +25,17 @@ if TYPE_CHECKING:
     from edgetrack.online import State
 
 
+class TrackState(str, Enum):
+    """What became of the target in a frame."""
+
+    TRACKED = "tracked"
+    """It is where the tracker looked for it."""
+    LOST = "lost"
+    """It cannot be located now."""
+    REDETECTED = "redetected"
+    """It was lost, and a search of the whole frame found it again."""
+
+
 @dataclass(frozen=True)
 class Track:
     """Where the target is in one frame.
@@ -32,7 +45,8 @@ class Track:
         score: how sure the tracker is, in the terms of the model's calibration.
         ok: whether the score reaches the model's threshold; False means "cannot locate the target now", not a fault.
         latency_ms: wall time of the whole `Tracker.update` call, in milliseconds.
-        timings: milliseconds by stage: "crop", "graph", "postprocess", "template".
+        timings: milliseconds by stage: "crop", "graph", "postprocess", "template"; with `redetect`, also "redetect".
+        redetected: whether the target had been lost and a search of the whole frame found it in this one.
     """
 
     box: tuple[float, float, float, float]
@@ -40,6 +54,14 @@ class Track:
     ok: bool
     latency_ms: float
     timings: Mapping[str, float] = field(hash=False)
+    redetected: bool = False
+
+    @property
+    def state(self) -> TrackState:
+        """`ok` and `redetected` in one word."""
+        if self.redetected:
+            return TrackState.REDETECTED
+        return TrackState.TRACKED if self.ok else TrackState.LOST
 
 
 @dataclass(frozen=True)
@@ -71,7 +93,12 @@ class Tracker:
         update_threshold: a template is replaced when the mean of the four token likelihoods is above this; 0 is the
             paper's naive update.
 
-    The last three default to the model's manifest. They and `decode` are SeqTrack's: VTT has no such options.
+        redetect: a model of kind "vtt", given as `model` is. While the target is lost the whole frame is searched with
+            it, and what it finds is taken once `model`, of kind "seqtrack", is sure of it, too; no template is replaced
+            while it is not.
+        redetect_interval: lost frames from one such search to the next.
+
+    Window and updates default to the model's manifest. They and `decode` are SeqTrack's: VTT has no such options.
 
     Raises:
         OptionError: an option is out of range, or one that the model cannot do.
@@ -90,13 +117,22 @@ class Tracker:
         update_interval: int | None = None,
         update_threshold: float | None = None,
         allow_fallback: bool = False,
+        redetect: str | os.PathLike[str] | Model | None = None,
+        redetect_interval: int = 1,
     ) -> None:
         options = Options(decode, window, update_interval, update_threshold)
         check(options)
         self._model = load_graphs(
             model, lambda manifest: graphs(manifest, options), backend, precision, threads, allow_fallback
         )
-        self._algorithm = algorithm(self._model, options)
+        if isinstance(redetect_interval, bool) or not isinstance(redetect_interval, int) or redetect_interval < 1:
+            raise OptionError(f"got redetect_interval={redetect_interval!r}; expected a whole number of at least 1")
+        if redetect is None:
+            self._algorithm = algorithm(self._model, options)
+        else:
+            search = load(redetect, backend, precision, threads, allow_fallback)
+            self._algorithm = redetecting(self._model, search, options, redetect_interval)
+        self._searches = redetect is not None or self._model.manifest.kind == "vtt"
         self._state: State | None = None
 
     @property
@@ -131,19 +167,27 @@ class Tracker:
         state, estimate = self._algorithm.step(self._state, frame)
         self._state = state
         x, y, w, h = state.box.tolist()
-        return Track((x, y, w, h), estimate.score, estimate.ok, (perf_counter_ns() - started) / 1e6, estimate.timings)
+        latency_ms = (perf_counter_ns() - started) / 1e6
+        return Track((x, y, w, h), estimate.score, estimate.ok, latency_ms, estimate.timings, estimate.redetected)
 
     def candidates(self) -> tuple[Candidate, ...]:
-        """All that the last `update` considered, the best first; before it, and from `init` on, nothing.
+        """All that a search of the whole frame considered in the last `update`, the best first.
+
+        Nothing before the first `update`, and, with `redetect`, where the last one did not search.
 
         Raises:
-            OptionError: the model is of a kind that answers with one box alone.
+            OptionError: the tracker never searches whole frames.
         """
-        if self._model.manifest.kind != "vtt":
-            raise OptionError(f"{self._model.manifest.name!r} answers with one box; expected a model of kind 'vtt'")
-        if not isinstance(self._state, Searched):
+        if not self._searches:
+            raise OptionError(
+                f"{self._model.manifest.name!r} answers with one box; expected a model of kind 'vtt', or redetect"
+            )
+        state = self._state
+        if isinstance(state, Redetecting):
+            state = state.searched if state.has_searched else None
+        if not isinstance(state, Searched):
             return ()
-        rows = zip(self._state.boxes.tolist(), self._state.scores.tolist(), strict=True)
+        rows = zip(state.boxes.tolist(), state.scores.tolist(), strict=True)
         return tuple(Candidate((x, y, w, h), score) for (x, y, w, h), score in rows)
 
     def __repr__(self) -> str:

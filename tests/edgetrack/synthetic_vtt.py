@@ -60,8 +60,8 @@ def vtt_manifest(**changes: object) -> VTTManifest:
     return VTTManifest.model_validate({**values, **changes})
 
 
-def write_cells_bundle(root: Path, **changes: object) -> Bundle:
-    """Write the bundle into the new directory `root`."""
+def write_cells_bundle(root: Path, side: float = 2.0, **changes: object) -> Bundle:
+    """Write the bundle into the new directory `root`; boxes are `side` cells wide and high."""
     root.mkdir(parents=True)
     n = _Nodes()
     n("Reshape", n("ReduceMean", "template", axes=[2, 3]), n.constant([3, 1], "int64"), out="kernel")
@@ -73,7 +73,7 @@ def write_cells_bundle(root: Path, **changes: object) -> Bundle:
     inside = n("Less", n.constant(centres()[None]), "extent")  # (1, N, 2)
     inside = n("ReduceMin", n("Cast", inside, to=1), axes=[2], keepdims=0)
     n("Mul", n("Exp", n("Mul", distance, n.constant(-SHARPNESS))), inside, out="scores")
-    boxes = np.concatenate([centres(), np.broadcast_to([2 / COLUMNS, 2 / ROWS], (QUERIES, 2))], 1)
+    boxes = np.concatenate([centres(), np.broadcast_to([side / COLUMNS, side / ROWS], (QUERIES, 2))], 1)
     n("Identity", n.constant(boxes[None]), out="boxes")
     n.write(root / "search.onnx", **tensors()["search"])
     return write_bundle(root, vtt_manifest(**changes))

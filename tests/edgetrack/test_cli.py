@@ -145,6 +145,7 @@ def test_online_options_reach_the_tracker(track: Run, folder: Path, monkeypatch:
         "window": 0.25,
         "update_interval": 3,
         "update_threshold": 0.1,
+        "redetect": None,
     }
 
 

@@ -1,0 +1,85 @@
+"""Local tracking with global re-detection: follow the target from frame to frame, and search all of it when it is lost.
+
+While the local tracker's score is below its threshold the target is lost. Then the whole frame is searched, in every
+`interval`-th lost frame, and the best candidate, if the search is sure of it, is given to the local tracker to look at
+in the same frame. Only if that is sure, too, the target is found again; else the local tracker goes on where it was.
+A frame costs at most two local steps and one search.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from time import perf_counter_ns
+from typing import TYPE_CHECKING
+
+from edgetrack.imaging import clip_box
+from edgetrack.online import Estimate
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edgetrack import seqtrack, vtt
+
+REDETECT = "redetect"
+"""The stage, after `edgetrack.online.STAGES`, that a search and the look at its candidate are counted as."""
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Where the target is, for either algorithm.
+
+    Attributes:
+        local: the local tracker's.
+        searched: the global search's, as it was left by the last search.
+        lost: frames since the target was last seen; 0 while it is.
+        has_searched: whether the last frame was searched.
+    """
+
+    local: seqtrack.State
+    searched: vtt.State
+    lost: int
+    has_searched: bool
+
+    @property
+    def box(self) -> NDArray[np.float64]:
+        """float64 (4,), (x, y, w, h) in pixels of the last frame."""
+        return self.local.box
+
+
+class LongTerm:
+    """The two algorithms as one.
+
+    Args:
+        local: must not update its templates where it is not sure.
+        search: on any model of its kind.
+        interval: lost frames from one search to the next.
+        margin: pixels of a candidate's width and height that are kept in view.
+    """
+
+    def __init__(self, local: seqtrack.SeqTrack, search: vtt.VTT, interval: int, margin: float) -> None:
+        self._local, self._search, self._interval, self._margin = local, search, interval, margin
+
+    def init(self, frame: NDArray[np.uint8], box: NDArray[np.float64]) -> State:
+        """Take the target from `frame` at `box`."""
+        return State(self._local.init(frame, box), self._search.init(frame, box), 0, False)
+
+    def step(self, state: State, frame: NDArray[np.uint8]) -> tuple[State, Estimate]:
+        """Find the target of `state` in `frame`."""
+        local, found = self._local.step(state.local, frame)
+        timings = {**found.timings, REDETECT: 0.0}
+        if found.ok:
+            return State(local, state.searched, 0, False), found._replace(timings=timings)
+        if state.lost % self._interval:
+            return State(local, state.searched, state.lost + 1, False), found._replace(timings=timings)
+        started = perf_counter_ns()
+        searched, candidate = self._search.step(state.searched, frame)
+        confirmed = None
+        if candidate.ok:
+            box = clip_box(searched.box, (frame.shape[1], frame.shape[0]), self._margin)
+            confirmed = self._local.step(replace(state.local, box=box), frame)
+        timings[REDETECT] = (perf_counter_ns() - started) / 1e6
+        if confirmed is not None and confirmed[1].ok:
+            local, found = confirmed
+            return State(local, searched, 0, True), Estimate(found.score, True, timings, redetected=True)
+        return State(local, searched, state.lost + 1, True), found._replace(timings=timings)

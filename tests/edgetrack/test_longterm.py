@@ -1,0 +1,204 @@
+"""Local tracking with global re-detection: when the frame is searched, what is believed, and what it costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic_bundle import write_colour_bundle
+from synthetic_vtt import QUERIES, write_cells_bundle
+
+from edgetrack import OptionError, Tracker, TrackState, load, seqtrack, vtt
+from edgetrack.longterm import LongTerm
+from edgetrack.online import STAGES, Estimate
+
+FRAME = np.zeros((100, 200, 3), np.uint8)
+TIMINGS = dict.fromkeys(STAGES, 0.0)
+
+
+class ScriptedLocal:
+    """Sees the target only near where the script says it is; moves 1 px a frame otherwise."""
+
+    def __init__(self, targets: list[float | None]) -> None:
+        self.targets, self.looks = targets, []
+
+    def init(self, frame: np.ndarray, box: np.ndarray) -> seqtrack.State:
+        return seqtrack.State(box, (), {}, 0)
+
+    def step(self, state: seqtrack.State, frame: np.ndarray) -> tuple[seqtrack.State, Estimate]:
+        number, x = state.frame + 1, float(state.box[0])
+        self.looks.append((number, x))
+        target = self.targets[number]
+        found = target is not None and abs(target - x) <= 20
+        box = np.asarray([target if found else x + 1, 0.0, 10.0, 10.0])
+        return seqtrack.State(box, (), {}, number), Estimate(0.9 if found else 0.1, found, dict(TIMINGS))
+
+
+class ScriptedSearch:
+    """Answers what the script says, and counts; None is no answer to trust."""
+
+    def __init__(self, answers: list[float | None]) -> None:
+        self.answers, self.frames = answers, []
+
+    def init(self, frame: np.ndarray, box: np.ndarray) -> vtt.State:
+        return vtt.State(box, {}, np.empty((0, 4)), np.empty(0))
+
+    def step(self, state: vtt.State, frame: np.ndarray) -> tuple[vtt.State, Estimate]:
+        answer = self.answers[len(self.frames)]
+        self.frames.append(answer)
+        box = np.asarray([0.0 if answer is None else answer, 0.0, 10.0, 10.0])
+        return vtt.State(box, {}, box[None], np.ones(1)), Estimate(1.0, answer is not None, dict(TIMINGS))
+
+
+def follow(local: ScriptedLocal, search: ScriptedSearch, interval: int = 1) -> list[str]:
+    """T, L or R for each frame, as the tracker would report it, and the box's x where it is ok."""
+    combined = LongTerm(local, search, interval, 5.0)  # type: ignore[arg-type]
+    state = combined.init(FRAME, np.asarray([0.0, 0.0, 10.0, 10.0]))
+    said = []
+    for _ in local.targets[1:]:
+        state, found = combined.step(state, FRAME)
+        assert set(found.timings) == {*STAGES, "redetect"}
+        word = "R" if found.redetected else "T" if found.ok else "L"
+        said.append(f"{word}{state.box[0]:g}" if found.ok else word)
+    return said
+
+
+def test_no_frame_is_searched_while_the_target_is_seen() -> None:
+    search = ScriptedSearch([])
+    assert follow(ScriptedLocal([0, 5, 15, 30]), search) == ["T5", "T15", "T30"]
+    assert search.frames == []
+
+
+def test_a_target_that_comes_back_elsewhere_is_found_and_followed() -> None:
+    local, search = ScriptedLocal([0, 5, None, None, 150, 160]), ScriptedSearch([None, None, 145])
+    assert follow(local, search) == ["T5", "L", "L", "R150", "T160"]
+
+
+def test_a_candidate_that_the_local_tracker_does_not_confirm_is_not_believed() -> None:
+    local, search = ScriptedLocal([0, 5, None, None, None]), ScriptedSearch([100, 100, 100])
+    assert follow(local, search) == ["T5", "L", "L", "L"]
+    # Each lost frame: one look where it was, which goes on from its own answer, and one at the candidate.
+    assert local.looks == [(1, 0), (2, 5), (2, 100), (3, 6), (3, 100), (4, 7), (4, 100)]
+
+
+def test_a_search_that_is_not_sure_is_not_looked_at() -> None:
+    local, search = ScriptedLocal([0, None, 100]), ScriptedSearch([None, None])
+    assert follow(local, search) == ["L", "L"]
+    assert len(local.looks) == 2
+
+
+def test_a_target_that_comes_back_nearby_needs_no_search() -> None:
+    local, search = ScriptedLocal([0, None, 10, 20]), ScriptedSearch([None])
+    assert follow(local, search) == ["L", "T10", "T20"]
+
+
+def test_only_every_kth_lost_frame_is_searched() -> None:
+    targets = [0, None, None, None, 150, 150, 150, 155]
+    local, search = ScriptedLocal(targets), ScriptedSearch([None, None, 150])
+    # Lost in frames 1 to 6; searched in 1, 3 and 5.
+    assert follow(local, search, interval=2) == ["L", "L", "L", "L", "R150", "T150", "T155"]
+    assert len(search.frames) == 3
+
+
+def test_a_frame_costs_two_local_steps_and_one_search_at_most() -> None:
+    local, search = ScriptedLocal([0, *[None] * 30]), ScriptedSearch([100] * 30)
+    follow(local, search)
+    assert len(local.looks) == 60
+    assert len(search.frames) == 30
+
+
+def test_candidates_outside_the_frame_are_brought_inside() -> None:
+    local, search = ScriptedLocal([0, 190]), ScriptedSearch([500])
+    assert follow(local, search) == ["R190"]
+    assert local.looks[-1] == (1, 195)
+
+
+# On bundles: an orange square that leaves and comes back in the other corner.
+
+CALIBRATED = {"source": "presence", "presence": 1.0, "likelihood": 0.0, "intercept": 0.0, "ok_threshold": 0.5}
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("longterm")
+    online = {"window": 0.0, "update_interval": 1, "update_threshold": 0.0, "clip_margin": 10.0}
+    local = write_colour_bundle(root / "colour", score=CALIBRATED, online=online)
+    return local.root, write_cells_bundle(root / "cells", side=1.0).root
+
+
+def film() -> tuple[list[np.ndarray], list[tuple[int, int] | None]]:
+    places: list[tuple[int, int] | None] = [(16 + 4 * i, 16) for i in range(6)]
+    places += [None] * 5
+    places += [(256 - 4 * i, 128) for i in range(6)]
+    frames = []
+    for place in places:
+        frame = np.full((192, 320, 3), 60, np.uint8)
+        if place is not None:
+            frame[place[1] : place[1] + 32, place[0] : place[0] + 32] = (30, 120, 230)
+        frames.append(frame)
+    return frames, places
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime-cpu", "openvino-cpu"])
+def test_the_target_is_found_again_far_away(bundles: tuple[Path, Path], backend: str) -> None:
+    local, search = bundles
+    frames, places = film()
+    together = Tracker(local, backend, threads=1, redetect=search)
+    together.init(frames[0], (16, 16, 32, 32))
+    tracks = []
+    for frame, place in zip(frames[1:], places[1:], strict=True):
+        track = together.update(frame)
+        tracks.append(track)
+        assert track.ok == (place is not None)
+        if place is not None:
+            centre = np.asarray(track.box[:2]) + np.asarray(track.box[2:]) / 2
+            assert np.abs(centre - np.asarray(place) - 16).max() < 12
+        searched = track.state is not TrackState.TRACKED
+        assert len(together.candidates()) == (QUERIES if searched else 0)
+        assert (track.timings["redetect"] > 0) == searched
+    states = [track.state.value for track in tracks]
+    assert states == ["tracked"] * 5 + ["lost"] * 5 + ["redetected"] + ["tracked"] * 5
+
+
+def test_alone_it_is_not(bundles: tuple[Path, Path]) -> None:
+    frames, _ = film()
+    alone = Tracker(bundles[0], "onnxruntime-cpu", threads=1, update_interval=0)
+    alone.init(frames[0], (16, 16, 32, 32))
+    tracks = [alone.update(frame) for frame in frames[1:]]
+    assert [track.state for track in tracks[-6:]] == [TrackState.LOST] * 6
+    assert all(not track.redetected for track in tracks)
+
+
+def test_no_template_is_taken_while_the_target_is_lost(bundles: tuple[Path, Path]) -> None:
+    local, search = bundles
+    frames, _ = film()
+    with_search = Tracker(local, "onnxruntime-cpu", threads=1, redetect=search)
+    without = Tracker(local, "onnxruntime-cpu", threads=1)
+    updated = []
+    for tracker in (with_search, without):
+        tracker.init(frames[0], (16, 16, 32, 32))
+        session, runs = tracker.model.session("template"), []
+
+        def counted(feeds: object, run: object = session.run, runs: list[int] = runs) -> object:
+            runs.append(1)
+            return run(feeds)  # type: ignore[operator]
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(session, "run", counted)
+            for frame in frames[6:11]:
+                tracker.update(frame)
+        updated.append(len(runs))
+    assert updated == [0, 5]
+
+
+def test_models_of_other_kinds_are_refused(bundles: tuple[Path, Path]) -> None:
+    local, search = bundles
+    for model, redetect in ((local, local), (search, search), (search, local)):
+        with pytest.raises(OptionError, match="expected a model of kind 'seqtrack' with one of kind 'vtt'"):
+            Tracker(model, "onnxruntime-cpu", redetect=redetect)
+    for interval in (0, True, 1.5):
+        with pytest.raises(OptionError, match="redetect_interval="):
+            Tracker(local, "onnxruntime-cpu", redetect=search, redetect_interval=interval)  # type: ignore[arg-type]
+    shared = load(search, "onnxruntime-cpu")
+    assert Tracker(local, "onnxruntime-cpu", redetect=shared).model.manifest.name == "colour"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import plain_seqtrack
 import pytest
 import torch
 from safetensors import safe_open
@@ -139,6 +141,33 @@ def test_files_that_are_no_checkpoint_are_refused(content: object, tmp_path: Pat
         torch.save(content, path)
     with pytest.raises(OfficialWeightsError):
         read_official(path)
+
+
+@pytest.mark.parametrize("memory", ["x", "xz", "token"])
+def test_answers_are_those_of_the_plain_model(memory: str) -> None:
+    torch.manual_seed(3)
+    model = SeqTrack(replace(SQUARE, memory=memory)).eval()
+    state = official_names(model)
+    generator = torch.Generator().manual_seed(4)
+    for name, tensor in state.items():  # norms and biases too: at their initial ones and zeros they hide mistakes
+        state[name] = tensor + 0.3 * torch.randn(tensor.shape, generator=generator)
+    again = seqtrack_from_official(state, encoder_heads=2, decoder_heads=2, memory=memory)
+    search, *templates = torch.randn(3, 2, 3, 32, 32, generator=generator)
+    expected = plain_seqtrack.encode(state, 2, search, *templates)
+    with torch.no_grad():
+        tokens = again.encode(torch.stack(templates, 1), search)
+    torch.testing.assert_close(tokens, expected, rtol=1e-4, atol=1e-4)
+    seen = {"x": expected[:, :4], "xz": expected, "token": expected.mean(1, keepdim=True)}[memory]
+    sequence = torch.tensor([[21, 3, 19, 7, 11], [21, 0, 5, 5, 2]])
+    with torch.no_grad():
+        found = again.logits(tokens, sequence)
+    torch.testing.assert_close(found, plain_seqtrack.logits(state, 2, seen, sequence), rtol=1e-4, atol=1e-4)
+    hanning = torch.from_numpy(np.hanning(20)).float()
+    for window, order, windowed in ((None, "xywh", ()), (hanning, "xywh", (0, 1)), (hanning, "whxy", (2, 3))):
+        ids, likelihoods = again.generate(tokens, window=window, order=order)
+        expected_ids, expected_likelihoods = plain_seqtrack.generate(state, 2, seen, window, windowed)
+        assert torch.equal(ids, expected_ids)
+        torch.testing.assert_close(likelihoods, expected_likelihoods, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("memory", ["x", "xz", "token"])

@@ -71,12 +71,12 @@ class _Graph:
 
 
 def scope(node: NodeProto) -> str:
-    """The module a node was exported from, such as "encoder.blocks.0.fc1", or the node's own name."""
+    """The module a node was exported from, such as "encoder.blocks.0.fc1", or the name of it or its value."""
     for entry in node.metadata_props:
         if entry.key == "pkg.torch.onnx.name_scopes":
             scopes = [part for part in ast.literal_eval(entry.value)[:-1] if part]
             return scopes[-1].removeprefix("model.") if scopes else node.name
-    return node.name
+    return node.name or node.output[0]
 
 
 def fold(proto: onnx.ModelProto) -> None:
@@ -245,6 +245,16 @@ def _prune(proto: onnx.ModelProto) -> None:
     used = {value for node in proto.graph.node for value in node.input}
     for tensor in [tensor for tensor in proto.graph.initializer if tensor.name not in used]:
         proto.graph.initializer.remove(tensor)
+    # Shapes of values that are no longer there, and a third of the file's bytes; runtimes infer them.
+    proto.graph.ClearField("value_info")
+    for node in proto.graph.node:
+        for values in (node.input, node.output):
+            values[:] = [value.replace("fake_quantize_per_tensor_affine", "rounded") for value in values]
+            values[:] = [value.replace("fake_quantize_per_channel_affine", "weight") for value in values]
+        if node.op_type in QDQ:
+            node.name = ""  # says no more than what it puts out
+    for tensor in proto.graph.initializer:
+        tensor.name = tensor.name.replace("fake_quantize_per_tensor_affine", "rounded")
 
 
 class Layers(NamedTuple):

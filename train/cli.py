@@ -26,26 +26,29 @@ def main() -> None:
 def fit(
     recipe: Annotated[str, typer.Argument(help="A recipe's name, such as seqtrack-nano.")],
     out: Annotated[Path, typer.Option(help="Folder for the run; a run found there is resumed.")],
-    data: Annotated[
-        list[Path] | None, typer.Option(help="A data folder: tracks, stills or cut-outs. Repeatable.")
-    ] = None,
+    data: Annotated[list[str] | None, typer.Option(help=DATA_HELP)] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE, overrides the recipe. Repeatable.")
     ] = None,
     start: Annotated[Path | None, typer.Option(help="Weights to start from.")] = None,
-    threads: Annotated[int, typer.Option(help="Torch threads.")] = 1,
-    workers: Annotated[int, typer.Option(help="Data-loading processes.")] = 1,
-    every: Annotated[int, typer.Option(help="Steps between validations and checkpoints.")] = 500,
+    threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 1,
+    workers: Annotated[int, typer.Option(min=0, help="Data-loading processes.")] = 1,
+    every: Annotated[int, typer.Option(min=1, help="Steps between validations and checkpoints.")] = 500,
     compiled: Annotated[bool, typer.Option("--compile", help="Train through torch.compile.")] = False,
 ) -> None:
     """Train a recipe, or go on with the run in --out. Under torchrun, on all its processes."""
     import torch
 
+    from train.checkpoints import CheckpointError
     from train.loop import fit as run
 
     torch.set_num_threads(threads)
     chosen, train, validation = _opened(recipe, settings, data)
-    run(chosen, train, validation, out, start=start, workers=workers, every=every, compiled=compiled)
+    try:
+        run(chosen, train, validation, out, start=start, workers=workers, every=every, compiled=compiled)
+    except (CheckpointError, FloatingPointError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
 
 
 @app.command()
@@ -55,7 +58,7 @@ def loader(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE, overrides the recipe. Repeatable.")
     ] = None,
-    workers: Annotated[int, typer.Option(help="Data-loading processes.")] = 1,
+    workers: Annotated[int, typer.Option(min=0, help="Data-loading processes.")] = 1,
     seconds: Annotated[float, typer.Option(help="How long to measure.")] = 20.0,
 ) -> None:
     """Measure the data loader alone: pairs per second that a device would have to consume to be the limit."""
@@ -126,11 +129,24 @@ def _official_seqtrack(file: Path, config: SeqTrackConfig, settings: list[str], 
 
     told = {key: getattr(config, key) for key in ("encoder_heads", "decoder_heads", "memory", "templates")}
     model = seqtrack_from_official(read_official(file), **with_settings(told, settings))
+    said = {setting.partition("=")[0] for setting in settings}
+    if preset is None and not {"encoder_heads", "decoder_heads"} <= said:
+        dims = (model.config.encoder_dim, model.config.encoder_depth, model.config.decoder_dim)
+        known = [name for name, c in _seqtrack_presets() if (c.encoder_dim, c.encoder_depth, c.decoder_dim) == dims]
+        hint = f"--as {known[0]}" if known else "--set encoder_heads=N --set decoder_heads=N"
+        raise ValueError(f"{file}: tensors do not tell the number of attention heads; add {hint}")
     found, expected = model.config.to_dict(), config.to_dict()
     wrong = [f"{key} is {found[key]}, expected {expected[key]}" for key in expected if found[key] != expected[key]]
     if preset is not None and wrong:
         raise ValueError(f"{file} is not {preset}: {'; '.join(wrong)}")
     return model
+
+
+def _seqtrack_presets() -> list[tuple[str, SeqTrackConfig]]:
+    from train.models.registry import PRESETS
+    from train.models.seqtrack import SeqTrackConfig
+
+    return [(name, config) for name, config in PRESETS.items() if isinstance(config, SeqTrackConfig)]
 
 
 @app.command()
@@ -158,7 +174,7 @@ def calibrate(
     window: Annotated[
         float, typer.Option(help="SeqTrack: strength of the Hanning penalty the tracker will use.")
     ] = 1.0,
-    threads: Annotated[int, typer.Option(help="Torch threads.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 1,
 ) -> None:
     """Fit the score: the probability that the box overlaps the target by more than half."""
     import torch

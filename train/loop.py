@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from train.checkpoints.files import read_tensors, save_model, write_tensors
+from train.checkpoints.files import CheckpointError, read_tensors, save_model, write_tensors
 from train.data.pairs import Pair, PairDataset
 from train.distributed import Processes, processes
 from train.evaluation import picture_sheet, validate
@@ -27,6 +27,7 @@ from train.recipes import Recipe
 STATE = "state.safetensors"
 WEIGHTS = "model.safetensors"
 PICTURES = "predictions.png"
+RECIPE = "recipe.json"
 
 
 class Share(Sampler[list[int]]):
@@ -79,6 +80,7 @@ def fit(
         make: the objective of the recipe.
 
     Raises:
+        CheckpointError: `out` holds a run with other settings, but for its length.
         FloatingPointError: the loss is not finite; the batch is in `out`.
     """
     with processes() as ranks:
@@ -107,13 +109,14 @@ class Run:
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=recipe.precision == "fp16")
         self.step, self.seconds = 0, 0.0
         if (out / STATE).is_file():
+            self._check_recipe()
             self._restore()
 
     def train(self, train: Dataset[Pair], validation: PairDataset, *, workers: int, every: int, compiled: bool) -> None:
         recipe, ranks = self.recipe, self.ranks
         if ranks.is_first:
             self.out.mkdir(parents=True, exist_ok=True)
-            (self.out / "recipe.json").write_text(json.dumps(recipe.to_dict(), indent=2) + "\n")
+            (self.out / RECIPE).write_text(json.dumps(recipe.to_dict(), indent=2) + "\n")
         ranks.wait()
         loader = DataLoader(
             train,
@@ -218,6 +221,14 @@ class Run:
         model = self.objective.model
         facts = {"training": record, "recipe": self.recipe.to_dict(), **self.objective.facts}
         save_model(self.out / WEIGHTS, model, self.average, **facts)
+
+    def _check_recipe(self) -> None:
+        """A run goes on as it was begun; only its length may change. Raises CheckpointError."""
+        begun, asked = json.loads((self.out / RECIPE).read_text()), json.loads(json.dumps(self.recipe.to_dict()))
+        differ = [key for key in asked if key not in ("steps", "decay") and begun.get(key, asked[key]) != asked[key]]
+        if differ:
+            was = "; ".join(f"{key} was {begun[key]}, now {asked[key]}" for key in differ)
+            raise CheckpointError(f"{self.out} holds a run with other settings: {was}. Give those, or another --out")
 
     def _restore(self) -> None:
         tensors, facts = read_tensors(self.out / STATE)

@@ -9,8 +9,6 @@ import torch
 from train.objective import Objective
 from train.recipes import Recipe
 
-SCHEDULES = ("linear", "step")
-
 
 def build(objective: Objective, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW over four groups: the pretrained part and the rest, matrices with weight decay and vectors without.

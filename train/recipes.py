@@ -37,6 +37,10 @@ class Assignment:
     """Whether the loss is taken after every decoder layer, as in DETR, or after the last."""
 
 
+PRECISIONS = ("bf16", "fp16", "fp32")
+SCHEDULES = ("linear", "step")
+
+
 @dataclass(frozen=True)
 class Recipe:
     """One training run. The defaults are SeqTrack's edge preset's."""
@@ -77,6 +81,14 @@ class Recipe:
     absent: float = 0.5
     """Weight of absent targets: of SeqTrack's END, or of VTT's scores as a share of that of present ones."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "accumulate", "steps"):
+            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected a whole number of at least 1")
+        for name, allowed in (("precision", PRECISIONS), ("schedule", SCHEDULES)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `from_dict` is the inverse."""

@@ -196,6 +196,12 @@ def test_the_image_cache_forgets_the_oldest(tmp_path: Path) -> None:
         cache.read(tmp_path / "bad.png")
 
 
+@pytest.mark.parametrize("setting", ["steps=0", "batch=x", "precision=int4", "schedule=cosine", "accumulate=1.5"])
+def test_settings_out_of_range_are_named(setting: str) -> None:
+    with pytest.raises(ValueError, match=setting.partition("=")[0]):
+        override(SMALL, [setting])
+
+
 def test_settings_reach_nested_parts_and_name_what_they_do_not_know() -> None:
     changed = override(SMALL, ["lr=0.01", "pairs.flip=0", "model.template_attention=joint"])
     assert (changed.lr, changed.pairs.flip, changed.model.template_attention) == (0.01, 0, "joint")

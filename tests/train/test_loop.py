@@ -71,6 +71,14 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> N
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
+def test_a_run_goes_on_as_it_was_begun_or_not_at_all(tmp_path: Path) -> None:
+    run(replace(RECIPE, steps=2), tmp_path)
+    with pytest.raises(CheckpointError, match=r"lr was 0.0008, now 0.1"):
+        run(replace(RECIPE, lr=0.1), tmp_path)
+    assert json.loads((tmp_path / "recipe.json").read_text())["lr"] == RECIPE.lr
+    assert [record["step"] for record in run(replace(RECIPE, steps=4), tmp_path)] == [2, 4]
+
+
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
     log = run(replace(RECIPE, steps=24, lr=3e-3, decay=4), tmp_path, every=8)
     assert log[-1]["coordinates"] < log[0]["coordinates"]

@@ -132,7 +132,16 @@ class Payload:
         return print, ("run",)
 
 
-@pytest.mark.parametrize("content", [b"not a checkpoint", {"net": Payload()}, {"model": {}}])
+def test_heads_are_never_guessed(model: SeqTrack, tmp_path: Path) -> None:
+    torch.save({"net": official_names(model)}, tmp_path / "official.pth")
+    arguments = ["import", str(tmp_path / "official.pth"), "--out", str(tmp_path / "out.safetensors")]
+    result = CliRunner().invoke(app, [*arguments, "--set", "encoder_heads=2"])
+    assert result.exit_code == 1
+    assert "--set decoder_heads=N" in result.output
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", {"net": Payload()}, {"model": {}}])
 def test_files_that_are_no_checkpoint_are_refused(content: object, tmp_path: Path, capsys: object) -> None:
     path = tmp_path / "official.pth"
     if isinstance(content, bytes):

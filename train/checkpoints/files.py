@@ -25,6 +25,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     partial = path.with_name(path.name + ".partial")
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(contiguous, partial, {key: json.dumps(value) for key, value in metadata.items()})
+    partial.chmod(0o644)  # the library makes it readable by its owner alone
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.replace(path)

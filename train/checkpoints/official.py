@@ -57,9 +57,11 @@ def read_plain(path: Path) -> Any:
         raise OfficialWeightsError(f"{path} does not exist; expected a PyTorch checkpoint (.pth)")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, IndexError, KeyError) as error:
+        # torch's own message advises to read the file with its code run: advice not to be passed on.
         raise OfficialWeightsError(
-            f"{path} cannot be read as a plain PyTorch checkpoint: {str(error).splitlines()[0]}"
+            f"{path} is not a PyTorch checkpoint of tensors and plain values: it is damaged, or holds code "
+            f"({type(error).__name__})"
         ) from error
 
 

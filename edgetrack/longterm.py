@@ -2,8 +2,11 @@
 
 While the local tracker's score is below its threshold the target is lost. Then the whole frame is searched, in every
 `interval`-th lost frame, and the best candidate, if the search is sure of it, is given to the local tracker to look at
-in the same frame. Only if that is sure, too, the target is found again; else the local tracker goes on where it was.
-A frame costs at most two local steps and one search.
+in the same frame. Only if that is sure, too, the target is found again.
+
+Otherwise the local tracker goes on from its own answer, but at the size that the target had when it was seen last, and
+with its centre in the frame: a tracker that sees nothing drifts, answers ever smaller boxes, and would soon look at
+nothing. A frame costs at most two local steps and one search.
 """
 
 from __future__ import annotations
@@ -12,11 +15,12 @@ from dataclasses import dataclass, replace
 from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from edgetrack.imaging import clip_box
 from edgetrack.online import Estimate
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from edgetrack import seqtrack, vtt
@@ -70,6 +74,7 @@ class LongTerm:
         timings = {**found.timings, REDETECT: 0.0}
         if found.ok:
             return State(local, state.searched, 0, False), found._replace(timings=timings)
+        local = _held(local, state.local.box, (frame.shape[1], frame.shape[0]))
         if state.lost % self._interval:
             return State(local, state.searched, state.lost + 1, False), found._replace(timings=timings)
         started = perf_counter_ns()
@@ -83,3 +88,9 @@ class LongTerm:
             local, found = confirmed
             return State(local, searched, 0, True), Estimate(found.score, True, timings, redetected=True)
         return State(local, searched, state.lost + 1, True), found._replace(timings=timings)
+
+
+def _held(local: seqtrack.State, last: NDArray[np.float64], frame_size: tuple[int, int]) -> seqtrack.State:
+    """The state with its box as large as `last`, about its own centre or the frame's point nearest to that."""
+    centre = np.clip(local.box[:2] + 0.5 * local.box[2:], 0, frame_size)
+    return replace(local, box=np.concatenate([centre - 0.5 * last[2:], last[2:]]))

@@ -18,10 +18,10 @@ TIMINGS = dict.fromkeys(STAGES, 0.0)
 
 
 class ScriptedLocal:
-    """Sees the target only near where the script says it is; moves 1 px a frame otherwise."""
+    """Sees the target only near where the script says it is; moves 1 px a frame and shrinks by half otherwise."""
 
     def __init__(self, targets: list[float | None]) -> None:
-        self.targets, self.looks = targets, []
+        self.targets, self.looks, self.sizes = targets, [], []
 
     def init(self, frame: np.ndarray, box: np.ndarray) -> seqtrack.State:
         return seqtrack.State(box, (), {}, 0)
@@ -29,9 +29,10 @@ class ScriptedLocal:
     def step(self, state: seqtrack.State, frame: np.ndarray) -> tuple[seqtrack.State, Estimate]:
         number, x = state.frame + 1, float(state.box[0])
         self.looks.append((number, x))
+        self.sizes.append(state.box[2:].tolist())
         target = self.targets[number]
         found = target is not None and abs(target - x) <= 20
-        box = np.asarray([target if found else x + 1, 0.0, 10.0, 10.0])
+        box = np.asarray([target, 0.0, 10.0, 10.0] if found else [x + 3.5, 2.5, 5.0, 5.0])
         return seqtrack.State(box, (), {}, number), Estimate(0.9 if found else 0.1, found, dict(TIMINGS))
 
 
@@ -106,6 +107,13 @@ def test_a_frame_costs_two_local_steps_and_one_search_at_most() -> None:
     follow(local, search)
     assert len(local.looks) == 60
     assert len(search.frames) == 30
+
+
+def test_in_doubt_the_region_keeps_its_size_and_stays_in_the_frame() -> None:
+    local = ScriptedLocal([0, 195, *[None] * 12])
+    assert follow(local, ScriptedSearch([195, *[None] * 12]))[-1] == "L"
+    assert local.sizes[3:] == [[10, 10]] * 11  # whatever it answered
+    assert [x + 5 for _, x in local.looks[3:]] == [min(200 + i, 200) for i in range(11)]
 
 
 def test_candidates_outside_the_frame_are_brought_inside() -> None:

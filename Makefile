@@ -2,6 +2,7 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
+SDK := $(VENV)/.sdk
 STAMP := $(VENV)/.installed
 
 .PHONY: test demo lint clean
@@ -16,12 +17,17 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-demo: $(STAMP)
+# What a user installs, and nothing of what training needs.
+demo: $(SDK)
 	$(BIN)/edgetrack demo --output demo
 
-$(STAMP): pyproject.toml constraints.txt
+$(SDK): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu]'
+	touch $@
+
+$(STAMP): $(SDK)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable . --group dev
 	touch $@
 

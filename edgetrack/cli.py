@@ -122,6 +122,9 @@ def track(
     backend: BackendOption = "auto",
     precision: Annotated[str, typer.Option(help="auto, a variant of the bundle (fp32, int8), fp16 or bf16.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="Threads of the runtime; its own choice if not given.")] = None,
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="Where compiled engines are kept: TensorRT then builds them once.")
+    ] = None,
     decode: Annotated[str, typer.Option(help="fused (one graph a frame) or cached (token by token).")] = "fused",
     output: Annotated[Path | None, typer.Option(help="Write an annotated video, such as out.mp4.")] = None,
     jsonl: Annotated[
@@ -158,6 +161,7 @@ def track(
         window=window,
         update_interval=update_interval,
         update_threshold=update_threshold,
+        cache_dir=cache_dir,
         redetect=redetect,
     )
     with open_source(source) as frames:

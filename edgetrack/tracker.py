@@ -85,14 +85,13 @@ class Tracker:
 
     Args:
         model: a shipped name, the path of a bundle (directory or .zip), or a loaded `Model`.
-        backend: where to run; "auto" takes the first that can. This and `precision`, `threads` and `allow_fallback` are
-            options of `edgetrack.load`.
+        backend: where to run; "auto" takes the first that can. This and `precision`, `threads`, `allow_fallback` and
+            `cache_dir` are options of `edgetrack.load`.
         decode: "fused" runs one graph a frame, "cached" the encoder and then the decoder token by token. Same boxes.
         window: strength of the penalty on leaving the crop's centre, 0 (none) to 1 (the paper's).
         update_interval: frames between template updates; 0 never updates.
         update_threshold: a template is replaced when the mean of the four token likelihoods is above this; 0 is the
             paper's naive update.
-
         redetect: a model of kind "vtt", given as `model` is. While the target is lost the whole frame is searched with
             it, and what it finds is taken once `model`, of kind "seqtrack", is sure of it, too; no template is replaced
             while it is not.
@@ -117,20 +116,21 @@ class Tracker:
         update_interval: int | None = None,
         update_threshold: float | None = None,
         allow_fallback: bool = False,
+        cache_dir: str | os.PathLike[str] | None = None,
         redetect: str | os.PathLike[str] | Model | None = None,
         redetect_interval: int = 1,
     ) -> None:
         options = Options(decode, window, update_interval, update_threshold)
         check(options)
         self._model = load_graphs(
-            model, lambda manifest: graphs(manifest, options), backend, precision, threads, allow_fallback
+            model, lambda manifest: graphs(manifest, options), backend, precision, threads, allow_fallback, cache_dir
         )
         if isinstance(redetect_interval, bool) or not isinstance(redetect_interval, int) or redetect_interval < 1:
             raise OptionError(f"got redetect_interval={redetect_interval!r}; expected a whole number of at least 1")
         if redetect is None:
             self._algorithm = algorithm(self._model, options)
         else:
-            search = load(redetect, backend, precision, threads, allow_fallback)
+            search = load(redetect, backend, precision, threads, allow_fallback, cache_dir)
             self._algorithm = redetecting(self._model, search, options, redetect_interval)
         self._searches = redetect is not None or self._model.manifest.kind == "vtt"
         self._state: State | None = None

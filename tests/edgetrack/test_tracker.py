@@ -272,3 +272,11 @@ def test_repr(colour_model, scene) -> None:
     assert repr(tracker) == "<Tracker <Model 'colour' (seqtrack) fp32 on onnxruntime-cpu>, no target>"
     tracker.init(frames[0], truth[0])
     assert "target at [20.0, 50.0, 24.0, 24.0]" in repr(tracker)
+
+
+def test_compiled_engines_are_kept_where_asked(tmp_path) -> None:
+    bundle = write_colour_bundle(tmp_path / "bundle", ColourNet()).root
+    Tracker(bundle, "openvino-cpu", cache_dir=tmp_path / "engines")
+    folders = sorted(path.name for path in (tmp_path / "engines").iterdir())
+    assert len(folders) == 2  # the graphs of a frame and of the templates
+    assert all("openvino" in name for name in folders)

@@ -211,6 +211,7 @@ def test_absent_targets_are_not_to_be_seen() -> None:
 def test_a_window_clips_the_box_to_what_it_shows() -> None:
     window = Window(10, 20, 40, 50)
     assert window.to_units(np.asarray([0.0, 30.0, 20.0, 10.0])).tolist() == pytest.approx([0.125, 0.3, 0.25, 0.2])
+    assert window.to_units(np.asarray([60.0, 30.0, 20.0, 10.0]))[2] == 0
 
 
 def run(recipe: Recipe, out: Path, every: int = 2) -> list[dict[str, float]]:

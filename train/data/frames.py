@@ -32,9 +32,11 @@ class Window(NamedTuple):
         return image[self.y : self.y + self.height, self.x : self.x + self.width]
 
     def to_units(self, box: Box) -> Box:
-        """(x, y, w, h) in pixels of the frame -> cx, cy, w, h in units of the window, of what is inside it."""
+        """(x, y, w, h) in pixels of the frame -> cx, cy, w, h in units of the window, of what is inside it: no width or
+        no height where nothing is."""
         origin, size = np.asarray([self.x, self.y]), np.asarray([self.width, self.height])
         low, high = np.maximum(box[:2] - origin, 0), np.minimum(box[:2] + box[2:] - origin, size)
+        high = np.maximum(low, high)
         return np.concatenate([(low + high) / 2 / size, (high - low) / size])
 
 

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, Valid
 
 from edgetrack.errors import BundleError, IntegrityError, ManifestError, SchemaVersionError, UnsafePathError
 from edgetrack_runtimes import TensorSpec
+from edgetrack_runtimes.onnx_file import external_locations
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -369,6 +370,18 @@ def _place(loc: tuple[int | str, ...]) -> str:
 
 def _inside(root: Path, relative: str, source: Path) -> Path:
     """Return ``root / relative`` when it is a plain relative POSIX path that stays in `root`, links followed."""
+    _check_plain(relative, str(source))
+    full = root / relative
+    try:
+        resolved = full.resolve()
+    except (OSError, RuntimeError) as error:  # a loop of symbolic links
+        raise UnsafePathError(f"{source}: the path {relative!r} cannot be resolved: {error}") from None
+    if not resolved.is_relative_to(root.resolve()):
+        raise UnsafePathError(f"{source}: {relative!r} leads out of the bundle, to {resolved}")
+    return full
+
+
+def _check_plain(relative: str, where: str) -> None:
     path = PurePosixPath(relative)
     if (
         str(path) != relative
@@ -380,16 +393,8 @@ def _inside(root: Path, relative: str, source: Path) -> Path:
         or PureWindowsPath(relative).drive
     ):
         raise UnsafePathError(
-            f"{source}: the path {relative!r} is not allowed; expected a plain relative path inside the bundle"
+            f"{where}: the path {relative!r} is not allowed; expected a plain relative path inside the bundle"
         )
-    full = root / relative
-    try:
-        resolved = full.resolve()
-    except (OSError, RuntimeError) as error:  # a loop of symbolic links
-        raise UnsafePathError(f"{source}: the path {relative!r} cannot be resolved: {error}") from None
-    if not resolved.is_relative_to(root.resolve()):
-        raise UnsafePathError(f"{source}: {relative!r} leads out of the bundle, to {resolved}")
-    return full
 
 
 def _unpack(source: Path) -> Bundle:
@@ -440,7 +445,7 @@ def _check_members(archive: zipfile.ZipFile, manifest: Manifest, source: Path) -
 
 
 def _check(root: Path, manifest: Manifest, source: Path) -> None:
-    """Check paths, then sizes and hashes, then that the graphs fit together."""
+    """Check paths, then sizes and hashes, then where the weights lie, then that the graphs fit together."""
     graphs = [graph for variant in manifest.variants.values() for graph in variant.graphs.values()]
     for name in (*manifest.files, *(graph.file for graph in graphs)):
         _inside(root, name, source)
@@ -461,6 +466,8 @@ def _check(root: Path, manifest: Manifest, source: Path) -> None:
             raise IntegrityError(
                 f"{source}: {name!r} has sha256 {digest}, the manifest says {entry.sha256}; fetch the bundle again"
             )
+    for graph in graphs:
+        _check_weights(root, graph.file, manifest, source)
     for name, variant in manifest.variants.items():
         where = f"{source}: variant {name!r}"
         if manifest.kind == "vtt":
@@ -472,6 +479,18 @@ def _check(root: Path, manifest: Manifest, source: Path) -> None:
             f"{source}: online.update_interval is {manifest.online.update_interval} but the model has one template, "
             "which is never replaced; expected null"
         )
+
+
+def _check_weights(root: Path, file: str, manifest: Manifest, source: Path) -> None:
+    """Check that the files which the graph `file` takes weights from are the bundle's: a runtime opens any of them."""
+    for location in sorted(external_locations(root / file)):
+        _check_plain(location, f"{source}: weights of {file!r}")
+        name = (PurePosixPath(file).parent / location).as_posix()
+        if name not in manifest.files:
+            raise IntegrityError(
+                f"{source}: {file!r} takes weights from {name!r}, which the manifest does not list, so that no hash "
+                f"vouches for it (listed: {_listing(manifest.files)}); fetch the bundle again"
+            )
 
 
 _CROSS = ("cross_keys", "cross_values")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import os
 import struct
@@ -10,6 +11,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 from synthetic_bundle import ColourNet, manifest_of, write_colour_bundle, write_graphs
 
@@ -253,6 +255,72 @@ def test_a_graph_without_a_hash(damaged) -> None:
 
 
 # Graphs that do not fit together
+
+
+def take_weights_from(root: Path, location: str) -> Path:
+    """Make the bundle's track graph take one tensor from `location`, with a hash that is right; returns the graph."""
+    path = root / "track.onnx"
+    model = onnx.load(path)
+    tensor = onnx.TensorProto(name="extra", dims=[1], data_type=1, data_location=onnx.TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value=location)
+    model.graph.initializer.append(tensor)
+    path.write_bytes(model.SerializeToString())
+    entry = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size}
+    edit(root, lambda m: m["files"].update({"track.onnx": entry}))
+    return path
+
+
+def test_weights_that_are_listed_are_fine(damaged) -> None:
+    (damaged / "weights").mkdir()
+    (damaged / "weights" / "w.bin").write_bytes(bytes(4))
+    manifest = read_bundle(damaged).manifest
+    take_weights_from(damaged, "weights/w.bin")
+    write_bundle(damaged, manifest)
+    assert "weights/w.bin" in read_bundle(damaged).manifest.files
+
+
+def test_altered_weights(damaged) -> None:
+    test_weights_that_are_listed_are_fine(damaged)
+    (damaged / "weights" / "w.bin").write_bytes(b"evil")
+    with pytest.raises(IntegrityError, match=r"weights/w\.bin' has sha256"):
+        read_bundle(damaged)
+
+
+def test_weights_without_a_hash(damaged) -> None:
+    (damaged / "w.bin").write_bytes(bytes(4))
+    take_weights_from(damaged, "w.bin")
+    with pytest.raises(IntegrityError, match=r"'track\.onnx' takes weights from 'w\.bin', which the manifest does not"):
+        read_bundle(damaged)
+
+
+def test_weights_lie_relative_to_their_graph(damaged) -> None:
+    """A file of that name elsewhere in the bundle has a hash, but the runtime opens the one beside the graph."""
+    (damaged / "w.bin").write_bytes(bytes(4))
+    manifest = read_bundle(damaged).manifest
+    take_weights_from(damaged, "w.bin")
+    write_bundle(damaged, manifest)
+    (damaged / "fp32").mkdir()
+    (damaged / "track.onnx").rename(damaged / "fp32" / "track.onnx")
+    edit(damaged, lambda m: m["variants"]["fp32"]["graphs"]["track"].update(file="fp32/track.onnx"))
+    edit(damaged, lambda m: m["files"].update({"fp32/track.onnx": m["files"].pop("track.onnx")}))
+    with pytest.raises(IntegrityError, match=r"takes weights from 'fp32/w\.bin'"):
+        read_bundle(damaged)
+
+
+@pytest.mark.parametrize("location", ["../outside.bin", "a/../../outside.bin", "/etc/hostname", "C:w.bin", "..\\w", ""])
+def test_weights_may_not_lie_outside(damaged, location) -> None:
+    (damaged.parent / "outside.bin").write_bytes(bytes(4))
+    take_weights_from(damaged, location)
+    with pytest.raises(UnsafePathError, match=r"weights of 'track\.onnx'") as caught:
+        read_bundle(damaged)
+    assert repr(location) in str(caught.value)
+
+
+def test_a_graph_that_is_none_is_left_to_the_runtime(damaged) -> None:
+    manifest = read_bundle(damaged).manifest
+    (damaged / "track.onnx").write_bytes(b"not a graph")
+    write_bundle(damaged, manifest)
+    assert read_bundle(damaged).manifest.name == "colour"
 
 
 def test_a_missing_graph(damaged) -> None:

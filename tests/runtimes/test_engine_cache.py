@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx.external_data_helper import set_external_data
 from small_graphs import LINEAR, node, save_graph, with_sidecar
 
 from edgetrack_runtimes.cache import engine_folder, graph_hash
@@ -60,7 +63,10 @@ def test_graphs_differ_by_their_external_weights(tmp_path: Path) -> None:
         assert first != second
 
 
-def test_external_weights_that_are_not_there_are_left_to_the_runtime(tmp_path: Path) -> None:
+@pytest.mark.parametrize("location", ["gone.bin", "long" * 100 + ".bin", "."])
+def test_external_weights_that_are_not_there_are_left_to_the_runtime(tmp_path: Path, location: str) -> None:
+    model = onnx.load(LINEAR.save(tmp_path))
+    set_external_data(model.graph.initializer[0], location)
     path = tmp_path / "g.onnx"
-    path.write_bytes(b"\x0a\x08location\x12\x05a.bin\x0a\x08location\x12\xff\xff\xff\xff\x0f\x0a\x08location\x12")
-    assert len(graph_hash(path)) == 64
+    path.write_bytes(model.SerializeToString())
+    assert graph_hash(path) == hashlib.sha256(path.read_bytes()).hexdigest()

@@ -177,9 +177,11 @@ _VTT_NANO = Recipe(
     lr=5e-4,
     decay=8000,
     assignment=Assignment(score=0.2, every_layer=True),
+    dense=5.0,
     absent=1.0,
 )
-"""The edge preset, from scratch: absent targets, and losses after every layer and on every token."""
+"""The edge preset, from scratch: absent targets, and losses after every layer and on every token. What the tokens learn
+the queries can use: with the tokens' loss at weight 5 instead of 1 the boxes' loss, too, falls faster."""
 
 _ALL_FOUR = {"lasot": 1.0, "got10k": 1.0, "coco": 1.0, "trackingnet": 1.0}
 _PAPER_PRESETS = tuple(name for name in seqtrack.PRESETS if name != "seqtrack-nano")

@@ -4,6 +4,7 @@
     ├── FrameError               a frame of the wrong type, dtype or shape (also a ValueError)
     ├── BoxError                 a box that is not finite, empty or outside the frame (also a ValueError)
     ├── OptionError              an option outside its range, or one the model cannot do (also a ValueError)
+    │   └── OutputError          a result that cannot be written, or not whole (also a ValueError)
     ├── NotInitialisedError      update() before init()
     ├── SourceError              a video, folder or camera that cannot be read
     ├── MissingDependencyError   an optional package that is needed now (also an ImportError)
@@ -47,6 +48,7 @@ __all__ = [
     "MissingDependencyError",
     "NotInitialisedError",
     "OptionError",
+    "OutputError",
     "PlacementError",
     "SchemaVersionError",
     "SessionClosedError",
@@ -66,6 +68,10 @@ class BoxError(EdgeTrackError, ValueError):
 
 class OptionError(EdgeTrackError, ValueError):
     """An option outside its range, or one that the model cannot do."""
+
+
+class OutputError(OptionError):
+    """A result that cannot be written where it was asked for, or of which a part is missing there."""
 
 
 class NotInitialisedError(EdgeTrackError):

@@ -251,6 +251,7 @@ def test_every_error_has_a_documented_code() -> None:
             "EdgeTrackError": 1,
             "NotInitialisedError": 1,  # a bug of the command's, not of its user's
             "OptionError": 2,
+            "OutputError": 2,
             "SourceError": 3,
             "MissingDependencyError": 5,
             "BoxError": 6,

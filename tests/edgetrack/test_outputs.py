@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
-from edgetrack.errors import OptionError
+from edgetrack.errors import OutputError
 from edgetrack.outputs import JsonLines, VideoFile
 from edgetrack.sources import open_source
 
@@ -45,28 +49,78 @@ def test_video_is_whole_after_an_error(tmp_path: Path) -> None:
 
 
 def test_unwritable_videos_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="there is no folder"):
+    with pytest.raises(OutputError, match="there is no folder"):
         VideoFile(tmp_path / "none" / "out.mp4", 30, (64, 48))
-    with pytest.raises(OptionError, match=r"out\.txt: OpenCV cannot write this video \(64x48, codec mp4v\)"):
+    with pytest.raises(OutputError, match=r"out\.txt: OpenCV cannot write this video \(64x48, codec mp4v\)"):
         VideoFile(tmp_path / "out.txt", 30, (64, 48))
 
 
-def test_odd_sizes_can_be_written(tmp_path: Path) -> None:
+def test_odd_sizes_lose_their_last_row_and_column(tmp_path: Path) -> None:
     with VideoFile(tmp_path / "out.mp4", 30, (65, 49)) as video:
         video.write(np.full((49, 65, 3), 128, np.uint8))
-    frame = cv2.VideoCapture(str(tmp_path / "out.mp4")).read()[1]
-    assert frame is not None
+    assert [f.shape for f in open_source(tmp_path / "out.mp4")] == [(48, 64, 3)]
 
 
-def test_json_lines_are_on_disk_before_close_and_refuse_nan(tmp_path: Path) -> None:
+@contextmanager
+def files_limited_to(size: int) -> Iterator[None]:
+    """A disk that is full once a file has `size` bytes."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def noise(index: int) -> np.ndarray:
+    return np.random.default_rng(index).integers(0, 256, (96, 128, 3), np.uint8)
+
+
+@pytest.mark.parametrize("size", [0, 1000, 150_000])
+@pytest.mark.parametrize("name", ["out.mp4", "out.avi", "out.mkv", "out.mov"])
+def test_a_video_on_a_full_disk_is_an_error(tmp_path: Path, name: str, size: int) -> None:
+    video = VideoFile(tmp_path / name, 30, (128, 96))
+    with files_limited_to(size):
+        for index in range(40):
+            video.write(noise(index))
+        with pytest.raises(OutputError, match=rf"{name}: does not hold the 40 frames written to it"):
+            video.close()
+    video.close()
+
+
+@pytest.mark.parametrize("fps", [1.0, 23.976, 29.97, 59.94])
+@pytest.mark.parametrize("name", ["out.mp4", "out.avi", "out.mkv", "out.mov"])
+def test_a_whole_video_passes_at_any_rate(tmp_path: Path, name: str, fps: float) -> None:
+    for count in (1, 2, 37):
+        with VideoFile(tmp_path / name, fps, (128, 96)) as video:
+            for index in range(count):
+                video.write(noise(index))
+
+
+def test_a_video_without_frames_is_no_error(tmp_path: Path) -> None:
+    VideoFile(tmp_path / "out.mp4", 30, (64, 48)).close()
+
+
+def test_a_lost_video_does_not_hide_the_error_before_it(tmp_path: Path) -> None:
+    def fail_midway() -> None:
+        with VideoFile(tmp_path / "out.mp4", 30, (64, 48)) as video:
+            video.write(np.zeros((48, 64, 3), np.uint8))
+            video._writer.release()
+            (tmp_path / "out.mp4").unlink()
+            raise RuntimeError("while tracking")
+
+    with pytest.raises(RuntimeError, match="while tracking"):
+        fail_midway()
+
+
+def test_json_lines_are_on_disk_before_close(tmp_path: Path) -> None:
     lines = JsonLines(str(tmp_path / "a.jsonl"))
     lines.write({"frame": 0, "box": [1.5, 2, 3, 4]})
     assert json.loads((tmp_path / "a.jsonl").read_text()) == {"frame": 0, "box": [1.5, 2, 3, 4]}
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        lines.write({"score": float("nan")})
     lines.close()
     lines.close()
-    with pytest.raises(OptionError, match="cannot be written"):
+    with pytest.raises(OutputError, match="cannot be written"):
         JsonLines(str(tmp_path / "none" / "a.jsonl"))
 
 
@@ -75,3 +129,53 @@ def test_json_lines_to_standard_output_leave_it_open(capsys: pytest.CaptureFixtu
         lines.write({"a": None})
     sys.stdout.write("still open\n")
     assert capsys.readouterr().out == '{"a": null}\nstill open\n'
+
+
+def test_numbers_that_are_not_finite_are_null(tmp_path: Path) -> None:
+    with JsonLines(str(tmp_path / "a.jsonl")) as lines:
+        lines.write(
+            {"score": np.float64("nan"), "ok": True, "box": (math.inf, 1.5, [-math.inf]), "more": {"n": math.nan}}
+        )
+    expected = {"score": None, "ok": True, "box": [None, 1.5, [None]], "more": {"n": None}}
+    assert json.loads((tmp_path / "a.jsonl").read_text()) == expected
+
+
+def test_json_lines_on_a_full_disk(tmp_path: Path) -> None:
+    target = tmp_path / "a.jsonl"
+    lines = JsonLines(str(target))
+    with files_limited_to(100):
+        with pytest.raises(OutputError, match=r"a\.jsonl: cannot be written: \w+"):
+            lines.write({"long": "x" * 1000})
+        with pytest.raises(OutputError, match=r"a\.jsonl: cannot be written: \w+"):
+            lines.close()  # what the failed write left behind
+    lines.close()
+
+
+WRITER = """
+import sys
+from edgetrack.errors import OutputError
+from edgetrack.outputs import JsonLines
+try:
+    with JsonLines("-") as lines:
+        while True:
+            lines.write({"long": "x" * 1000})
+except OutputError as error:
+    sys.stderr.write(str(error))
+    sys.exit(2)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
+@pytest.mark.parametrize(
+    ("redirection", "said"),
+    [
+        (">&-", "standard output is closed; expected it open, or the path of a file in place of -"),
+        ("| true", "standard output: cannot be written: Broken pipe"),
+    ],
+)
+def test_json_lines_nobody_can_read(redirection: str, said: str) -> None:
+    command = f'"$0" -c "$1" {redirection}'
+    done = subprocess.run(
+        ["/bin/sh", "-c", command, sys.executable, WRITER], capture_output=True, text=True, timeout=60
+    )
+    assert done.stderr == said  # and no traceback, nor one from Python's flush at exit

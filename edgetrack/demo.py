@@ -12,7 +12,7 @@ import numpy as np
 
 import edgetrack
 from edgetrack.drawing import annotate
-from edgetrack.errors import OptionError
+from edgetrack.errors import OptionError, OutputError
 from edgetrack.imaging import import_cv2, overlap
 from edgetrack.outputs import VideoFile
 from edgetrack.scene import CROSSING, FPS, LENGTH, OCCLUSION, Scene
@@ -73,7 +73,8 @@ def run_demo(
         advance: called after every frame, for a progress bar.
 
     Raises:
-        OptionError: `frames` is too small, or the folder cannot be written to.
+        OptionError: `frames` is too small.
+        OutputError: the folder, the video or the picture cannot be written.
         BundleError, BackendError: the model cannot be loaded.
     """
     if frames < 2:
@@ -82,7 +83,7 @@ def run_demo(
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OptionError(f"{output}: cannot be made a folder: {error.strerror}") from None
+        raise OutputError(f"{output}: cannot be made a folder: {error.strerror}") from None
     name, running = tracker.model.manifest.name, tracker.model
     moments = MOMENTS if frames > max(MOMENTS) else tuple(np.linspace(0, frames - 1, 4).round().astype(int).tolist())
     pictures: dict[int, Image] = {}
@@ -106,7 +107,8 @@ def run_demo(
                 pictures[index] = image
             advance()
     picture = output / "demo.png"
-    import_cv2().imwrite(str(picture), _sheet([pictures[m] for m in moments]))
+    if not import_cv2().imwrite(str(picture), _sheet([pictures[m] for m in moments])):
+        raise OutputError(f"{picture}: cannot be written; check that the disk has room and nothing else has this name")
     return DemoResult(
         model=name,
         backend=running.backend,

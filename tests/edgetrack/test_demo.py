@@ -13,7 +13,7 @@ import pytest
 import edgetrack
 from edgetrack import demo
 from edgetrack.demo import run_demo
-from edgetrack.errors import BundleError, OptionError
+from edgetrack.errors import BundleError, OptionError, OutputError
 from edgetrack.scene import SceneFrame
 from edgetrack.sources import open_source
 
@@ -77,8 +77,14 @@ def test_too_short_a_film_and_a_bad_folder_are_refused(colour_model: edgetrack.M
     with pytest.raises(OptionError, match="got 1 frames; expected at least 2"):
         run_demo(tmp_path, colour_model, frames=1)
     (tmp_path / "file").write_text("")
-    with pytest.raises(OptionError, match="cannot be made a folder"):
+    with pytest.raises(OutputError, match="cannot be made a folder"):
         run_demo(tmp_path / "file", colour_model, frames=2)
+
+
+def test_a_picture_that_cannot_be_written_is_an_error(colour_model: edgetrack.Model, tmp_path: Path) -> None:
+    (tmp_path / "demo.png").mkdir()
+    with pytest.raises(OutputError, match=r"demo\.png: cannot be written"):
+        run_demo(tmp_path, colour_model, frames=2)
 
 
 def test_unknown_model_leaves_no_folder(tmp_path: Path) -> None:

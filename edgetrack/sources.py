@@ -126,6 +126,8 @@ def open_source(source: str | os.PathLike[str] | int | Sequence[str | os.PathLik
     if not isinstance(source, str | os.PathLike | int):
         return _open_images(f"{len(source)} images", [Path(p) for p in source])
     text = str(source) if isinstance(source, int) else os.fspath(source)
+    if not text:
+        raise SourceError("got an empty source; expected a path, an image pattern, a camera index, a URL or a pipeline")
     if camera := re.fullmatch(r"(?:/dev/video)?(\d+)", text):
         return _open_camera(int(camera[1]))
     if " ! " in text:
@@ -145,7 +147,7 @@ def has_gstreamer() -> bool:
 def natural_key(path: Path) -> list[tuple[bool, int, str]]:
     """A sorting key under which ``2.jpg`` comes before ``10.jpg``."""
     parts = re.split(r"(\d+)", path.name)
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
 def _open_path(text: str) -> Source:

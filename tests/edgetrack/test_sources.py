@@ -64,6 +64,17 @@ def test_folder_is_read_in_natural_order_and_ignores_other_files(tmp_path: Path)
     assert numbers(source) == [0, 1, 2, 3]
 
 
+def test_digits_that_are_no_numbers_are_text() -> None:
+    names = ["²10.png", "²3.png", "a²b.png", "٣.png"]  # the last one is a three
+    ordered = [p.name for p in sorted(map(Path, names), key=natural_key)]
+    assert ordered == ["٣.png", "a²b.png", "²3.png", "²10.png"]
+
+
+def test_an_empty_source_is_named() -> None:
+    with pytest.raises(SourceError, match="got an empty source; expected a path"):
+        open_source("")
+
+
 def test_natural_order_compares_numbers_by_value() -> None:
     names = ["b1", "a10", "a9", "a10x", "a", "10", "9"]
     ordered = sorted((Path(n) for n in names), key=natural_key)

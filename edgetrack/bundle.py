@@ -256,18 +256,17 @@ def find_model(model: str | os.PathLike[str]) -> Path:
     A shipped name wins over a file of that name in the current directory; write ``./name`` for the file.
 
     Raises:
-        BundleError: there is no such model; the message lists the shipped names.
+        BundleError: there is no such model, or it is no name at all; the message lists the shipped names.
     """
     shipped = shipped_models()
+    expected = f"expected a shipped one ({_listing(shipped)}), or the path of a directory or .zip"
+    if not isinstance(model, str | os.PathLike) or not os.fspath(model):
+        raise BundleError(f"got the model {model!r}; {expected}")
     if model in shipped:
         return _SHIPPED / str(model)
-    path = Path(model)
-    if not path.exists():
-        names = ", ".join(shipped) or "none"
-        raise BundleError(
-            f"no model {os.fspath(model)!r}: expected a shipped one ({names}), or the path of a directory or .zip"
-        )
-    return path
+    if not os.path.exists(model):  # False too for what cannot be a path: one too long, or with a NUL
+        raise BundleError(f"no model {os.fspath(model)!r}: {expected}")
+    return Path(model)
 
 
 def read_bundle(path: str | os.PathLike[str]) -> Bundle:

@@ -555,6 +555,18 @@ def test_an_unknown_name_lists_the_shipped_ones(colour_bundle, monkeypatch) -> N
         find_model("color")
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000, "a\0b"])
+def test_a_name_that_cannot_be_a_path(name) -> None:
+    with pytest.raises(BundleError, match=r"no model .*: expected a shipped one"):
+        find_model(name)
+
+
+@pytest.mark.parametrize("model", [None, "", 3])
+def test_what_is_no_name(model) -> None:
+    with pytest.raises(BundleError, match=f"got the model {model!r}; expected a shipped one"):
+        find_model(model)
+
+
 def test_shipped_models_are_sound() -> None:
     for name in shipped_models():
         assert read_bundle(find_model(name)).manifest.name == name

@@ -107,11 +107,16 @@ class Crop(NamedTuple):
     scale: float
 
 
+_LARGEST_PADDED = 4
+"""Sides of a crop that a square may have to be padded at full resolution: a larger one may take hundreds of MB."""
+
+
 def crop_square(frame: NDArray[np.uint8], box: NDArray[np.float64], factor: float, size: int) -> Crop:
     """Cut the square of side ``ceil(sqrt(w * h) * factor)`` centred on `box` and resize it to `size` x `size`.
 
     What lies outside the frame is black. The rounding of the corner and the one row and column dropped where the square
-    meets the right or bottom border follow SeqTrack's official ``sample_target``: crops agree with it bit for bit.
+    meets the right or bottom border follow SeqTrack's official ``sample_target``: crops agree with it bit for bit, and
+    within one grey level where a square that leaves the frame is more than four times as long as the crop.
 
     Args:
         frame: BGR uint8 (H, W, 3).
@@ -131,8 +136,26 @@ def crop_square(frame: NDArray[np.uint8], box: NDArray[np.float64], factor: floa
     if inside.size == 0:
         return Crop(np.zeros((size, size, 3), np.uint8), size / side)
     if pad_left or pad_top or pad_right or pad_bottom:
+        if side > _LARGEST_PADDED * size:
+            return Crop(_resize_padded(inside, pad_left, pad_top, side, size), size / side)
         inside = cv2.copyMakeBorder(inside, pad_top, pad_bottom, pad_left, pad_right, cv2.BORDER_CONSTANT, value=0)
     return Crop(cv2.resize(inside, (size, size), interpolation=cv2.INTER_LINEAR), size / side)
+
+
+def _resize_padded(inside: NDArray[np.uint8], left: int, top: int, side: int, size: int) -> NDArray[np.uint8]:
+    """Resize bilinearly to `size` the black square of `side` pixels with `inside` at (left, top), without making it."""
+    at = np.clip((np.arange(size) + 0.5) * side / size - 0.5, 0, side - 1)
+    low = np.floor(at).astype(np.intp)
+    part = (at - low).astype(np.float32)
+    out = np.zeros((size, size, 3), np.float32)
+    # The four pixels around each sample, weighted; those in the black add nothing.
+    for rows, row_weights in ((low, 1 - part), (low + 1, part)):
+        for columns, column_weights in ((low, 1 - part), (low + 1, part)):
+            y = np.flatnonzero((rows >= top) & (rows < top + inside.shape[0]))
+            x = np.flatnonzero((columns >= left) & (columns < left + inside.shape[1]))
+            weights = row_weights[y, None, None] * column_weights[None, x, None]
+            out[np.ix_(y, x)] += weights * inside[np.ix_(rows[y] - top, columns[x] - left)]
+    return np.rint(out).astype(np.uint8)
 
 
 def normalise(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -73,6 +74,32 @@ def test_crop_resizes_bilinearly(box: np.ndarray, factor: float, size: int) -> N
     assert crop.image.shape == (size, size, 3)
     # OpenCV interpolates in fixed point: at most one grey level off.
     assert np.abs(crop.image - slow_resize(square.astype(float), size)).max() <= 1.01
+
+
+@settings(max_examples=60, deadline=None)
+@given(boxes, st.floats(2, 6), st.integers(1, 16))
+def test_crops_of_far_larger_squares_are_the_same(box: np.ndarray, factor: float, size: int) -> None:
+    square = slow_square(FRAME, box, factor)
+    size = max(1, min(size, (len(square) - 1) // 4))
+    crop = crop_square(FRAME, box, factor, size)
+    assert crop.scale == size / len(square)
+    assert np.abs(crop.image - slow_resize(square.astype(float), size)).max() <= 1.01
+
+
+@pytest.mark.parametrize("side", [400, 401, 402])
+def test_no_step_where_squares_get_far_larger_than_the_crop(side: int) -> None:
+    frame = np.random.default_rng(1).integers(0, 256, (300, 300, 3), np.uint8)
+    box = np.asarray([20, 10, side / 2, side / 2])
+    padded = cv2.resize(slow_square(frame, box, 2), (100, 100), interpolation=cv2.INTER_LINEAR)
+    assert np.abs(crop_square(frame, box, 2, 100).image.astype(int) - padded).max() <= (side > 400)
+
+
+def test_a_huge_square_takes_little_memory() -> None:
+    """Its padding alone would have 64 gigabytes."""
+    frame = np.full((40, 73_000, 3), 200, np.uint8)
+    crop = crop_square(frame, np.asarray([0, -36_480, 73_000, 73_000]), 2, 64)
+    assert crop.scale == 64 / 146_000
+    assert crop.image.shape == (64, 64, 3)
 
 
 @pytest.mark.parametrize(

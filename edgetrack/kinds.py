@@ -31,7 +31,7 @@ def check(options: Options) -> None:
         OptionError: an option is out of range.
     """
     decode, interval = options.decode, options.update_interval
-    if decode not in seqtrack.GRAPHS:
+    if not isinstance(decode, str) or decode not in seqtrack.GRAPHS:
         raise OptionError(f"got decode={decode!r}; expected one of {', '.join(seqtrack.GRAPHS)}")
     _check_number("window", options.window, 0.0, 1.0)
     _check_number("update_threshold", options.update_threshold, 0.0, math.inf)

@@ -55,11 +55,17 @@ class Model:
             ManifestError: the graph's inputs or outputs are not the ones in the manifest.
         """
         with self._lock:
-            if self._closed:
-                raise SessionClosedError(f"the model {self.manifest.name!r} was closed; load it again")
+            self.check_open()
             if graph not in self._sessions:
                 self._sessions[graph] = self._open(graph)
             return self._sessions[graph]
+
+    def check_open(self) -> None:
+        """Raise `SessionClosedError` when the model was closed."""
+        if self._closed:
+            raise SessionClosedError(
+                f"the model {self.manifest.name!r} was closed; load it again with edgetrack.load()"
+            )
 
     def _open(self, graph: str) -> Session:
         from edgetrack.bundle import check_specs
@@ -136,8 +142,12 @@ def load_graphs(
         raise OptionError(
             f"got threads={threads!r}; expected a whole number of at least 1, or None for the runtime's choice"
         )
+    for option, name in (("backend", backend), ("precision", precision)):
+        if not isinstance(name, str):
+            raise OptionError(f"got {option}={name!r}; expected a name, such as 'auto'")
     cache = None if cache_dir is None else Path(cache_dir)
     if isinstance(model, Model):
+        model.check_open()
         asked = {
             "backend": (backend, "auto", model.backend),
             "precision": (precision, "auto", model.precision),

@@ -195,7 +195,7 @@ class EngineSession:
     def _open_engine(self) -> Engine:
         engine = self._engine
         if engine is None:
-            raise SessionClosedError(f"{self._label}: the session is closed; open another with open_session()")
+            raise SessionClosedError(f"{self._label} is closed; load the model, or open the session, again")
         return engine
 
     def _value(self, spec: TensorSpec, value: Array | DeviceTensor) -> Any:

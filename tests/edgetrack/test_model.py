@@ -321,6 +321,24 @@ def test_closing(colour_bundle) -> None:
         session.run({"templates": np.zeros((2, 3, 32, 32), np.float32)})
 
 
+def test_a_closed_model_is_loaded_again_not_used(colour_bundle, scene) -> None:
+    frames, truth = scene
+    model = load(colour_bundle.root, "onnxruntime-cpu")
+    tracker = Tracker(model)
+    tracker.init(frames[0], truth[0])
+    model.close()
+    with pytest.raises(SessionClosedError, match="load the model"):
+        tracker.update(frames[1])
+    with pytest.raises(SessionClosedError, match="load it again"):
+        load(model)
+
+
+@pytest.mark.parametrize("options", [{"backend": None}, {"precision": 8}])
+def test_names_that_are_none(colour_bundle, options) -> None:
+    with pytest.raises(OptionError, match="expected a name"):
+        load(colour_bundle.root, **options)
+
+
 def test_an_archive_stays_unpacked_while_its_model_lives(colour_bundle, tmp_path) -> None:
     model = load(pack(colour_bundle.root, tmp_path / "colour.zip"), CPU, threads=1)
     Tracker(model, decode="cached")  # opens graphs that load() did not

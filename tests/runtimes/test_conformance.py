@@ -358,7 +358,7 @@ def test_a_closed_session_runs_no_more(opened: Callable, rng: np.random.Generato
     outputs = session.run(feeds)
     session.close()
     session.close()
-    with pytest.raises(SessionClosedError, match=r"linear\.onnx on .* is closed; open another"):
+    with pytest.raises(SessionClosedError, match=r"linear\.onnx on .* is closed; load the model"):
         session.run(feeds)
     with pytest.raises(SessionClosedError, match="is closed"):
         session.upload("x", feeds["x"])

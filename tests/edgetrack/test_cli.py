@@ -127,7 +127,9 @@ def test_output_video_has_every_frame_and_the_source_s_rate(track: Run, clip: Pa
     assert len(records((tmp_path / "out.jsonl").read_text())) == 26
 
 
-def test_online_options_reach_the_tracker(track: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_online_options_reach_the_tracker(
+    track: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     seen: dict[str, Any] = {}
     real = edgetrack.Tracker
 
@@ -137,7 +139,8 @@ def test_online_options_reach_the_tracker(track: Run, folder: Path, monkeypatch:
 
     monkeypatch.setattr(edgetrack, "Tracker", spy)
     options = ("--decode", "cached", "--window", 0.25, "--update-interval", 3, "--update-threshold", 0.1)
-    assert track(folder, *options, "--precision", "fp32").exit_code == 0
+    result = track(folder, *options, "--precision", "fp32", "--cache-dir", tmp_path / "engines")
+    assert result.exit_code == 0
     assert seen == {
         "precision": "fp32",
         "threads": 1,
@@ -145,6 +148,7 @@ def test_online_options_reach_the_tracker(track: Run, folder: Path, monkeypatch:
         "window": 0.25,
         "update_interval": 3,
         "update_threshold": 0.1,
+        "cache_dir": tmp_path / "engines",
         "redetect": None,
     }
 

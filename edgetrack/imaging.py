@@ -107,8 +107,9 @@ class Crop(NamedTuple):
     scale: float
 
 
-_LARGEST_PADDED = 4
-"""Sides of a crop that a square may have to be padded at full resolution: a larger one may take hundreds of MB."""
+_LARGEST_PADDED = 2048
+"""Side of a square, in pixels, up to which it is padded at full resolution, as the official code does: a larger one may
+take hundreds of MB."""
 
 
 def crop_square(frame: NDArray[np.uint8], box: NDArray[np.float64], factor: float, size: int) -> Crop:
@@ -136,7 +137,7 @@ def crop_square(frame: NDArray[np.uint8], box: NDArray[np.float64], factor: floa
     if inside.size == 0:
         return Crop(np.zeros((size, size, 3), np.uint8), size / side)
     if pad_left or pad_top or pad_right or pad_bottom:
-        if side > _LARGEST_PADDED * size:
+        if side > _LARGEST_PADDED:
             return Crop(_resize_padded(inside, pad_left, pad_top, side, size), size / side)
         inside = cv2.copyMakeBorder(inside, pad_top, pad_bottom, pad_left, pad_right, cv2.BORDER_CONSTANT, value=0)
     return Crop(cv2.resize(inside, (size, size), interpolation=cv2.INTER_LINEAR), size / side)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgetrack import imaging
 from edgetrack.errors import BoxError, FrameError
 from edgetrack.imaging import (
     box_to_crop,
@@ -80,14 +81,16 @@ def test_crop_resizes_bilinearly(box: np.ndarray, factor: float, size: int) -> N
 @given(boxes, st.floats(2, 6), st.integers(1, 16))
 def test_crops_of_far_larger_squares_are_the_same(box: np.ndarray, factor: float, size: int) -> None:
     square = slow_square(FRAME, box, factor)
-    size = max(1, min(size, (len(square) - 1) // 4))
-    crop = crop_square(FRAME, box, factor, size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(imaging, "_LARGEST_PADDED", 0)
+        crop = crop_square(FRAME, box, factor, size)
     assert crop.scale == size / len(square)
     assert np.abs(crop.image - slow_resize(square.astype(float), size)).max() <= 1.01
 
 
 @pytest.mark.parametrize("side", [400, 401, 402])
-def test_no_step_where_squares_get_far_larger_than_the_crop(side: int) -> None:
+def test_no_step_where_squares_are_no_longer_padded(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imaging, "_LARGEST_PADDED", 400)
     frame = np.random.default_rng(1).integers(0, 256, (300, 300, 3), np.uint8)
     box = np.asarray([20, 10, side / 2, side / 2])
     padded = cv2.resize(slow_square(frame, box, 2), (100, 100), interpolation=cv2.INTER_LINEAR)

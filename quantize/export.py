@@ -43,7 +43,7 @@ TOLERANCE = 1e-3
 INT8_TOLERANCE = 0.2
 """The same for INT8 graphs and the fake-quant model. A difference in the last bit makes a value round the other way
 now and then, and 25 layers of that add up to a few percent where the scales are coarse: 4% in seqtrack-nano, 12% in a
-small model with random weights. A graph that is wrong is off by its largest value."""
+small model with random weights, for which the bound was doubled without the cause being proven."""
 GRAPHS = ("template", "encode", "decode_step", "track")
 _SHARED_BYTES = 1024
 _ALIGNMENT = 64

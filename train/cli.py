@@ -1,4 +1,4 @@
-"""``python -m train``: fit a recipe, calibrate its score, import official weights, list presets."""
+"""``python -m train``: fit a recipe, calibrate its score, import weights from elsewhere, list presets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from train.data.pairs import PairDataset
+    from train.models.registry import Config, Model
     from train.models.seqtrack import SeqTrack, SeqTrackConfig
     from train.recipes import Recipe
 
@@ -88,57 +91,85 @@ def _opened(name: str, settings: list[str] | None, data: list[str] | None) -> tu
 
 
 @app.command("import")
-def import_official(
-    file: Annotated[Path, typer.Argument(help="An official SeqTrack checkpoint, or a ResNet's or DETR's (.pth).")],
+def import_weights(
+    file: Annotated[Path, typer.Argument(help="A checkpoint of SeqTrack's, MAE's, DETR's or torchvision's (.pth).")],
     out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
     preset: Annotated[
-        str | None, typer.Option("--as", help="The preset it must be, such as seqtrack-b256; a vtt- for a ResNet.")
+        str | None,
+        typer.Option("--as", help="The preset it must be, or is to begin: a seqtrack- for a MAE, a vtt- for a ResNet."),
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="What SeqTrack's tensors do not tell: encoder_heads, decoder_heads, memory, ..."),
+        typer.Option(
+            "--set",
+            help="KEY=VALUE that the file's tensors do not tell: of SeqTrack's encoder_heads, decoder_heads, "
+            "memory and templates; of MAE's anything of the model. Repeatable.",
+        ),
     ] = None,
 ) -> None:
-    """Convert official weights; nothing in the file is run. A ResNet becomes a VTT to begin training from."""
-    from train.checkpoints import OfficialWeightsError, read_resnet, save_model, vtt_from_resnet
+    """Convert weights from elsewhere; nothing in the file is run.
+
+    An official SeqTrack is complete; a MAE becomes a SeqTrack, and a ResNet a VTT, to begin training from.
+    """
+    from train.checkpoints import OfficialWeightsError, is_mae, read_state, save_model
     from train.models.registry import PRESETS
-    from train.models.seqtrack import SeqTrackConfig
     from train.models.vtt import VTTConfig
 
     if preset is not None and preset not in PRESETS:
         raise typer.BadParameter(f"{preset!r} is not a preset; expected one of {', '.join(PRESETS)}")
-    config = PRESETS[preset] if preset else SeqTrackConfig()
+    config = PRESETS[preset] if preset else None
     try:
-        if isinstance(config, VTTConfig):
-            if settings:
-                raise ValueError("got --set with a ResNet's weights; expected none, they fill the backbone alone")
-            save_model(out, vtt_from_resnet(read_resnet(file), config), source=f"backbone of {file.name}, else random")
+        state = read_state(file)
+        if isinstance(config, VTTConfig) or is_mae(state):
+            model, source = _begun(state, config, settings or []), f"backbone of {file.name}, else random"
         else:
-            model = _official_seqtrack(file, config, settings or [], preset)
-            save_model(out, model, source=f"official SeqTrack weights, {file.name}")
-    except (OfficialWeightsError, ValueError) as error:
+            model, source = _official_seqtrack(state, preset, settings or []), f"official SeqTrack weights, {file.name}"
+    except (OfficialWeightsError, TypeError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
+    save_model(out, model, source=source)
     typer.echo(out)
 
 
-def _official_seqtrack(file: Path, config: SeqTrackConfig, settings: list[str], preset: str | None) -> SeqTrack:
-    """The official SeqTrack in a file; sizes are read off its tensors, and must be the preset's where one is named."""
-    from train.checkpoints import read_official, seqtrack_from_official
+def _begun(state: dict[str, Tensor], config: Config | None, settings: list[str]) -> Model:
+    """A model to begin training from: the backbone from a file, the rest as random as it is each time."""
+    import torch
+
+    from train.checkpoints import seqtrack_from_mae, vtt_from_resnet
+    from train.models.seqtrack import SeqTrackConfig
+    from train.models.vtt import VTTConfig
     from train.settings import with_settings
 
+    if config is None:
+        raise ValueError("a MAE's encoder alone does not say what tracker it begins; add --as, such as seqtrack-b256")
+    torch.manual_seed(0)
+    if isinstance(config, VTTConfig):
+        if settings:
+            raise ValueError("got --set with a ResNet's weights; expected none, they fill the backbone alone")
+        return vtt_from_resnet(state, config)
+    return seqtrack_from_mae(state, SeqTrackConfig.from_dict(with_settings(config.to_dict(), settings)))
+
+
+def _official_seqtrack(state: dict[str, Tensor], preset: str | None, settings: list[str]) -> SeqTrack:
+    """The official SeqTrack of a file; sizes are read off its tensors, and must be the preset's where one is named."""
+    from train.checkpoints import seqtrack_from_official
+    from train.models.registry import PRESETS
+    from train.models.seqtrack import SeqTrackConfig
+    from train.settings import with_settings
+
+    config = PRESETS[preset] if preset else SeqTrackConfig()
     told = {key: getattr(config, key) for key in ("encoder_heads", "decoder_heads", "memory", "templates")}
-    model = seqtrack_from_official(read_official(file), **with_settings(told, settings))
+    model = seqtrack_from_official(state, **with_settings(told, settings))
     said = {setting.partition("=")[0] for setting in settings}
     if preset is None and not {"encoder_heads", "decoder_heads"} <= said:
         dims = (model.config.encoder_dim, model.config.encoder_depth, model.config.decoder_dim)
         known = [name for name, c in _seqtrack_presets() if (c.encoder_dim, c.encoder_depth, c.decoder_dim) == dims]
         hint = f"--as {known[0]}" if known else "--set encoder_heads=N --set decoder_heads=N"
-        raise ValueError(f"{file}: tensors do not tell the number of attention heads; add {hint}")
+        raise ValueError(f"tensors do not tell the number of attention heads; add {hint}")
     found, expected = model.config.to_dict(), config.to_dict()
     wrong = [f"{key} is {found[key]}, expected {expected[key]}" for key in expected if found[key] != expected[key]]
     if preset is not None and wrong:
-        raise ValueError(f"{file} is not {preset}: {'; '.join(wrong)}")
+        raise ValueError(f"these weights are not {preset}: {'; '.join(wrong)}")
     return model
 
 

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from shared import shared
 from typer.testing import CliRunner
 
-from train.checkpoints import OfficialWeightsError, load_model, read_official, seqtrack_from_official
+from train.checkpoints import OfficialWeightsError, load_model, read_state, seqtrack_from_official
 from train.cli import app
 from train.models.seqtrack import SeqTrack, SeqTrackConfig
 
@@ -88,7 +88,7 @@ def test_renamed_weights_give_the_same_model(model: SeqTrack) -> None:
     [
         (lambda s: s.pop("bottleneck.bias"), "missing: decoder.bottleneck.bias"),
         (lambda s: s.pop("encoder.body.pos_embed"), "lack 'encoder.body.pos_embed'"),
-        (lambda s: s.update(extra=torch.zeros(1)), "unknown: extra"),
+        (lambda s: s.update(extra=torch.zeros(1)), "unknown: net.extra"),
         (lambda s: s.update({"bottleneck.bias": torch.zeros(3)}), r"bottleneck.bias has shape \(3,\)"),
     ],
 )
@@ -141,15 +141,15 @@ def test_heads_are_never_guessed(model: SeqTrack, tmp_path: Path) -> None:
     assert not (tmp_path / "out.safetensors").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", {"net": Payload()}, {"model": {}}])
-def test_files_that_are_no_checkpoint_are_refused(content: object, tmp_path: Path, capsys: object) -> None:
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", {"net": Payload()}, {"model": {}}, {"net": 3}, [1, 2]])
+def test_files_that_are_no_checkpoint_are_refused(content: object, tmp_path: Path) -> None:
     path = tmp_path / "official.pth"
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
         torch.save(content, path)
     with pytest.raises(OfficialWeightsError):
-        read_official(path)
+        read_state(path)
 
 
 @pytest.mark.parametrize("memory", ["x", "xz", "token"])
@@ -173,7 +173,7 @@ def test_answers_are_those_of_the_plain_model(memory: str) -> None:
     torch.testing.assert_close(found, plain_seqtrack.logits(state, 2, seen, sequence), rtol=1e-4, atol=1e-4)
     hanning = torch.from_numpy(np.hanning(20)).float()
     for window, order, windowed in ((None, "xywh", ()), (hanning, "xywh", (0, 1)), (hanning, "whxy", (2, 3))):
-        ids, likelihoods = again.generate(tokens, window=window, order=order)
+        ids, likelihoods, _ = again.generate(tokens, window=window, order=order)
         expected_ids, expected_likelihoods = plain_seqtrack.generate(state, 2, seen, window, windowed)
         assert torch.equal(ids, expected_ids)
         torch.testing.assert_close(likelihoods, expected_likelihoods, rtol=1e-4, atol=1e-6)
@@ -197,6 +197,6 @@ def test_answers_are_the_official_ones(memory: str) -> None:
         ("window_xywh", hanning, "xywh"),
         ("window_whxy", hanning, "whxy"),
     ):
-        ids, likelihoods = model.generate(tokens, window=window, order=order)
+        ids, likelihoods, _ = model.generate(tokens, window=window, order=order)
         assert torch.equal(ids, tensors[f"output.{name}.tokens"])
         torch.testing.assert_close(likelihoods, tensors[f"output.{name}.confidence"], rtol=0, atol=1e-5)

@@ -1,17 +1,19 @@
-"""Weights in and out: safetensors files of our own, and official SeqTrack and ResNet weights under our names."""
+"""Weights in and out: safetensors files of our own, and those of SeqTrack, MAE, DETR and torchvision."""
 
-from train.checkpoints.backbones import read_resnet, vtt_from_resnet
+from train.checkpoints.backbones import is_mae, seqtrack_from_mae, vtt_from_resnet
 from train.checkpoints.files import CheckpointError, load_model, read_tensors, save_model, write_tensors
-from train.checkpoints.official import OfficialWeightsError, read_official, seqtrack_from_official
+from train.checkpoints.foreign import OfficialWeightsError, read_state
+from train.checkpoints.official import seqtrack_from_official
 
 __all__ = [
     "CheckpointError",
     "OfficialWeightsError",
+    "is_mae",
     "load_model",
-    "read_official",
-    "read_resnet",
+    "read_state",
     "read_tensors",
     "save_model",
+    "seqtrack_from_mae",
     "seqtrack_from_official",
     "vtt_from_resnet",
     "write_tensors",

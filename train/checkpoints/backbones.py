@@ -1,30 +1,21 @@
-"""ResNet weights from elsewhere, torchvision's or DETR's, into a VTT's backbone."""
+"""Backbones trained elsewhere: a ResNet of torchvision's or DETR's in a VTT, the ViT of a MAE in a SeqTrack."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from pathlib import Path
 
 from torch import Tensor
+from torch.nn import functional as F
 
-from train.checkpoints.official import OfficialWeightsError, read_plain
+from train.checkpoints.foreign import OfficialWeightsError, check_fit, count
+from train.models.seqtrack import SeqTrack, SeqTrackConfig
 from train.models.vtt import VTT, VTTConfig
 
 DETR = "backbone.0.body."
 """What DETR puts before torchvision's names."""
-
-
-def read_resnet(path: Path) -> dict[str, Tensor]:
-    """The state dict in a ``.pth`` of torchvision's (the tensors themselves) or of DETR's (its ``model`` entry).
-
-    Raises:
-        OfficialWeightsError: not a readable checkpoint, or one that holds more than tensors and plain values.
-    """
-    content = read_plain(path)
-    state = content.get("model", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict):
-        raise OfficialWeightsError(f"{path} holds no state dict; expected a checkpoint of torchvision's or DETR's")
-    return state
+MAE_ALONE = ("cls_token", "mask_token", "decoder_", "head.", "fc_norm.")
+"""What MAE's files hold besides the encoder: pretraining's decoder, or the classifier of a fine-tuned one."""
 
 
 def vtt_from_resnet(state_dict: Mapping[str, Tensor], config: VTTConfig) -> VTT:
@@ -43,15 +34,75 @@ def vtt_from_resnet(state_dict: Mapping[str, Tensor], config: VTTConfig) -> VTT:
         if name.startswith(DETR) == is_detr and not name.startswith("fc.") and not name.endswith("num_batches_tracked")
     }
     model = VTT(config)
-    expected = model.backbone.state_dict()
-    problems = [f"unknown: {name}" for name in given.keys() - expected.keys()]
-    problems += [f"missing: {name}" for name in expected.keys() - given.keys()]
-    problems += [
-        f"{name} has shape {tuple(given[name].shape)}, expected {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in given and given[name].shape != tensor.shape
-    ]
-    if problems:
-        raise OfficialWeightsError(f"not the weights of a {config.backbone}: " + "; ".join(sorted(problems)[:5]))
+    check_fit(given, model.backbone.state_dict(), f"the weights of a {config.backbone}")
     model.backbone.load_state_dict(given)
     return model.eval()
+
+
+def is_mae(state_dict: Mapping[str, Tensor]) -> bool:
+    """Whether these are a plain ViT's names, as in MAE's checkpoints (facebookresearch/mae)."""
+    return {"cls_token", "pos_embed", "patch_embed.proj.weight"} <= state_dict.keys()
+
+
+def seqtrack_from_mae(state_dict: Mapping[str, Tensor], config: SeqTrackConfig) -> SeqTrack:
+    """A SeqTrack with the encoder whose weights are given and all else random, in eval mode.
+
+    The class token goes with its position, and the position table (1, 1 + 14 * 14, D) is resized to the search and
+    template grids as in the official code (microsoft/VideoX, SeqTrack's vit.py, load_pretrained): bicubic, corners
+    aligned. A fine-tuned encoder has no normalisation at its end: it keeps the one training begins with, the identity.
+
+    Args:
+        state_dict: the ``model`` entry of a MAE checkpoint, pretrained or fine-tuned.
+        config: must have the encoder's patch, width, depth and MLP ratio; heads cannot be told from tensors.
+
+    Raises:
+        OfficialWeightsError: the encoder is of another size, or its tensors are not all there or of other shapes.
+    """
+    if not is_mae(state_dict):
+        raise OfficialWeightsError(
+            "these are not the names of a plain ViT; expected the 'model' entry of a MAE checkpoint"
+        )
+    given = {
+        name.replace("patch_embed.", "stem.").replace(".mlp.", "."): tensor
+        for name, tensor in state_dict.items()
+        if not name.startswith(MAE_ALONE)
+    }
+    _check_sizes(given, config)
+    model = SeqTrack(config)
+    expected = model.encoder.state_dict()
+    if any(name.startswith("fc_norm.") for name in state_dict):
+        given = {**{name: tensor for name, tensor in expected.items() if name.startswith("norm.")}, **given}
+    table = given.pop("pos_embed")
+    given["search_position"] = _resized(table, config.search_size // config.patch)
+    given["template_position"] = _resized(table, config.template_size // config.patch)
+    check_fit(given, expected, "the weights of a MAE's encoder")
+    model.encoder.load_state_dict(given)
+    return model.eval()
+
+
+def _check_sizes(given: Mapping[str, Tensor], config: SeqTrackConfig) -> None:
+    """Name what the encoder's sizes are and should be, rather than some of its hundred tensors."""
+    if config.stem_widths:
+        raise OfficialWeightsError("MAE's stem is one of plain patches; expected a model without stem_widths")
+    dim, _, patch, _ = given["stem.proj.weight"].shape
+    hidden = given.get("blocks.0.fc1.weight")
+    found = {
+        "patch": patch,
+        "encoder_dim": dim,
+        "encoder_depth": count(given, r"blocks\.(\d+)\."),
+        "mlp_ratio": config.mlp_ratio if hidden is None else hidden.shape[0] / dim,
+    }
+    if wrong := [f"{k} is {v:g}, expected {getattr(config, k):g}" for k, v in found.items() if v != getattr(config, k)]:
+        raise OfficialWeightsError(f"not a MAE's encoder of the size that this model has: {'; '.join(wrong)}")
+
+
+def _resized(table: Tensor, side: int) -> Tensor:
+    """Positions (1, 1 + n * n, D), the class token's first -> (1, side * side, D), row by row."""
+    tokens = table.shape[1] - 1
+    n = math.isqrt(tokens)
+    if n * n != tokens:
+        raise OfficialWeightsError(f"pos_embed has {tokens + 1} positions; expected a class token's and a square's")
+    grid = table[:, 1:].unflatten(1, (n, n)).movedim(-1, 1)  # (1, D, n, n)
+    if side != n:
+        grid = F.interpolate(grid, (side, side), mode="bicubic", align_corners=True)
+    return grid.flatten(2).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""Weights in and out: our safetensors files, a run's resumable state, and the official SeqTrack's names."""
+"""Our safetensors files: models with their configuration, and a run's resumable state."""
 
 from __future__ import annotations
 
@@ -41,6 +41,18 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except Exception as error:
         raise CheckpointError(f"{path} is not a safetensors file written by train: {error}") from error
+
+
+def differences(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """In words, how the names and shapes of `given` are not those of `expected`; empty where they are."""
+    problems = [f"unknown: {name}" for name in given.keys() - expected.keys()]
+    problems += [f"missing: {name}" for name in expected.keys() - given.keys()]
+    problems += [
+        f"{name} has shape {tuple(given[name].shape)}, expected {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in given and given[name].shape != tensor.shape
+    ]
+    return sorted(problems)
 
 
 def save_model(path: Path, model: Model, state: Mapping[str, Tensor] | None = None, **metadata: Any) -> None:

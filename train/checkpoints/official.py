@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-import pickle
 import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
+from train.checkpoints.foreign import OfficialWeightsError, check_fit, count
 from train.models.seqtrack import SeqTrack, SeqTrackConfig
 
 # (official pattern, our name). A pattern that packs several of our tensors names them in order, split along axis 0.
@@ -43,38 +40,6 @@ _RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 
-class OfficialWeightsError(Exception):
-    """A state dict that is not an official SeqTrack's, or that does not fit what was said of it."""
-
-
-def read_plain(path: Path) -> Any:
-    """What a PyTorch checkpoint holds, read without running anything in it.
-
-    Raises:
-        OfficialWeightsError: not a readable checkpoint, or one that holds more than tensors and plain values.
-    """
-    if not path.is_file():
-        raise OfficialWeightsError(f"{path} does not exist; expected a PyTorch checkpoint (.pth)")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, IndexError, KeyError) as error:
-        # torch's own message advises to read the file with its code run: advice not to be passed on.
-        raise OfficialWeightsError(
-            f"{path} is not a PyTorch checkpoint of tensors and plain values: it is damaged, or holds code "
-            f"({type(error).__name__})"
-        ) from error
-
-
-def read_official(path: Path) -> dict[str, Tensor]:
-    """The state dict in an official ``.pth`` (its ``net`` entry); raises as `read_plain` does."""
-    content = read_plain(path)
-    state = content.get("net") if isinstance(content, dict) else None
-    if not isinstance(state, dict):
-        keys = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise OfficialWeightsError(f"{path} has no 'net' entry; expected an official SeqTrack checkpoint, got {keys}")
-    return state
-
-
 def seqtrack_from_official(
     state_dict: Mapping[str, Tensor], *, encoder_heads: int, decoder_heads: int, memory: str = "x", templates: int = 2
 ) -> SeqTrack:
@@ -98,7 +63,7 @@ def seqtrack_from_official(
         ) from error
     except ValueError as error:
         raise OfficialWeightsError(str(error)) from error
-    converted, unknown = {}, []
+    converted = {}
     for name, tensor in state_dict.items():
         for pattern, targets in _RULES:
             match = re.fullmatch(pattern, name)
@@ -107,17 +72,8 @@ def seqtrack_from_official(
                 converted.update(zip(names, _split(name, tensor, names, config), strict=True))
                 break
         else:
-            unknown.append(name)
-    expected = model.state_dict()
-    problems = [f"unknown: {name}" for name in unknown]
-    problems += [f"missing: {name}" for name in expected.keys() - converted.keys()]
-    problems += [
-        f"{name} has shape {tuple(converted[name].shape)}, expected {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in converted and converted[name].shape != tensor.shape
-    ]
-    if problems:
-        raise OfficialWeightsError("not an official SeqTrack's weights: " + "; ".join(sorted(problems)[:5]))
+            converted[f"net.{name}"] = tensor  # no name of the model's, so that it is refused
+    check_fit(converted, model.state_dict(), "an official SeqTrack's weights")
     model.load_state_dict(converted)
     return model.eval()
 
@@ -143,17 +99,13 @@ def _config(
         templates=templates,
         patch=patch,
         encoder_dim=dim,
-        encoder_depth=_count(state, r"encoder\.body\.blocks\.(\d+)\."),
+        encoder_depth=count(state, r"encoder\.body\.blocks\.(\d+)\."),
         encoder_heads=encoder_heads,
         mlp_ratio=state["encoder.body.blocks.0.mlp.fc1.weight"].shape[0] / dim,
         memory=memory,
         decoder_dim=decoder_dim,
-        decoder_layers=_count(state, r"decoder\.body\.layers\.(\d+)\."),
+        decoder_layers=count(state, r"decoder\.body\.layers\.(\d+)\."),
         decoder_heads=decoder_heads,
         decoder_ffn=state["decoder.body.layers.0.linear1.weight"].shape[0],
         bins=vocabulary - 2,
     )
-
-
-def _count(state: Mapping[str, Tensor], pattern: str) -> int:
-    return 1 + max((int(match.group(1)) for name in state if (match := re.match(pattern, name))), default=-1)

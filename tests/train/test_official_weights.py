@@ -132,6 +132,24 @@ class Payload:
         return print, ("run",)
 
 
+class Settings:
+    """As the official trainer's: an object with a state, one of another class in it."""
+
+    def __init__(self) -> None:
+        self.meters = [Payload(), np.float64(3.0), Path("here")]
+
+
+def test_the_trainers_own_objects_are_passed_over_and_not_run(
+    model: SeqTrack, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    state = official_names(model)
+    torch.save({"epoch": 500, "net": state, "stats": {"loss": Payload()}, "settings": Settings()}, tmp_path / "o.pth")
+    found = read_state(tmp_path / "o.pth")
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[name], state[name]) for name in state)
+    assert "run" not in capfd.readouterr().out
+
+
 def test_heads_are_never_guessed(model: SeqTrack, tmp_path: Path) -> None:
     torch.save({"net": official_names(model)}, tmp_path / "official.pth")
     arguments = ["import", str(tmp_path / "official.pth"), "--out", str(tmp_path / "out.safetensors")]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,14 +26,13 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """The state dict in a ``.pth`` of SeqTrack's, MAE's, DETR's or torchvision's, by the names it has there.
 
     Raises:
-        OfficialWeightsError: not a readable checkpoint, one that holds more than tensors and plain values, or one
-            without a state dict.
+        OfficialWeightsError: not a readable checkpoint, or one without a state dict.
     """
     if not path.is_file():
         raise OfficialWeightsError(f"{path} does not exist; expected a PyTorch checkpoint (.pth)")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, IndexError, KeyError) as error:
+        content = _read(path)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, IndexError, KeyError) as error:
         # torch's own message advises to read the file with its code run: advice not to be passed on.
         raise OfficialWeightsError(
             f"{path} is not a PyTorch checkpoint of tensors and plain values: it is damaged, or holds code "
@@ -47,6 +48,31 @@ def read_state(path: Path) -> dict[str, Tensor]:
             f"('model') or of torchvision's, got {found or 'nothing'}"
         )
     return state
+
+
+class _Inert:
+    """Stands for whatever else a checkpoint holds: made of anything, it does nothing with it."""
+
+    def __new__(cls, *_: object) -> _Inert:
+        return object.__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def _read(path: Path) -> Any:
+    """What a checkpoint holds, with objects that are neither tensors nor plain values replaced by inert ones.
+
+    The official SeqTrack trainer saves its settings and meters, objects of its own classes, beside the weights.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        if not zipfile.is_zipfile(path):
+            raise
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        with torch.serialization.safe_globals([(type("Inert", (_Inert,), {}), name) for name in names]):
+            return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def check_fit(given: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -15,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from train.checkpoints.files import CheckpointError, read_tensors, save_model, write_tensors
+from train.checkpoints.files import CheckpointError, differences, read_tensors, save_model, write_tensors
 from train.data.pairs import Pair, PairDataset
 from train.distributed import Processes, processes
 from train.evaluation import picture_sheet, validate
@@ -72,7 +73,7 @@ def fit(
         recipe: what is trained and how; `batch` is the joint batch of all processes.
         train, validation: datasets; `train` must hold recipe.steps * recipe.batch examples.
         out: folder of recipe.json, log.jsonl, predictions.png, state.safetensors and model.safetensors, the last with
-            the averaged weights.
+            the averaged weights and, as training.before, the `history` of those it began from.
         start: weights to begin from, written by `save_model`; None for random ones.
         workers: data-loading processes.
         every: steps between validations and checkpoints.
@@ -80,11 +81,26 @@ def fit(
         make: the objective of the recipe.
 
     Raises:
-        CheckpointError: `out` holds a run with other settings, but for its length.
+        CheckpointError: `out` holds a run with other settings, but for its length, or `start` is no such weights.
         FloatingPointError: the loss is not finite; the batch is in `out`.
     """
     with processes() as ranks:
         Run(recipe, out, ranks, start, make).train(train, validation, workers=workers, every=every, compiled=compiled)
+
+
+def history(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What was done to get the weights of a file with these `facts`, the earliest first.
+
+    Each run by its number of steps and pairs, its hours and its recipe; weights from elsewhere by their source. Pairs
+    and hours add up.
+    """
+    if "training" not in facts:
+        return [{"source": facts["source"]}] if "source" in facts else []
+    training = facts["training"]
+    before = training.get("before", [])
+    run = {key: training[key] for key in ("step", "pairs", "hours") if key in training}
+    # seqtrack-nano's first weights name the one run before theirs without a list.
+    return [*([before] if isinstance(before, dict) else before), {**run, "recipe": facts.get("recipe")}]
 
 
 class Run:
@@ -102,8 +118,9 @@ class Run:
         torch.manual_seed(recipe.seed + ranks.rank)
         self.objective = make(recipe).to(ranks.device)
         self.evaluated = copy.deepcopy(self.objective.model)
+        self.before: list[dict[str, Any]] = []
         if start is not None:
-            self.objective.model.load_state_dict(read_tensors(start)[0])
+            self._begin_from(start)
         self.average = {name: t.detach().clone() for name, t in self.objective.model.state_dict().items()}
         self.optimiser = build(self.objective, recipe)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=recipe.precision == "fp16")
@@ -216,11 +233,19 @@ class Run:
         tensors["rng"] = torch.get_rng_state()
         if self.ranks.device.type == "cuda":
             tensors["cuda_rng"] = torch.cuda.get_rng_state()
-        facts = {"step": self.step, "seconds": self.seconds, "scaler": self.scaler.state_dict()}
+        facts = {"step": self.step, "seconds": self.seconds, "before": self.before, "scaler": self.scaler.state_dict()}
         write_tensors(self.out / STATE, tensors, facts)
         model = self.objective.model
-        facts = {"training": record, "recipe": self.recipe.to_dict(), **self.objective.facts}
+        facts = {"training": {**record, "before": self.before}, "recipe": self.recipe.to_dict(), **self.objective.facts}
         save_model(self.out / WEIGHTS, model, self.average, **facts)
+
+    def _begin_from(self, start: Path) -> None:
+        """Take weights, and what was done to get them. Raises CheckpointError where they are another model's."""
+        tensors, facts = read_tensors(start)
+        if problems := differences(tensors, self.objective.model.state_dict()):
+            raise CheckpointError(f"{start} does not fit the recipe's model: {'; '.join(problems[:5])}")
+        self.objective.model.load_state_dict(tensors)
+        self.before = history(facts)
 
     def _check_recipe(self) -> None:
         """A run goes on as it was begun; only its length may change. Raises CheckpointError."""
@@ -252,3 +277,4 @@ class Run:
             if "cuda_rng" in tensors:
                 torch.cuda.set_rng_state(tensors["cuda_rng"])
         self.step, self.seconds = facts["step"], facts["seconds"]
+        self.before = facts.get("before", self.before)  # runs begun earlier do not have it

@@ -9,87 +9,53 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_runs import SEQTRACK, VTT, run, run_killed
 
 from edgetrack.imaging import normalise
-from train.checkpoints import CheckpointError, load_model, read_tensors
-from train.data.mixture import datasets
+from train.checkpoints import CheckpointError, load_model, read_tensors, save_model
 from train.evaluation import iou
-from train.loop import fit
-from train.models.seqtrack import SeqTrackConfig
-from train.objective import normalised
+from train.objective import normalised, objective
 from train.optimiser import learning_rate
 from train.recipes import Recipe
 
-TINY = SeqTrackConfig(
-    search_size=32,
-    template_size=32,
-    templates=1,
-    encoder_dim=16,
-    encoder_depth=1,
-    encoder_heads=2,
-    decoder_dim=16,
-    decoder_heads=2,
-    decoder_ffn=16,
-    bins=20,
-    template_attention="isolated",
-)
-RECIPE = Recipe(TINY, batch=4, steps=6, warmup=2, decay=3)
 
-
-def run(recipe: Recipe, out: Path, every: int = 2) -> list[dict[str, float]]:
-    train, validation = datasets(recipe, [])
-    validation._length = 4
-    fit(recipe, train, validation, out, every=every)
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-
-
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> None:
-    whole = run(RECIPE, tmp_path / "whole")
-
-    class Killed(Exception):
-        pass
-
-    train, validation = datasets(RECIPE, [])
-    validation._length = 4
-    read = type(train).__getitem__
-
-    def killed(self: object, index: int) -> object:
-        if index >= 14:  # in the fourth step, two after the last checkpoint
-            raise Killed
-        return read(self, index)  # type: ignore[arg-type]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(train), "__getitem__", killed)
-        with pytest.raises(Killed):
-            fit(RECIPE, train, validation, tmp_path / "parts", every=2)
-    parts = run(RECIPE, tmp_path / "parts")
+@pytest.mark.parametrize("recipe", [SEQTRACK, VTT], ids=["seqtrack", "vtt"])
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(recipe: Recipe, tmp_path: Path) -> None:
+    whole = run(recipe, tmp_path / "whole")
+    run_killed(recipe, tmp_path / "parts", example=14)  # in the fourth step, two after the last checkpoint
+    parts = run(recipe, tmp_path / "parts")
+    assert [record.pop("hours") >= 0 for record in (*whole, *parts)] == [True] * 6
+    assert parts == whole
     assert [record["step"] for record in parts] == [2, 4, 6]
-    for name in ("coordinates", "absent", "edges", "iou", "sr50"):
-        assert [record[name] for record in parts] == [record[name] for record in whole]
+    assert {*objective(recipe).losses, "pairs", "iou", "sr50", "auroc"} <= parts[0].keys()
     one, other = (read_tensors(tmp_path / name / "state.safetensors")[0] for name in ("whole", "parts"))
     assert one.keys() == other.keys()
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
+    assert (tmp_path / "parts" / "predictions.png").is_file()
 
 
 def test_a_run_goes_on_as_it_was_begun_or_not_at_all(tmp_path: Path) -> None:
-    run(replace(RECIPE, steps=2), tmp_path)
+    run(replace(SEQTRACK, steps=2), tmp_path)
     with pytest.raises(CheckpointError, match=r"lr was 0.0008, now 0.1"):
-        run(replace(RECIPE, lr=0.1), tmp_path)
-    assert json.loads((tmp_path / "recipe.json").read_text())["lr"] == RECIPE.lr
-    assert [record["step"] for record in run(replace(RECIPE, steps=4), tmp_path)] == [2, 4]
+        run(replace(SEQTRACK, lr=0.1), tmp_path)
+    assert json.loads((tmp_path / "recipe.json").read_text())["lr"] == SEQTRACK.lr
+    assert [record["step"] for record in run(replace(SEQTRACK, steps=4), tmp_path)] == [2, 4]
 
 
-def test_training_lowers_the_loss(tmp_path: Path) -> None:
-    log = run(replace(RECIPE, steps=24, lr=3e-3, decay=4), tmp_path, every=8)
-    assert log[-1]["coordinates"] < log[0]["coordinates"]
+@pytest.mark.parametrize(("recipe", "loss"), [(SEQTRACK, "coordinates"), (VTT, "box")], ids=["seqtrack", "vtt"])
+def test_training_lowers_the_loss(recipe: Recipe, loss: str, tmp_path: Path) -> None:
+    log = run(replace(recipe, steps=30, lr=2e-3, decay=4), tmp_path, every=10)
+    assert log[-1][loss] < log[0][loss]
 
 
-def test_weights_are_written_with_the_configuration(tmp_path: Path) -> None:
-    run(RECIPE, tmp_path)
+@pytest.mark.parametrize("recipe", [SEQTRACK, VTT], ids=["seqtrack", "vtt"])
+def test_weights_are_written_with_the_configuration(recipe: Recipe, tmp_path: Path) -> None:
+    recipe = replace(recipe, steps=1, decay=0)
+    run(recipe, tmp_path)
     model, metadata = load_model(tmp_path / "model.safetensors")
-    assert model.config == TINY
-    assert metadata["training"]["step"] == 6
-    assert Recipe.from_dict(metadata["recipe"]) == RECIPE
+    assert model.config == recipe.model
+    assert (metadata["training"]["step"], metadata["training"]["before"]) == (1, [])
+    assert Recipe.from_dict(metadata["recipe"]) == recipe
     with pytest.raises(CheckpointError, match="no model's configuration"):
         load_model(tmp_path / "state.safetensors")
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:1000])
@@ -97,9 +63,34 @@ def test_weights_are_written_with_the_configuration(tmp_path: Path) -> None:
         load_model(tmp_path / "cut.safetensors")
 
 
+def test_weights_tell_what_was_done_before_the_last_run(tmp_path: Path) -> None:
+    save_model(tmp_path / "official.safetensors", objective(SEQTRACK).model, source="official weights")
+    first, second = replace(SEQTRACK, steps=2), replace(SEQTRACK, lr=1e-4, steps=4)
+    run(first, tmp_path / "first", start=tmp_path / "official.safetensors")
+    start = tmp_path / "first" / "model.safetensors"
+    run_killed(second, tmp_path / "second", example=10, start=start)
+    run(second, tmp_path / "second")  # what came before is in the run's own state
+    _, metadata = load_model(tmp_path / "second" / "model.safetensors")
+    source, before = metadata["training"]["before"]
+    assert source == {"source": "official weights"}
+    assert (before["step"], before["pairs"]) == (2, 8)
+    assert before["hours"] == load_model(start)[1]["training"]["hours"]
+    assert Recipe.from_dict(before["recipe"]) == first
+    assert (metadata["training"]["step"], metadata["training"]["pairs"]) == (4, 16)
+
+
+def test_weights_of_another_model_are_no_start(tmp_path: Path) -> None:
+    other = replace(SEQTRACK, model=replace(SEQTRACK.model, bins=30))
+    save_model(tmp_path / "other.safetensors", objective(other).model)
+    with pytest.raises(
+        CheckpointError, match=r"does not fit .*embedding.weight has shape \(32, 16\), expected \(22, 16\)"
+    ):
+        run(SEQTRACK, tmp_path / "run", start=tmp_path / "other.safetensors")
+
+
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_batch(tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match="not finite"):
-        run(replace(RECIPE, dense=float("inf")), tmp_path)
+        run(replace(SEQTRACK, dense=float("inf")), tmp_path)
     batch, metadata = read_tensors(tmp_path / "failed_batch_0.safetensors")
     assert batch["search"].shape == (4, 32, 32, 3)
     assert metadata["step"] == 0
@@ -111,7 +102,7 @@ def test_normalisation_is_the_devices() -> None:
 
 
 def test_learning_rate_warms_up_holds_and_decays() -> None:
-    recipe = replace(RECIPE, steps=100, warmup=10, decay=50, lr=1.0)
+    recipe = replace(SEQTRACK, steps=100, warmup=10, decay=50, lr=1.0)
     rates = [learning_rate(recipe, step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[10:50] == [1.0] * 40

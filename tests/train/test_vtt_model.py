@@ -8,24 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from small_runs import TINY_VTT
 from torch.nn import functional as F
 
 from train.models.complexity import complexity
 from train.models.vtt import PRESETS, VTT, Layer, MultiHeadAttention, VTTConfig, sine_positions
 
-TINY = VTTConfig(
-    search_width=96,
-    search_height=64,
-    template_size=32,
-    backbone="resnet-nano",
-    dim=16,
-    encoder_layers=2,
-    decoder_layers=3,
-    heads=2,
-    ffn=24,
-    queries=5,
-    dropout=0.0,
-)
+TINY = replace(TINY_VTT, encoder_layers=2, decoder_layers=3, ffn=24, queries=5)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Training of VTT: its loss against loops, search images whose boxes are where the target is, and runs."""
+"""Training of VTT: its loss against loops, search images whose boxes are where the target is, and what is frozen."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_runs import TINY_VTT as TINY
+from small_runs import VTT as RECIPE
+from small_runs import run
 from typer.testing import CliRunner
 
 from edgetrack.bundle import LogisticScore
@@ -24,35 +27,12 @@ from train.data.mixture import datasets
 from train.data.pairs import WHOLE_FRAMES, Pair, PairConfig
 from train.data.scenes import Sprites
 from train.data.sources import View
-from train.loop import fit
 from train.models.resnet import RESNETS, ResNet
 from train.models.vtt import PRESETS, VTT, VTTConfig
 from train.objective import VTTObjective, normalised, objective
 from train.optimiser import build, learning_rate
 from train.recipes import RECIPES, Assignment, Recipe, override
 
-TINY = VTTConfig(
-    search_width=96,
-    search_height=64,
-    template_size=32,
-    backbone="resnet-nano",
-    dim=16,
-    encoder_layers=1,
-    decoder_layers=2,
-    heads=2,
-    ffn=16,
-    queries=4,
-    dropout=0.0,
-)
-RECIPE = Recipe(
-    TINY,
-    pairs=PairConfig(absent=0.3, window=0.5, shrink=0.3),
-    batch=4,
-    steps=6,
-    warmup=2,
-    decay=3,
-    assignment=Assignment(score=0.1, every_layer=True),
-)
 BOXES = torch.tensor([[0.5, 0.25, 0.3, 0.2], [0.2, 0.8, 0.3, 0.5], [0.7, 0.4, 0.5, 0.3]])
 
 
@@ -214,49 +194,6 @@ def test_a_window_clips_the_box_to_what_it_shows() -> None:
     assert window.to_units(np.asarray([60.0, 30.0, 20.0, 10.0]))[2] == 0
 
 
-def run(recipe: Recipe, out: Path, every: int = 2) -> list[dict[str, float]]:
-    train, validation = datasets(recipe, [])
-    validation._length = 8
-    fit(recipe, train, validation, out, every=every)
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-
-
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> None:
-    whole = run(RECIPE, tmp_path / "whole")
-
-    class Killed(Exception):
-        pass
-
-    train, validation = datasets(RECIPE, [])
-    validation._length = 8
-    read = type(train).__getitem__
-
-    def killed(self: object, index: int) -> object:
-        if index >= 14:
-            raise Killed
-        return read(self, index)  # type: ignore[arg-type]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(train), "__getitem__", killed)
-        with pytest.raises(Killed):
-            fit(RECIPE, train, validation, tmp_path / "parts", every=2)
-    parts = run(RECIPE, tmp_path / "parts")
-    names = ("step", "box", "score", "absent", "on_target", "edges", "iou", "auroc")
-    assert [[record[name] for name in names] for record in parts] == [[r[name] for name in names] for r in whole]
-    one, other = (read_tensors(tmp_path / name / "state.safetensors")[0] for name in ("whole", "parts"))
-    assert [name for name in one if not torch.equal(one[name], other[name])] == []
-    model, metadata = load_model(tmp_path / "parts" / "model.safetensors")
-    assert isinstance(model, VTT)
-    assert model.config == TINY
-    assert Recipe.from_dict(metadata["recipe"]) == RECIPE
-    assert (tmp_path / "parts" / "predictions.png").is_file()
-
-
-def test_training_lowers_the_loss(tmp_path: Path) -> None:
-    log = run(replace(RECIPE, steps=30, lr=2e-3, decay=4), tmp_path, every=10)
-    assert log[-1]["box"] < log[0]["box"]
-
-
 def test_a_frozen_backbone_is_not_trained(tmp_path: Path) -> None:
     recipe = replace(RECIPE, encoder_lr=0.0, steps=2, decay=0)
     torch.manual_seed(recipe.seed)
@@ -264,9 +201,7 @@ def test_a_frozen_backbone_is_not_trained(tmp_path: Path) -> None:
     save_model(tmp_path / "start.safetensors", start.model)
     held = sum(len(group["params"]) for group in build(start, recipe).param_groups)
     assert held == len(list(start.parameters())) - len(list(start.model.backbone.parameters()))
-    train, validation = datasets(recipe, [])
-    validation._length = 8
-    fit(recipe, train, validation, tmp_path, start=tmp_path / "start.safetensors")
+    run(recipe, tmp_path, start=tmp_path / "start.safetensors")
     state, _ = read_tensors(tmp_path / "state.safetensors")
     before = start.model.state_dict()
     changed = {name for name in before if not torch.equal(state[f"objective.model.{name}"], before[name])}

@@ -50,6 +50,8 @@ SequenceOption = Annotated[list[str] | None, typer.Option("--sequence", help="On
 BackendOption = Annotated[str, typer.Option(help="A backend of edgetrack; for a checkpoint cpu or cuda.")]
 PrecisionOption = Annotated[str, typer.Option(help="auto, a variant of the bundle (fp32, int8), fp16 or bf16.")]
 DecodeOption = Annotated[str, typer.Option(help="fused (one graph a frame) or cached (token by token).")]
+SeedOption = Annotated[int, typer.Option(help="Of the places where targets come back.", min=0)]
+DrawsOption = Annotated[int, typer.Option(help="Places to come back at, for each sequence.", min=1)]
 ThreadsOption = Annotated[int | None, typer.Option(help="Threads of the runtime; its own choice if not given.", min=1)]
 
 
@@ -229,57 +231,98 @@ def _print_latency(content: dict[str, Any], *, quiet: bool) -> None:
 def peers(
     dataset: DatasetOption,
     model: Annotated[list[str] | None, typer.Option(help=MODEL_HELP + " Repeatable.")] = None,
+    redetect: Annotated[
+        str | None, typer.Option(help="A model of kind vtt: compared alone, and together with each --model.")
+    ] = None,
+    redetect_interval: Annotated[int, typer.Option(help="Frames from one search to the next, at least.", min=1)] = 1,
     weights: Annotated[Path | None, typer.Option(help="A folder with NanoTrack's ONNX files.")] = None,
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
+    seed: SeedOption = 0,
+    draws: DrawsOption = 3,
     sequence: SequenceOption = None,
     out: OutOption = RESULTS,
     json: JsonOption = None,
 ) -> None:
-    """Compare models with OpenCV's trackers: accuracy, speed, and what they do when the target is gone."""
-    from rich.console import Console
-    from rich.table import Table
+    """Compare models with OpenCV's trackers: accuracy, speed, and what they do when the target is gone and returns."""
+    from dataclasses import replace
 
     from benchmarks import records
     from benchmarks.contenders import Spec
     from benchmarks.datasets import read_dataset
-    from benchmarks.metrics import TITLES
     from benchmarks.peers import available, compare
 
     data = read_dataset(dataset, tuple(sequence or ()))
     rivals, missing = available(weights, threads)
-    specs = [Spec(each, backend, precision, threads) for each in model or ()] + rivals
+    specs = [Spec(each, backend, precision, threads) for each in model or ()]
+    if redetect is not None:
+        ours = [each for each in specs if not each.model.startswith("opencv:")]
+        specs.append(Spec(redetect, backend, precision, threads))
+        specs += [replace(each, redetect=redetect, redetect_interval=redetect_interval) for each in ours]
+    specs += rivals
     with _progress("compare", len(specs)) as advance:
-        compared = compare(specs, data, out, advance)
-    records.write(records.record("peers", contenders=compared, missing=missing), json)
-    table = Table(
-        "tracker",
-        TITLES[compared[0]["headline"]],
-        TITLES["sr_50"],
-        "ms (median)",
-        "ok when gone",
-        "score seen / gone",
-        "found again near",
-        "far",
-        title=f"{data.name}, {len(data.sequences)} sequences, in percent",
-    )
-    for each in compared:
-        metrics, lost = each["metrics"], each["loss"]
-        table.add_row(
-            each["contender"]["label"],
-            f"{100 * metrics[each['headline']]:.1f}",
-            f"{100 * metrics['sr_50']:.1f}",
-            f"{each['update_ms']['p50']:.2f}",
-            f"{100 * lost['gone_ok']:.0f}",
-            f"{lost['score_seen']:.2f} / {lost['score_gone']:.2f}",
-            f"{100 * lost['found_near']:.0f}",
-            f"{100 * lost['found_far']:.0f}",
-        )
-    console = Console(stderr=json == "-")
-    console.print(table)
+        compared = compare(specs, data, out, seed=seed, draws=draws, advance=advance)
+    records.write(records.record("peers", seed=seed, draws=draws, contenders=compared, missing=missing), json)
+    _print_peers(compared, f"{data.name}, {len(data.sequences)} sequences", quiet=json == "-")
     for name, reason in missing.items():
-        console.print(f"{name}: {reason}")
+        typer.echo(f"{name}: {reason}", err=json == "-")
+
+
+def _print_peers(compared: list[dict[str, Any]], title: str, *, quiet: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from benchmarks.metrics import TITLES
+
+    console = Console(stderr=quiet)
+    headline = compared[0]["headline"]
+    table = Table("tracker", TITLES[headline], TITLES["sr_50"], "ms p50", "p99", "max", title=f"{title}, in percent")
+    for each in compared:
+        times = (f"{each['update_ms'][name]:.2f}" for name in ("p50", "p99", "max"))
+        table.add_row(each["contender"]["label"], *_cells(each["metrics"], (headline, "sr_50")), *times)
+    console.print(table)
+    names = ("auc", "tpr", "tnr", "max_gm", "auroc", "ece")
+    headings = [TITLES[name] for name in names]
+    for part, what in (("given", "as it is"), ("near", "vanishes, back in place"), ("far", "vanishes, back far away")):
+        table = Table("tracker", *headings, "returns", "found", "frames", "ms p99", "max", title=f"{title}: {what}")
+        for each in compared:
+            values = each["behaviour"][part]
+            frames = "-" if values["frames_to_find"] is None else f"{values['frames_to_find']:g}"
+            times = (f"{values['update_ms'][name]:.2f}" for name in ("p99", "max"))
+            found = (*_cells(values, names), str(values["returns"]), *_cells(values, ("found",)), frames)
+            table.add_row(each["contender"]["label"], *found, *times)
+        console.print(table)
+    if compared[0]["left_out"]:
+        console.print(f"left out of those that vanish: {', '.join(compared[0]['left_out'])}")
+
+
+def _cells(values: dict[str, Any], names: tuple[str, ...]) -> list[str]:
+    """Percentages; a dash for what could not be measured."""
+    return [
+        "-" if values[name] is None or values[name] != values[name] else f"{100 * values[name]:.1f}" for name in names
+    ]
+
+
+@app.command()
+def returns(
+    dataset: DatasetOption,
+    out: Annotated[Path, typer.Option(help="The folder to write, in GOT-10k's layout.")],
+    near: Annotated[bool, typer.Option("--near", help="Bring the target back at its place, not far away.")] = False,
+    seed: SeedOption = 0,
+    draws: DrawsOption = 1,
+    sequence: SequenceOption = None,
+) -> None:
+    """Write the sequences that peers makes of a dataset: the target is painted over for 60 frames and then returns."""
+    from benchmarks.datasets import read_dataset
+    from benchmarks.returns import returning, write
+
+    made, left_out = returning(read_dataset(dataset, tuple(sequence or ())), not near, seed, draws)
+    with _progress("write", len(made.sequences)) as advance:
+        write(made, out, advance)
+    typer.echo(f"{len(made.sequences)} sequences in {out}")
+    if left_out:
+        typer.echo(f"left out, too large for their frame or not in sight for long: {', '.join(left_out)}")
 
 
 @app.command()

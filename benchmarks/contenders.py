@@ -59,6 +59,8 @@ class Spec:
     window: float | None = None
     update_interval: int | None = None
     update_threshold: float | None = None
+    redetect: str | None = None
+    redetect_interval: int = 1
 
     def make(self) -> Contender:
         """Load it.
@@ -75,7 +77,7 @@ class Spec:
 
 
 class EdgetrackContender:
-    """A bundle, through the public API."""
+    """A bundle, through the public API; with `Spec.redetect` two of them."""
 
     def __init__(self, spec: Spec, model: Any = None) -> None:
         import edgetrack
@@ -84,6 +86,7 @@ class EdgetrackContender:
         loading: dict[str, Any] = {}
         if model is None:
             loading = {"backend": spec.backend, "precision": spec.precision, "threads": spec.threads}
+        search = None if spec.redetect is None else self._load(spec.redetect, spec)
         self.tracker = edgetrack.Tracker(
             spec.model if model is None else model,
             **loading,
@@ -91,14 +94,24 @@ class EdgetrackContender:
             window=spec.window,
             update_interval=spec.update_interval,
             update_threshold=spec.update_threshold,
+            redetect=search,
+            redetect_interval=spec.redetect_interval,
         )
         loaded = self.tracker.model
-        self.label = f"{loaded.manifest.name} {loaded.precision} on {loaded.backend}"
+        together = "" if search is None else f" + {search.manifest.name}"
+        self.label = f"{loaded.manifest.name}{together} {loaded.precision} on {loaded.backend}"
         options = {
             name: value
             for name, value in asdict(spec).items()
             if name in ("window", "update_interval", "update_threshold") and value is not None
         }
+        if search is not None:
+            options["redetect"] = {
+                "name": search.manifest.name,
+                "precision": search.precision,
+                "manifest": _digest_of(search.manifest),
+                "interval": spec.redetect_interval,
+            }
         self.identity = {
             "kind": "edgetrack",
             "name": loaded.manifest.name,
@@ -106,9 +119,14 @@ class EdgetrackContender:
             "precision": loaded.precision,
             "decode": spec.decode,
             "runtime": loaded.session("template").runtime_version,
-            "manifest": digest(loaded.manifest.model_dump(mode="json", exclude={"accuracy", "provenance", "name"})),
+            "manifest": _digest_of(loaded.manifest),
             **options,
         }
+
+    def _load(self, model: str, spec: Spec) -> Any:
+        import edgetrack
+
+        return edgetrack.load(model, spec.backend, spec.precision, spec.threads)
 
     def init(self, frame: Frame, box: Sequence[float]) -> None:
         self.tracker.init(frame, box)
@@ -123,11 +141,14 @@ class ReferenceContender(EdgetrackContender):
     """A checkpoint in PyTorch, through the same `edgetrack.Tracker`."""
 
     def __init__(self, spec: Spec) -> None:
-        from benchmarks.reference import reference_model
-
         if spec.precision not in ("auto", "fp32"):
             raise ResultsError(f"a checkpoint runs in fp32, not in {spec.precision}; export a bundle for others")
-        super().__init__(spec, reference_model(Path(spec.model), spec.backend, spec.threads))
+        super().__init__(spec, self._load(spec.model, spec))
+
+    def _load(self, model: str, spec: Spec) -> Any:
+        from benchmarks.reference import reference_model
+
+        return reference_model(Path(model), spec.backend, spec.threads)
 
 
 OPENCV = ("mil", "kcf", "csrt", "mosse", "nano")
@@ -196,6 +217,11 @@ class OpenCVContender:
             x, y, w, h = (float(value) for value in box)
             self._last = (x, y, w, h)
         return Answer(self._last, score, bool(ok), seconds)
+
+
+def _digest_of(manifest: Any) -> str:
+    """Of what decides a bundle's boxes."""
+    return digest(manifest.model_dump(mode="json", exclude={"accuracy", "provenance", "name"}))
 
 
 def digest(value: Any) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.metrics import Flags, Floats
 from benchmarks.results import Result, ResultsError, Track, read_numbers
@@ -49,6 +50,10 @@ class Sequence:
             )
         if not len(self.frames) or not np.isfinite(self.truth[0]).all() or self.absent[0]:
             raise ResultsError(f"{self.name}: its first frame has no box to begin with")
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """One picture, BGR (H, W, 3)."""
+        return read_image(self.frames[index])
 
     def result(self, track: Track) -> Result:
         """What a tracker said of this sequence, beside the truth."""

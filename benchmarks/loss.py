@@ -1,151 +1,120 @@
-"""What a tracker says when its target is gone, and whether it finds it again.
+"""What a tracker says when its target is gone, and whether it finds it again: measured on any sequences that say where
+the target is absent, real ones or those of `benchmarks.returns`.
 
-Made of real sequences: a quarter of the frames as they are, half of them with the target painted over with what
-surrounds it, and a last quarter with the target back, at its place or half a frame's width away (the whole picture is
-shifted round). Success rates hide this: the official protocols leave absent frames out.
+Success rates hide this: the official protocols leave absent frames out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from benchmarks.contenders import Contender, Frame
-from benchmarks.datasets import Sequence
-from benchmarks.metrics import Floats, overlaps
-from edgetrack.imaging import import_cv2
-from edgetrack.sources import read_image
+from benchmarks.accuracy import percentiles
+from benchmarks.metrics import Flags, Floats, overlaps
+from benchmarks.protocols import score
+from benchmarks.results import Result, Track
 
-SHORTEST = 12
-"""Frames that a sequence needs for the three parts to mean anything."""
-_MARGIN = 0.15
-_WORKING_SIDE = 64
+Tracked = Sequence[tuple[Result, Track]]
+"""What a tracker said of each of some sequences, with the truth."""
 
 
-def erase(frame: Frame, box: Floats) -> Frame:
-    """A copy of the frame with the target at `box`, and a margin around it, filled in from the surroundings."""
-    cv2 = import_cv2()
-    height, width = frame.shape[:2]
-    x, y, w, h = box
-    inner = _clipped(x - _MARGIN * w, y - _MARGIN * h, (1 + 2 * _MARGIN) * w, (1 + 2 * _MARGIN) * h, width, height)
-    outer = _clipped(x - 0.5 * w, y - 0.5 * h, 2 * w, 2 * h, width, height)
-    left, top, right, bottom = outer
-    region = frame[top:bottom, left:right]
-    mask = np.zeros(region.shape[:2], np.uint8)
-    mask[inner[1] - top : inner[3] - top, inner[0] - left : inner[2] - left] = 255
-    if region.size == 0 or not mask.any() or mask.all():
-        return frame.copy()
-    # Filled in small, where it is quick, and with nothing finer than the scale at which it can be guessed.
-    scale = min(1.0, _WORKING_SIDE / max(region.shape[:2]))
-    small = (max(1, round(region.shape[1] * scale)), max(1, round(region.shape[0] * scale)))
-    filled = cv2.inpaint(
-        cv2.resize(region, small, interpolation=cv2.INTER_AREA),
-        cv2.resize(mask, small, interpolation=cv2.INTER_NEAREST),
-        3,
-        cv2.INPAINT_TELEA,
-    )
-    filled = cv2.resize(filled, (region.shape[1], region.shape[0]), interpolation=cv2.INTER_LINEAR)
-    out = frame.copy()
-    out[top:bottom, left:right][mask > 0] = filled[mask > 0]
-    return out
-
-
-def _clipped(x: float, y: float, w: float, h: float, width: int, height: int) -> tuple[int, int, int, int]:
-    return max(0, round(x)), max(0, round(y)), min(width, round(x + w)), min(height, round(y + h))
-
-
-def usable(sequence: Sequence) -> bool:
-    """Whether the target is annotated in every frame and there are frames enough."""
-    return len(sequence.frames) >= SHORTEST and not sequence.absent.any() and bool(np.isfinite(sequence.truth).all())
-
-
-def parts(count: int) -> tuple[int, int]:
-    """The frame at which the target goes, and the one at which it is back."""
-    return count // 4, count // 4 + min(60, count // 2)
-
-
-def play(sequence: Sequence, far: bool) -> Iterator[tuple[Frame, Floats, bool]]:
-    """Frames with the target's box and whether it can be seen."""
-    gone, back = parts(len(sequence.frames))
-    for index, path in enumerate(sequence.frames):
-        frame, box = read_image(path), sequence.truth[index]
-        if index < gone:
-            yield frame, box, True
-        elif index < back:
-            yield erase(frame, box), box, False
-        elif far:
-            yield shifted(frame, box)
-        else:
-            yield frame, box, True
-
-
-def shifted(frame: Frame, box: Floats) -> tuple[Frame, Floats, bool]:
-    """The picture shifted round by half its width, the box with it; not to be seen where the cut runs through it."""
-    width = frame.shape[1]
-    by = width // 2 if box[0] + box[2] / 2 < width / 2 else -(width // 2)
-    moved = box + np.asarray([by, 0, 0, 0])
-    whole = moved[0] >= 0 and moved[0] + moved[2] <= width
-    return np.ascontiguousarray(np.roll(frame, by, axis=1)), moved, bool(whole)
-
-
-def measure(contender: Contender, sequences: Iterable[Sequence]) -> dict[str, Any]:
-    """Play every usable sequence both ways.
+def behaviour(tracked: Tracked) -> dict[str, Any]:
+    """How far a tracker can be trusted. Fractions; None where nothing of the kind was there to be measured.
 
     Returns:
-        gone_ok: share of the frames without the target that are answered ok.
-        score_seen, score_gone: mean scores where the target is seen and held, and where it is gone; NaN without scores.
-        separation: chance that a frame with the target, held, scores higher than one without it.
-        found_near, found_far: share of sequences in which the box is on the target again (overlap above 0.5) in one of
-            the last three frames, after it came back to its place, and half a frame's width away.
-        sequences: how many were played.
+        auc: as protocol "ope" has it: absent frames left out.
+        tpr, tnr, max_gm: as protocol "oxuva" has them.
+        auroc: chance that a frame in which the box is right, overlapping the target by more than half, scores higher
+            than one in which it is not, because it is elsewhere or the target is absent.
+        ece: expected calibration error of the score as the probability of that; None for scores that are no
+            probabilities.
+        returns: how often the target came back after it had been absent.
+        found: share of these in which it was found again; see `frames_to_find`.
+        frames_to_find: median over those that were; 1 is the first frame with the target.
+        update_ms: times of an update, with the longest.
     """
-    seen: list[float] = []
-    gone: list[float] = []
-    answered: list[bool] = []
-    found: dict[bool, list[bool]] = {False: [], True: []}
-    count = 0
-    for sequence in filter(usable, sequences):
-        count += 1
-        _, back = parts(len(sequence.frames))
-        for far in (False, True):
-            on_target: list[bool] = []
-            for index, (frame, box, visible) in enumerate(play(sequence, far)):
-                if index == 0:
-                    contender.init(frame, box.tolist())
-                    continue
-                answer = contender.update(frame)
-                held = bool(overlaps(np.asarray([answer.box]), box[None])[0] > 0.5)
-                if index < back and not far:  # the other way begins the same
-                    if visible and held:
-                        seen.append(answer.score)
-                    elif not visible:
-                        gone.append(answer.score)
-                        answered.append(answer.ok)
-                elif index >= back and visible:
-                    on_target.append(held and answer.ok)
-            if on_target:
-                found[far].append(any(on_target[-3:]))
+    results = [result for result, _ in tracked]
+    right, scores = (np.concatenate(each) for each in zip(*(_judged(*each) for each in tracked), strict=True))
+    took = [frames for result in results for frames in frames_to_find(result)]
+    found = [frames for frames in took if frames is not None]
+    seconds = np.concatenate([track.seconds for _, track in tracked])
     return {
-        "gone_ok": _mean(answered),
-        "score_seen": _mean(seen),
-        "score_gone": _mean(gone),
-        "separation": separation(np.asarray(seen), np.asarray(gone)),
-        "found_near": _mean(found[False]),
-        "found_far": _mean(found[True]),
-        "sequences": count,
+        "auc": score(results, "ope").metrics["auc"],
+        **score(results, "oxuva").metrics,
+        **reliability(right, scores),
+        "returns": len(took),
+        "found": len(found) / len(took) if took else None,
+        "frames_to_find": float(np.median(found)) if found else None,
+        "update_ms": percentiles(seconds),
     }
 
 
-def separation(higher: Floats, lower: Floats) -> float:
-    """Chance that one of `higher` is above one of `lower`, ties counting half; NaN where either is empty or unknown."""
-    if not len(higher) or not len(lower) or np.isnan(higher).any() or np.isnan(lower).any():
-        return float("nan")
-    ordered = np.sort(lower)
-    below = np.searchsorted(ordered, higher, "left") + np.searchsorted(ordered, higher, "right")
-    return float(below.mean() / 2 / len(lower))
+def summary(near: Tracked, far: Tracked) -> dict[str, Any]:
+    """The few figures for which one looks first, of sequences made by `benchmarks.returns`, near and far.
+
+    Returns:
+        gone_ok: share of the frames without the target that are answered ok.
+        score_seen, score_gone: mean scores where the target is seen and held before it vanishes, and where it is gone.
+        separation: chance that a frame of the first kind scores higher than one of the second.
+        found_near, found_far: share of the sequences in which the target was found again.
+        sequences: how many the target came back in, near and far.
+    """
+    seen, gone, answered = [], [], []
+    for result, track in near:
+        vanishes = int(result.absent.argmax())
+        held = overlaps(track.boxes[1:vanishes], result.truth[1:vanishes]) > 0.5
+        seen.append(track.scores[1:vanishes][held])
+        gone.append(track.scores[result.absent])
+        answered.append(track.reported[result.absent])
+    higher, lower = np.concatenate(seen), np.concatenate(gone)
+    labels = np.concatenate([np.ones(len(higher), bool), np.zeros(len(lower), bool)])
+    return {
+        "gone_ok": float(np.concatenate(answered).mean()),
+        "score_seen": float(higher.mean()) if len(higher) else None,
+        "score_gone": float(lower.mean()),
+        "separation": reliability(labels, np.concatenate([higher, lower]))["auroc"],
+        "found_near": behaviour(near)["found"],
+        "found_far": behaviour(far)["found"],
+        "sequences": {"near": len(near), "far": len(far)},
+    }
 
 
-def _mean(values: list[Any]) -> float:
-    return float(np.mean(values)) if values else float("nan")
+def reliability(right: Flags, scores: Floats) -> dict[str, float | None]:
+    """AUROC and expected calibration error of scores (N,) for what was right (N,); see `behaviour`."""
+    # Brings torch, which what is timed should not share its process with.
+    from train.calibration import auroc, expected_calibration_error
+
+    if not len(scores) or np.isnan(scores).any():
+        return {"auroc": None, "ece": None}
+    probabilities = bool((scores >= 0).all() and (scores <= 1).all())
+    return {
+        "auroc": auroc(scores, right),
+        "ece": expected_calibration_error(scores, right) if probabilities else None,
+    }
+
+
+def frames_to_find(result: Result) -> list[int | None]:
+    """For each return of the target the number of frames, the first with it included, until it is reported with a box
+    that overlaps it by more than half; None if that does not happen before it vanishes again or the sequence ends."""
+    hit = _right(result) & result.reported
+    starts = np.flatnonzero(result.absent[:-1] & ~result.absent[1:]) + 1
+    found: list[int | None] = []
+    for start in starts.tolist():
+        later = np.flatnonzero(result.absent[start:])
+        hits = np.flatnonzero(hit[start : start + later[0] if len(later) else None])
+        found.append(int(hits[0]) + 1 if len(hits) else None)
+    return found
+
+
+def _right(result: Result) -> Flags:
+    with np.errstate(invalid="ignore"):
+        return ~result.absent & (overlaps(result.predicted, result.truth) > 0.5)
+
+
+def _judged(result: Result, track: Track) -> tuple[Flags, Floats]:
+    """Whether the box is right, and the score, of the frames after the first of which the truth is known."""
+    known = result.absent | np.isfinite(result.truth).all(axis=1)
+    known[0] = False
+    return _right(result)[known], track.scores[known]

@@ -34,8 +34,10 @@ TITLES = {
     "tpr": "TPR",
     "tnr": "TNR",
     "max_gm": "MaxGM",
+    "auroc": "AUROC",
+    "ece": "ECE",
 }
-"""What the figures of `summary` and `presence` are called in tables."""
+"""What the figures of `summary`, `presence` and `benchmarks.loss` are called in tables."""
 
 
 def overlaps(predicted: Floats, truth: Floats) -> Floats:

@@ -28,7 +28,6 @@ from edgetrack.bundle import CropSettings, Manifest
 from edgetrack.decoding import STEPS, hanning_window
 from edgetrack.errors import BackendError, OptionError
 from edgetrack.imaging import crop_square, enclosing_square, letterbox, normalise
-from edgetrack.sources import read_image
 
 Array = NDArray[Any]
 Example: TypeAlias = dict[str, list[dict[str, Any]]]
@@ -129,9 +128,9 @@ def feeds(reference: ReferenceModel, videos: Sequence[Video], per_sequence: int)
         later = [int(i) for i in seen[1:] if i - 1 in seen]
         if not later:
             continue
-        first = read_image(video.frames[0])
+        first = video.read(0)
         for index in dict.fromkeys(later[i] for i in np.linspace(0, len(later) - 1, per_sequence).round().astype(int)):
-            yield make(reference, first, video.truth[0], read_image(video.frames[index]), video.truth[index - 1])
+            yield make(reference, first, video.truth[0], video.read(index), video.truth[index - 1])
 
 
 def _seqtrack_example(reference: ReferenceModel, first: Array, target: Array, frame: Array, before: Array) -> Example:

@@ -8,9 +8,10 @@ from typing import Any
 
 from benchmarks import loss
 from benchmarks.accuracy import evaluate
-from benchmarks.contenders import OPENCV, Spec
+from benchmarks.contenders import OPENCV, Contender, Spec
 from benchmarks.datasets import Dataset
-from benchmarks.results import ResultsError
+from benchmarks.results import ResultsError, read_track
+from benchmarks.returns import returning
 
 
 def available(weights: Path | None, threads: int | None) -> tuple[list[Spec], dict[str, str]]:
@@ -35,13 +36,42 @@ def available(weights: Path | None, threads: int | None) -> tuple[list[Spec], di
 
 
 def compare(
-    specs: list[Spec], dataset: Dataset, out: Path, advance: Callable[[str], object] = lambda name: None
+    specs: list[Spec],
+    dataset: Dataset,
+    out: Path,
+    *,
+    seed: int = 0,
+    draws: int = 1,
+    advance: Callable[[str], object] = lambda name: None,
 ) -> list[dict[str, Any]]:
-    """Accuracy, times and behaviour at a loss of each contender."""
-    compared = []
+    """Accuracy, times and behaviour at a loss of each contender.
+
+    seed, draws: of the sequences whose target comes back far away; see `benchmarks.returns.returning`.
+
+    Returns:
+        For each what `evaluate` returns, with "behaviour" on the dataset as it is ("given") and on what is made of it
+        ("near", "far"), the "loss" that these come to, and the names of the sequences "left_out" of what is made.
+    """
+    near, left_out = returning(dataset, far=False)
+    far, _ = returning(dataset, far=True, seed=seed, draws=draws)
+    runs = []
     for spec in specs:
         contender = spec.make()
         advance(contender.label)
-        _, content = evaluate(spec, dataset, out, contender=contender)
-        compared.append({**content, "loss": loss.measure(contender, dataset.sequences)})
-    return compared
+        runs.append([_tracked(spec, contender, each, out) for each in (dataset, near, far)])
+    # Judged when all have been run: it loads more than a device would, beside which nothing should be timed.
+    return [
+        {
+            **content,
+            "behaviour": {"given": loss.behaviour(given), "near": loss.behaviour(here), "far": loss.behaviour(away)},
+            "loss": loss.summary(here, away),
+            "left_out": list(left_out),
+        }
+        for (content, given), (_, here), (_, away) in runs
+    ]
+
+
+def _tracked(spec: Spec, contender: Contender, dataset: Dataset, out: Path) -> tuple[dict[str, Any], loss.Tracked]:
+    _, content = evaluate(spec, dataset, out, contender=contender)
+    tracks = [read_track(Path(content["results"]), sequence.name) for sequence in dataset.sequences]
+    return content, [(s.result(track), track) for s, track in zip(dataset.sequences, tracks, strict=True)]

@@ -19,7 +19,6 @@ from benchmarks.datasets import Dataset
 from benchmarks.datasets import Sequence as Video
 from benchmarks.protocols import score
 from benchmarks.results import Track
-from edgetrack.sources import read_image
 
 _EPSILON = 1e-9  # of a second, so that rounding does not make a tracker late that is just in time
 
@@ -31,12 +30,12 @@ def run_realtime(contender: Contender, video: Video, fps: float, latency: float 
         What was known of each frame when its time was up, and how many frames were looked at.
     """
     count, interval = len(video.frames), 1 / fps
-    contender.init(read_image(video.frames[0]), video.truth[0].tolist())
+    contender.init(video.read(0), video.truth[0].tolist())
     boxes, reported = np.repeat(video.truth[:1], count, axis=0), np.ones(count, bool)
     seconds, scores = np.full(count, np.nan), np.full(count, np.nan)
     frame, now, looked = 1, interval, 0
     while frame < count:
-        answer = contender.update(read_image(video.frames[frame]))
+        answer = contender.update(video.read(frame))
         looked += 1
         seconds[frame] = answer.seconds if latency is None else latency
         done = now + seconds[frame]

@@ -35,14 +35,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return root / "small.safetensors", root / "small"
 
 
-def draw_sequence(folder: Path, count: int, absent: range) -> np.ndarray:
-    """Write `count` frames of an orange square over grey noise, hidden in `absent`; its boxes, NaN where hidden."""
+def draw_sequence(folder: Path, count: int, absent: range, step: int = 4, noise: int = 50) -> np.ndarray:
+    """Write `count` frames of an orange square over grey noise of that strength, going right by `step` pixels a frame
+    and hidden in `absent`; its boxes, NaN where hidden."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(count)
-    background = rng.integers(40, 90, (120, 160, 1), np.uint8).repeat(3, axis=2)
+    background = rng.integers(40, 40 + noise, (120, 160, 1), np.uint8).repeat(3, axis=2)
     boxes = np.full((count, 4), np.nan)
     for i in range(count):
-        x, y, side = 20 + 4 * i, 50 + round(10 * np.sin(i / 2)), 24
+        x, y, side = 20 + step * i, 50 + round(10 * np.sin(i / 2)), 24
         frame = background.copy()
         if i not in absent:
             frame[y : y + side, x : x + side] = (30, 120, 230)
@@ -62,4 +63,13 @@ def dataset_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw_sequence(root / "hides", 16, range(8, 11))
     (root / "hides" / "meta.json").write_text('{"attributes": "drawn: square; OCC SV"}')
     (root / "list.txt").write_text("plain\nhides\n")
+    return root
+
+
+@pytest.fixture(scope="session")
+def slow_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of one sequence, "slow", whose target leaves room for it far away, and nothing to drift to."""
+    root = tmp_path_factory.mktemp("data") / "slow"
+    draw_sequence(root / "slow", 12, range(0), step=1, noise=1)
+    (root / "list.txt").write_text("slow\n")
     return root

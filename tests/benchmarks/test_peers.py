@@ -1,129 +1,77 @@
-"""Targets that go and come back, and the comparison of trackers that is made of them."""
+"""The comparison of trackers, alone and together, on the same frames."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from benchmarks import loss
+from benchmarks import peers
 from benchmarks.cli import app
-from benchmarks.contenders import Answer
-from benchmarks.datasets import Sequence, read_dataset
+from benchmarks.contenders import Spec
+
+CALIBRATED = {"source": "presence", "presence": 1.0, "likelihood": 0.0, "intercept": 0.0, "ok_threshold": 0.5}
+
+STILL = {"window": 1.0, "update_interval": None, "update_threshold": 0.0, "clip_margin": 10.0}
+"""Where all looks alike, the centre is taken."""
 
 
-@pytest.fixture
-def plain(dataset_folder: Path) -> Sequence:
-    return read_dataset(str(dataset_folder), ("plain",)).sequences[0]
+@pytest.fixture(scope="module")
+def content(slow_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """The record of a colour tracker with a colour search, on an orange square over grey."""
+    from synthetic_bundle import write_colour_bundle
+    from synthetic_vtt import write_cells_bundle
 
-
-def is_orange(frame: np.ndarray) -> np.ndarray:
-    return frame[..., 2].astype(int) - frame[..., 0] > 120
-
-
-def test_erasing_takes_the_target_and_nothing_else(plain: Sequence) -> None:
-    frame = next(iter(loss.play(plain, far=False)))[0]
-    before = frame.copy()
-    x, y, w, h = plain.truth[0].astype(int)
-    erased = loss.erase(frame, plain.truth[0])
-    np.testing.assert_array_equal(frame, before)
-    assert is_orange(frame).sum() == w * h
-    assert not is_orange(erased).any()
-    outside = np.ones(frame.shape[:2], bool)
-    outside[y - 6 : y + h + 6, x - 6 : x + w + 6] = False
-    np.testing.assert_array_equal(erased[outside], frame[outside])
-
-
-def test_erasing_a_box_over_the_border_leaves_a_frame(plain: Sequence) -> None:
-    frame = next(iter(loss.play(plain, far=False)))[0]
-    for box in ((-20, -20, 40, 40), (150, 100, 60, 60), (-50, -50, 300, 300), (500, 500, 10, 10)):
-        assert loss.erase(frame, np.asarray(box, float)).shape == frame.shape
-
-
-@pytest.mark.parametrize("far", [False, True])
-def test_the_target_goes_and_comes_back(plain: Sequence, far: bool) -> None:
-    gone, back = loss.parts(len(plain.frames))
-    for index, (frame, box, visible) in enumerate(loss.play(plain, far)):
-        assert visible == (not gone <= index < back) or far
-        orange = is_orange(frame)
-        assert orange.any() == (not gone <= index < back)
-        if orange.any() and visible:
-            ys, xs = np.nonzero(orange)
-            np.testing.assert_allclose([xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1], box)
-        if far and index >= back:
-            assert abs(box[0] - plain.truth[index, 0]) == frame.shape[1] // 2
-
-
-class Orange:
-    """Finds orange pixels anywhere, and says so when there are none."""
-
-    label = "orange"
-    identity: dict = {"kind": "orange"}  # noqa: RUF012
-
-    def init(self, frame: np.ndarray, box: object) -> None:
-        self.box = tuple(box)
-
-    def update(self, frame: np.ndarray) -> Answer:
-        ys, xs = np.nonzero(is_orange(frame))
-        if len(xs):
-            self.box = (xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1)
-        return Answer(self.box, 0.9 if len(xs) else 0.1, bool(len(xs)), 0.001)
-
-
-class Blind(Orange):
-    """Stays where it was put, and is always sure."""
-
-    def update(self, frame: np.ndarray) -> Answer:
-        return Answer(self.box, 0.5, True, 0.001)
-
-
-def test_a_tracker_that_sees_and_one_that_does_not(plain: Sequence) -> None:
-    seeing = loss.measure(Orange(), [plain])
-    assert seeing == pytest.approx(
-        {
-            "gone_ok": 0,
-            "score_seen": 0.9,
-            "score_gone": 0.1,
-            "separation": 1,
-            "found_near": 1,
-            "found_far": 1,
-            "sequences": 1,
-        }
-    )
-    blind = loss.measure(Blind(), [plain])
-    assert (blind["gone_ok"], blind["score_gone"]) == (1, 0.5)
-    assert (blind["found_near"], blind["found_far"]) == (0, 0)
-    assert np.isnan(blind["separation"])  # the target left its box before it went: there is no frame to compare with
-
-
-def test_sequences_with_absent_frames_are_not_played(dataset_folder: Path) -> None:
-    sequences = read_dataset(str(dataset_folder)).sequences
-    assert [s.name for s in sequences if loss.usable(s)] == ["plain"]
-
-
-values = st.lists(st.integers(0, 5).map(float), min_size=1, max_size=12).map(np.asarray)
-
-
-@given(values, values)
-def test_separation_counts_pairs(higher: np.ndarray, lower: np.ndarray) -> None:
-    pairs = [1.0 if a > b else 0.5 if a == b else 0.0 for a in higher for b in lower]
-    assert loss.separation(higher, lower) == pytest.approx(np.mean(pairs))
-
-
-def test_command_says_which_peers_are_missing(bundle: Path, dataset_folder: Path, tmp_path: Path) -> None:
-    arguments = ["peers", "--dataset", str(dataset_folder), "--sequence", "plain", "--model", str(bundle)]
-    options = ["--backend", "onnxruntime-cpu", "--threads", "1", "--out", str(tmp_path), "--json", "-"]
-    result = CliRunner().invoke(app, arguments + options)
+    root = tmp_path_factory.mktemp("peers")
+    local = write_colour_bundle(root / "colour", score=CALIBRATED, online=STILL).root
+    # The canvas is half as large as the drawn frames: a square is one and a half of its cells, and fills none for sure.
+    search = write_cells_bundle(root / "cells", side=1.5, score={"source": "top", "ok_threshold": 0.1}).root
+    arguments = ["peers", "--dataset", str(slow_folder), "--model", str(local), "--redetect", str(search)]
+    options = ["--backend", "onnxruntime-cpu", "--threads", "1", "--out", str(root / "raw"), "--json", "-"]
+    with pytest.MonkeyPatch.context() as patch:
+        # OpenCV's MIL, which is slow, is found by `available`: see below.
+        patch.setattr(peers, "available", lambda weights, threads: ([], {"opencv:none": "not here"}))
+        result = CliRunner().invoke(app, [*arguments, "--draws", "2", "--seed", "3", *options])
     assert result.exit_code == 0, result.output
-    content = json.loads(result.stdout)
+    return json.loads(result.stdout)
+
+
+def test_each_model_is_compared_alone_and_together(content: dict) -> None:
     labels = [each["contender"]["label"] for each in content["contenders"]]
-    assert labels[0].endswith("fp32 on onnxruntime-cpu")
-    assert "OpenCV MIL" in labels
-    assert len(labels) + len(content["missing"]) == 5  # the model, MIL, KCF, CSRT, MOSSE
-    assert all("contrib" in reason for reason in content["missing"].values())
-    assert all(each["loss"]["sequences"] == 1 for each in content["contenders"])
+    assert labels == [f"{name} fp32 on onnxruntime-cpu" for name in ("colour", "cells", "colour + cells")]
+    assert content["missing"] == {"opencv:none": "not here"}
+    assert (content["seed"], content["draws"]) == (3, 2)
+
+
+def test_together_they_find_again_what_the_local_tracker_does_not(content: dict) -> None:
+    local, search, together = content["contenders"]
+    for each in (local, search, together):
+        assert each["loss"]["sequences"] == {"near": 1, "far": 2}
+        assert each["behaviour"]["far"]["returns"] == 2
+        assert each["left_out"] == []
+    assert together["loss"]["found_far"] == 1
+    assert local["loss"]["found_far"] == 0
+    assert local["behaviour"]["far"]["frames_to_find"] is None
+    for each in (local, together):
+        assert each["behaviour"]["given"]["returns"] == 0
+        assert each["behaviour"]["given"]["found"] is None
+        assert each["behaviour"]["near"]["tnr"] == 1
+
+
+def test_what_searches_is_part_of_the_trackers_identity(content: dict) -> None:
+    local, _, together = (each["contender"] for each in content["contenders"])
+    assert "redetect" not in local
+    assert (together["redetect"]["name"], together["redetect"]["interval"]) == ("cells", 1)
+    assert together["manifest"] == local["manifest"]
+
+
+def test_peers_that_are_not_there_are_said_to_be_missing(tmp_path: Path) -> None:
+    (tmp_path / "small_backbone.onnx").write_bytes(b"")
+    able, missing = peers.available(tmp_path, 1)
+    assert Spec("opencv:mil", threads=1) in able
+    assert len(able) + len(missing) == 5  # MIL, KCF, CSRT, MOSSE, and one nano
+    assert all("contrib" in why for name, why in missing.items() if "nano" not in name)
+    nano = f"opencv:nano:{tmp_path}/small_backbone.onnx,{tmp_path}/small_head.onnx"
+    assert "no such file" in missing[nano]

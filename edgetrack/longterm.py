@@ -1,12 +1,15 @@
 """Local tracking with global re-detection: follow the target from frame to frame, and search all of it when it is lost.
 
-While the local tracker's score is below its threshold the target is lost. Then the whole frame is searched, in every
-`interval`-th lost frame, and the best candidate, if the search is sure of it, is given to the local tracker to look at
-in the same frame. Only if that is sure, too, the target is found again.
+While the local tracker's score is below its threshold the target is lost. Then the whole frame is searched, and the
+best candidate, if the search is sure of it, is given to the local tracker to look at in the same frame. Only if that
+is sure, too, the target is found again.
 
 Otherwise the local tracker goes on from its own answer, but at the size that the target had when it was seen last, and
 with its centre in the frame: a tracker that sees nothing drifts, answers ever smaller boxes, and would soon look at
-nothing. A frame costs at most two local steps and one search.
+nothing.
+
+A frame costs at most two local steps and one search, and of any `interval` frames in succession at most one is
+searched, also where the target is lost and seen in turns. No template is taken from a frame in which it stays lost.
 """
 
 from __future__ import annotations
@@ -36,13 +39,13 @@ class State:
     Attributes:
         local: the local tracker's.
         searched: the global search's, as it was left by the last search.
-        lost: frames since the target was last seen; 0 while it is.
+        wait: frames to come that will not be searched, for the sake of the time they take.
         has_searched: whether the last frame was searched.
     """
 
     local: seqtrack.State
     searched: vtt.State
-    lost: int
+    wait: int
     has_searched: bool
 
     @property
@@ -57,7 +60,7 @@ class LongTerm:
     Args:
         local: must not update its templates where it is not sure.
         search: on any model of its kind.
-        interval: lost frames from one search to the next.
+        interval: frames from one search to the next, at least.
         margin: pixels of a candidate's width and height that are kept in view.
     """
 
@@ -72,11 +75,10 @@ class LongTerm:
         """Find the target of `state` in `frame`."""
         local, found = self._local.step(state.local, frame)
         timings = {**found.timings, REDETECT: 0.0}
-        if found.ok:
-            return State(local, state.searched, 0, False), found._replace(timings=timings)
-        local = _held(local, state.local.box, (frame.shape[1], frame.shape[0]))
-        if state.lost % self._interval:
-            return State(local, state.searched, state.lost + 1, False), found._replace(timings=timings)
+        if not found.ok:
+            local = _held(local, state.local.box, (frame.shape[1], frame.shape[0]))
+        if found.ok or state.wait:
+            return State(local, state.searched, max(state.wait - 1, 0), False), found._replace(timings=timings)
         started = perf_counter_ns()
         searched, candidate = self._search.step(state.searched, frame)
         confirmed = None
@@ -86,8 +88,10 @@ class LongTerm:
         timings[REDETECT] = (perf_counter_ns() - started) / 1e6
         if confirmed is not None and confirmed[1].ok:
             local, found = confirmed
-            return State(local, searched, 0, True), Estimate(found.score, True, timings, redetected=True)
-        return State(local, searched, state.lost + 1, True), found._replace(timings=timings)
+            return State(local, searched, self._interval - 1, True), Estimate(
+                found.score, True, timings, redetected=True
+            )
+        return State(local, searched, self._interval - 1, True), found._replace(timings=timings)
 
 
 def _held(local: seqtrack.State, last: NDArray[np.float64], frame_size: tuple[int, int]) -> seqtrack.State:

@@ -95,7 +95,7 @@ class Tracker:
         redetect: a model of kind "vtt", given as `model` is. While the target is lost the whole frame is searched with
             it, and what it finds is taken once `model`, of kind "seqtrack", is sure of it, too; no template is replaced
             while it is not.
-        redetect_interval: lost frames from one such search to the next.
+        redetect_interval: frames from one such search to the next, at least.
 
     Window and updates default to the model's manifest. They and `decode` are SeqTrack's: VTT has no such options.
 

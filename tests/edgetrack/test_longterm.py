@@ -102,6 +102,19 @@ def test_only_every_kth_lost_frame_is_searched() -> None:
     assert len(search.frames) == 3
 
 
+def test_a_target_that_is_seen_and_lost_in_turns_is_searched_for_no_more_often() -> None:
+    local = ScriptedLocal([0, *[None, 0] * 6])
+    search = ScriptedSearch([None] * 6)
+    # Lost in frames 1, 3, 5, 7, 9, 11; one search in any four frames: in 1, 5 and 9.
+    assert follow(local, search, interval=4) == ["L", "T0"] * 6
+    assert len(search.frames) == 3
+
+
+def test_a_target_that_is_lost_right_after_it_was_found_again_is_searched_for_after_the_interval() -> None:
+    local, search = ScriptedLocal([0, 150, None, None, 100]), ScriptedSearch([150, 100])
+    assert follow(local, search, interval=3) == ["R150", "L", "L", "R100"]
+
+
 def test_a_frame_costs_two_local_steps_and_one_search_at_most() -> None:
     local, search = ScriptedLocal([0, *[None] * 30]), ScriptedSearch([100] * 30)
     follow(local, search)

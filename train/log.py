@@ -22,13 +22,14 @@ class RunLog:
             return
         self._board = SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
 
-    def write(self, record: dict[str, float]) -> None:
-        """One record; it holds a "step"."""
-        self._file.write(json.dumps(record) + "\n")
+    def write(self, record: dict[str, float | None]) -> None:
+        """One record; it holds a "step", and None for what could not be measured."""
+        self._file.write(json.dumps(record, allow_nan=False) + "\n")
         self._file.flush()
         if self._board is not None:
             for name, value in record.items():
-                self._board.add_scalar(name, value, record["step"])
+                if value is not None:
+                    self._board.add_scalar(name, value, record["step"])
 
     def __enter__(self) -> RunLog:
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
@@ -168,15 +169,14 @@ class Run:
                 self.seconds = time.perf_counter() - began
                 if log is not None:
                     self.evaluated.load_state_dict(self.average)
+                    measured = validate(self.evaluated, validation_loader, ranks.device)
                     means = (since / (self.step % every or every)).tolist()
-                    record = {
+                    record: dict[str, float | None] = {
                         "step": self.step,
                         "pairs": self.step * recipe.batch,
                         "hours": round(self.seconds / 3600, 3),
                         **{name: round(mean, 4) for name, mean in zip(names, means, strict=True)},
-                        **{
-                            k: round(v, 4) for k, v in validate(self.evaluated, validation_loader, ranks.device).items()
-                        },
+                        **{name: round(v, 4) if math.isfinite(v) else None for name, v in measured.items()},
                     }
                     log.write(record)
                     self._save(record)
@@ -224,7 +224,7 @@ class Run:
         write_tensors(path, pair._asdict(), {"step": self.step})
         raise FloatingPointError(f"the loss is not finite at step {self.step}; the batch is in {path}")
 
-    def _save(self, record: dict[str, float]) -> None:
+    def _save(self, record: dict[str, float | None]) -> None:
         """Write the state, then the averaged weights: each whole or not at all."""
         tensors = {f"objective.{name}": tensor for name, tensor in self.objective.state_dict().items()}
         tensors |= {f"average.{name}": tensor for name, tensor in self.average.items()}

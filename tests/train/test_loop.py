@@ -13,7 +13,9 @@ from small_runs import SEQTRACK, VTT, run, run_killed
 
 from edgetrack.imaging import normalise
 from train.checkpoints import CheckpointError, load_model, read_tensors, save_model
+from train.data.mixture import datasets
 from train.evaluation import iou
+from train.loop import fit
 from train.objective import normalised, objective
 from train.optimiser import learning_rate
 from train.recipes import Recipe
@@ -77,6 +79,14 @@ def test_weights_tell_what_was_done_before_the_last_run(tmp_path: Path) -> None:
     assert before["hours"] == load_model(start)[1]["training"]["hours"]
     assert Recipe.from_dict(before["recipe"]) == first
     assert (metadata["training"]["step"], metadata["training"]["pairs"]) == (4, 16)
+
+
+def test_what_cannot_be_measured_is_null(tmp_path: Path) -> None:
+    recipe = replace(SEQTRACK, steps=1, decay=0)
+    train, validation = datasets(recipe, [], validation_pairs=1)  # one label leaves nothing to tell apart
+    fit(recipe, train, validation, tmp_path)
+    assert '"auroc": null' in (tmp_path / "log.jsonl").read_text()
+    assert load_model(tmp_path / "model.safetensors")[1]["training"]["auroc"] is None
 
 
 def test_weights_of_another_model_are_no_start(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ def fit(
     threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 1,
     workers: Annotated[int, typer.Option(min=0, help="Data-loading processes.")] = 1,
     every: Annotated[int, typer.Option(min=1, help="Steps between validations and checkpoints.")] = 500,
+    held_out: Annotated[int, typer.Option(min=1, help="Pairs, kept from training, of each validation.")] = 512,
     compiled: Annotated[bool, typer.Option("--compile", help="Train through torch.compile.")] = False,
 ) -> None:
     """Train a recipe, or go on with the run in --out. Under torchrun, on all its processes."""
@@ -46,10 +47,10 @@ def fit(
     from train.loop import fit as run
 
     torch.set_num_threads(threads)
-    chosen, train, validation = _opened(recipe, settings, data)
+    chosen, train, validation = _opened(recipe, settings, data, held_out)
     try:
         run(chosen, train, validation, out, start=start, workers=workers, every=every, compiled=compiled)
-    except (CheckpointError, FloatingPointError) as error:
+    except (CheckpointError, FloatingPointError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
 
@@ -67,11 +68,13 @@ def loader(
     """Measure the data loader alone: pairs per second that a device would have to consume to be the limit."""
     from train.data.throughput import measure
 
-    _, train, _ = _opened(recipe, settings, data)
+    _, train, _ = _opened(recipe, settings, data, held_out=1)
     typer.echo(f"{measure(train, workers, seconds).pairs_per_second:.0f} pairs per second")
 
 
-def _opened(name: str, settings: list[str] | None, data: list[str] | None) -> tuple[Recipe, PairDataset, PairDataset]:
+def _opened(
+    name: str, settings: list[str] | None, data: list[str] | None, held_out: int
+) -> tuple[Recipe, PairDataset, PairDataset]:
     """The recipe with its settings, and its training and validation datasets."""
     import cv2
 
@@ -84,7 +87,7 @@ def _opened(name: str, settings: list[str] | None, data: list[str] | None) -> tu
     cv2.setNumThreads(1)  # data-loading processes are what uses further cores
     try:
         recipe = override(RECIPES[name], settings or [])
-        return recipe, *datasets(recipe, data or [])
+        return recipe, *datasets(recipe, data or [], validation_pairs=held_out)
     except (DatasetError, TypeError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None

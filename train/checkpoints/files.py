@@ -40,7 +40,10 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except Exception as error:
-        raise CheckpointError(f"{path} is not a safetensors file written by train: {error}") from error
+        raise CheckpointError(
+            f"{path} is not a safetensors file written by train ({error}); convert weights from elsewhere with: "
+            "python -m train import"
+        ) from error
 
 
 def differences(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
@@ -68,7 +71,7 @@ def load_model(path: Path) -> tuple[Model, dict[str, Any]]:
         model = build(config_from_dict(metadata.get("kind", "none"), metadata.get("config", {})))
     except (TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{path} holds no model's configuration ({error}); convert official weights with: python -m train import"
+            f"{path} holds no model's configuration ({error}); convert weights from elsewhere with: python -m train import"
         ) from error
     model.load_state_dict(tensors)
     return model.eval(), metadata

@@ -71,7 +71,8 @@ def load_model(path: Path) -> tuple[Model, dict[str, Any]]:
         model = build(config_from_dict(metadata.get("kind", "none"), metadata.get("config", {})))
     except (TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{path} holds no model's configuration ({error}); convert weights from elsewhere with: python -m train import"
+            f"{path} holds no model's configuration ({error}); convert weights from elsewhere with: "
+            "python -m train import"
         ) from error
     model.load_state_dict(tensors)
     return model.eval(), metadata

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from edgetrack.errors import BackendError, BackendUnavailableError, OptionError, SessionClosedError
 from edgetrack_runtimes import SessionOptions, discover, open_session
@@ -48,7 +50,7 @@ class Model:
         return self.bundle.manifest
 
     def session(self, graph: str) -> Session:
-        """Return the session of one graph, opened at first use and checked against the manifest before anything runs.
+        """Return the session of one graph, opened at first use, checked against the manifest and then run once.
 
         Raises:
             BackendError: the runtime cannot load the graph, or the model was closed.
@@ -76,6 +78,8 @@ class Model:
         try:
             check_specs(f"{where}: inputs", list(session.inputs.values()), [t.spec for t in stated.inputs])
             check_specs(f"{where}: outputs", list(session.outputs.values()), [t.spec for t in stated.outputs])
+            # A runtime's first run takes many times as long as those that follow: better now than in the first frame.
+            session.run({name: np.zeros(spec.shape, spec.dtype) for name, spec in session.inputs.items()})
         except BaseException:
             session.close()
             raise
@@ -92,6 +96,11 @@ class Model:
     def __repr__(self) -> str:
         closed = ", closed" if self._closed else ""
         return f"<Model {self.manifest.name!r} ({self.manifest.kind}) {self.precision} on {self.backend}{closed}>"
+
+
+def plain(value: Any) -> Any:
+    """A numpy scalar, which options often are the outcome of, as Python's own; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def load(
@@ -138,6 +147,7 @@ def load_graphs(
 ) -> Model:
     """Do what `load` does, opening the graphs that `graphs` names for a manifest, so that "auto" finds a backend that
     runs them all."""
+    threads = plain(threads)
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise OptionError(
             f"got threads={threads!r}; expected a whole number of at least 1, or None for the runtime's choice"

@@ -11,7 +11,7 @@ from edgetrack.errors import NotInitialisedError, OptionError
 from edgetrack.imaging import check_box, check_frame
 from edgetrack.kinds import Options, algorithm, check, graphs, redetecting
 from edgetrack.longterm import State as Redetecting
-from edgetrack.model import load, load_graphs
+from edgetrack.model import load, load_graphs, plain
 from edgetrack.vtt import State as Searched
 
 if TYPE_CHECKING:
@@ -120,11 +120,12 @@ class Tracker:
         redetect: str | os.PathLike[str] | Model | None = None,
         redetect_interval: int = 1,
     ) -> None:
-        options = Options(decode, window, update_interval, update_threshold)
+        options = Options(decode, plain(window), plain(update_interval), plain(update_threshold))
         check(options)
         self._model = load_graphs(
             model, lambda manifest: graphs(manifest, options), backend, precision, threads, allow_fallback, cache_dir
         )
+        redetect_interval = plain(redetect_interval)
         if isinstance(redetect_interval, bool) or not isinstance(redetect_interval, int) or redetect_interval < 1:
             raise OptionError(f"got redetect_interval={redetect_interval!r}; expected a whole number of at least 1")
         if redetect is None:

@@ -262,6 +262,36 @@ def test_a_graph_with_other_tensors_is_refused(tmp_path, backend) -> None:
     assert "found window float32 (21,); expected window float32 (41,)" in message
 
 
+def test_every_graph_has_run_once_before_it_is_used(colour_bundle, monkeypatch) -> None:
+    ran: list[str] = []
+
+    def recording(backend, graph, options):
+        session = open_session(CPU, graph)
+        run = session.run
+        monkeypatch.setattr(session, "run", lambda feeds: (ran.append(graph.stem), run(feeds))[1])
+        return session
+
+    monkeypatch.setattr(edgetrack.model, "open_session", recording)
+    load(colour_bundle.root, CPU).session("encode")
+    assert sorted(ran) == ["encode", "template", "track"]
+
+
+def test_a_backend_that_cannot_run_what_it_opened_is_passed_over(colour_bundle, monkeypatch, machine) -> None:
+    machine("openvino-gpu", CPU)
+
+    def fail(feeds: object) -> None:
+        raise GraphError("the device is gone")
+
+    def failing(backend, graph, options):
+        session = open_session(CPU, graph)
+        if backend != CPU:
+            monkeypatch.setattr(session, "run", fail)
+        return session
+
+    monkeypatch.setattr(edgetrack.model, "open_session", failing)
+    assert load(colour_bundle.root).backend == CPU
+
+
 def test_a_refused_graph_is_not_left_open(tmp_path, opened) -> None:
     write_graphs(tmp_path, ColourNet(bins=21))
     write_bundle(tmp_path, manifest_of(ColourNet(bins=41)))

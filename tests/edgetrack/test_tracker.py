@@ -237,6 +237,9 @@ BAD_OPTIONS = [
     ({"update_interval": True}, "update_interval=True"),
     ({"threads": 0}, "threads=0; expected a whole number of at least 1"),
     ({"threads": 1.5}, "threads=1.5"),
+    ({"update_interval": np.float32(2)}, "update_interval=2.0; expected a whole number"),
+    ({"update_interval": np.bool_(True)}, "update_interval=True"),
+    ({"redetect_interval": np.int64(0)}, "redetect_interval=0; expected a whole number of at least 1"),
 ]
 
 
@@ -245,6 +248,18 @@ def test_an_option_out_of_range(colour_bundle, options, message) -> None:
     with pytest.raises(OptionError) as caught:
         Tracker(colour_bundle.root, "onnxruntime-cpu", **options)
     assert message in str(caught.value)
+
+
+def test_options_may_be_numpys_scalars(colour_bundle, scene) -> None:
+    frames, truth = scene
+    options = {"threads": 1, "window": 0.5, "update_interval": 3, "update_threshold": 0.25, "redetect_interval": 2}
+    kinds = (np.uint8, np.float32, np.int64, np.float16, np.int32)
+    given = {name: kind(value) for (name, value), kind in zip(options.items(), kinds, strict=True)}
+    trackers = [Tracker(colour_bundle.root, "onnxruntime-cpu", **each) for each in (options, given)]
+    for tracker in trackers:
+        tracker.init(frames[0], truth[0])
+    assert answers(trackers[0], frames[1:]) == answers(trackers[1], frames[1:])
+    assert trackers[0].model.options == trackers[1].model.options
 
 
 def test_one_template_cannot_be_updated(tmp_path) -> None:

@@ -50,11 +50,13 @@ EXIT_CODES: dict[int, tuple[str, tuple[type[EdgeTrackError], ...]]] = {
     6: ("the box or a frame is unusable", (BoxError, FrameError)),
 }
 """Exit codes of the command and the errors they stand for."""
-INTERRUPTED = 128  # plus the signal's number, as shells count: 130 for Ctrl-C, 143 for SIGTERM
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, what `kill` and a shutdown send, and what a closed terminal or a lost connection does."""
+INTERRUPTED = 128  # plus the signal's number, as shells count: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP
 
 EPILOG = "Exit codes: 0 success; 1 an unexpected failure; " + "".join(
     f"{code} {meaning}; " for code, (meaning, _) in EXIT_CODES.items()
-) + "130 interrupted (143 by SIGTERM), with what was written so far closed properly."  # fmt: skip
+) + "130 interrupted (143 by SIGTERM, 129 by SIGHUP), with what was written so far closed properly."  # fmt: skip
 
 
 def exit_code(error: EdgeTrackError) -> int:
@@ -164,6 +166,10 @@ def track(
         cache_dir=cache_dir,
         redetect=redetect,
     )
+    if backend == "auto":
+        _say(
+            f"running on {tracker.model.backend}, the first backend that can; edgetrack doctor says what of the others"
+        )
     with open_source(source) as frames:
         for path in (output, None if jsonl in (None, "-") else Path(str(jsonl))):
             _refuse_overwriting(path, frames.files)
@@ -193,6 +199,7 @@ def _follow(
     tracker.init(first, target)  # before any output is opened: a bad box must not empty an earlier result
     init_ms = (perf_counter_ns() - started) / 1e6
     with ExitStack() as stack:
+        stop = stack.enter_context(_StopRequest())  # first, so that it still holds while the files are closed
         video = stack.enter_context(VideoFile(output, source.fps or IMAGE_FPS, source.size)) if output else None
         lines = stack.enter_context(JsonLines(jsonl)) if jsonl else None
         if lines:
@@ -212,7 +219,6 @@ def _follow(
             lines.write(_record(0, target, None, True, init_ms))
         if video:
             video.write(annotate(first, target, caption=label))
-        stop = stack.enter_context(_StopRequest())
         progress = stack.enter_context(_progress())
         task = progress.add_task("tracking", total=source.frame_count)
         progress.advance(task)
@@ -232,13 +238,11 @@ def _follow(
         finally:
             progress.stop()
             _say(_summary(latencies, lost, label, output, jsonl))
-    if stop.signal:
-        _say("interrupted")
-        raise typer.Exit(INTERRUPTED + stop.signal)
+    stop.obey()
 
 
 class _StopRequest:
-    """While entered, the first SIGINT or SIGTERM asks for an end after the frame at hand; the second ends at once.
+    """While entered, the first signal of `STOPPING` asks for an end after the frame at hand; the second ends at once.
 
     Attributes:
         signal: the number of the signal that asked, 0 before.
@@ -249,13 +253,20 @@ class _StopRequest:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> _StopRequest:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._request)
+        for number in STOPPING:
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup wants it, and shells for their background jobs
+                self._previous[number] = signal.signal(number, self._request)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, previous in self._previous.items():
             signal.signal(number, previous)
+
+    def obey(self) -> None:
+        """Raise `typer.Exit` where an end was asked for."""
+        if self.signal:
+            _say("interrupted")
+            raise typer.Exit(INTERRUPTED + self.signal)
 
     def _request(self, number: int, _: FrameType | None) -> None:
         if self.signal:
@@ -275,9 +286,14 @@ def demo(
     from edgetrack.demo import run_demo
     from edgetrack.doctor import processor
 
-    with _progress() as progress:
+    with _StopRequest() as stop, _progress() as progress:
         task = progress.add_task("demo", total=frames)
-        result = run_demo(output, model, backend, frames, seed, advance=lambda: progress.advance(task))
+
+        def advance() -> None:
+            progress.advance(task)
+            stop.obey()
+
+        result = run_demo(output, model, backend, frames, seed, advance)
     threads = "the runtime's choice of threads" if result.threads is None else f"{result.threads} threads"
     rows = {
         "ran on": f"{result.model} {result.precision}, {result.backend}, {threads}, {processor()}",

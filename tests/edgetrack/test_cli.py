@@ -275,7 +275,7 @@ def test_errors_of_several_lines_become_one(capsys: pytest.CaptureFixture[str]) 
 # Interruption.
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_interrupt_finishes_the_frame_and_closes_the_files(
     track: Run, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
 ) -> None:
@@ -310,6 +310,53 @@ def test_second_interrupt_ends_at_once_and_still_closes_the_files(
     result = track(clip, "--output", tmp_path / "out.mp4")
     assert result.exit_code == 130
     assert len(list(open_source(tmp_path / "out.mp4"))) == 1
+
+
+def test_an_ignored_signal_stays_ignored(
+    track: Run, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = edgetrack.Tracker.update
+
+    def update(self: edgetrack.Tracker, frame: np.ndarray) -> edgetrack.Track:
+        signal.raise_signal(signal.SIGHUP)
+        return real(self, frame)
+
+    monkeypatch.setattr(edgetrack.Tracker, "update", update)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        result = track(clip, "--output", tmp_path / "out.mp4")
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert result.exit_code == 0
+    assert len(list(open_source(tmp_path / "out.mp4"))) == 25
+
+
+def test_an_interrupted_demo_can_be_played(
+    run: Run, colour_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = edgetrack.Tracker.update, []
+
+    def update(self: edgetrack.Tracker, frame: np.ndarray) -> edgetrack.Track:
+        calls.append(1)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return real(self, frame)
+
+    monkeypatch.setattr(edgetrack.Tracker, "update", update)
+    options = ("--model", colour_bundle.root, "--backend", "onnxruntime-cpu", "--frames", 50)
+    result = run("demo", *options, "--output", tmp_path)
+    assert result.exit_code == 143
+    assert len(list(open_source(tmp_path / "demo.mp4"))) == 4
+
+
+def test_the_backend_that_auto_chose_is_said(run: Run, colour_bundle: Bundle, folder: Path) -> None:
+    options = ("--box", BOX, "--model", colour_bundle.root)
+    chosen = run("track", folder / "0.png", *options).stderr.splitlines()
+    backend = chosen[-1].rpartition(" | ")[2]
+    assert chosen[0].startswith(f"edgetrack: running on {backend}, ")
+    named = run("track", folder / "0.png", *options, "--backend", backend).stderr.splitlines()
+    assert named == chosen[1:]
 
 
 # info, doctor, demo

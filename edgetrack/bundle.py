@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
+from edgetrack.decoding import CENTRE_STEPS
 from edgetrack.errors import BundleError, IntegrityError, ManifestError, SchemaVersionError, UnsafePathError
 from edgetrack_runtimes import TensorSpec
 from edgetrack_runtimes.onnx_file import external_locations
@@ -88,10 +89,19 @@ class CanvasPreprocessing(_Colours):
 
 
 class DecoderSettings(_Part):
-    """The vocabulary: tokens 0..bins-1 are coordinates, END is `bins`, START is `bins + 1`."""
+    """The vocabulary and how a box is written in it.
+
+    Attributes:
+        bins: tokens 0..bins-1 are coordinates, END is `bins`, START is `bins + 1`.
+        order: cx, cy, w, h, or w, h, cx, cy; or the corners left, top, right, bottom.
+        decoding: one token after the other, or all at once.
+        prompt_frames: the decoder is told the boxes of so many frames before.
+    """
 
     bins: int = Field(ge=2)
-    order: Literal["xywh", "whxy"]
+    order: Literal["xywh", "whxy", "corner"]
+    decoding: Literal["autoregressive", "bidirectional"] = "autoregressive"
+    prompt_frames: int = Field(default=0, ge=0)
 
 
 class OnlineSettings(_Part):
@@ -473,6 +483,11 @@ def _check(root: Path, manifest: Manifest, source: Path) -> None:
             _check_vtt(manifest, variant, where)
         else:
             _check_seqtrack(manifest, variant, where)
+    if manifest.kind == "seqtrack" and not CENTRE_STEPS[manifest.decoder.order] and manifest.online.window:
+        raise ManifestError(
+            f"{source}: online.window is {manifest.online.window:g} but a box is written as its corners, which have no "
+            "tokens for the centre to penalise; expected 0"
+        )
     if manifest.kind == "seqtrack" and manifest.templates == 1 and manifest.online.update_interval is not None:
         raise ManifestError(
             f"{source}: online.update_interval is {manifest.online.update_interval} but the model has one template, "
@@ -496,30 +511,38 @@ _CROSS = ("cross_keys", "cross_values")
 
 
 def _check_seqtrack(manifest: SeqTrackManifest, variant: Variant, where: str) -> None:
-    """Check that a variant has SeqTrack's four graphs and that one's outputs are the next one's inputs.
+    """Check that a variant has SeqTrack's graphs and that one's outputs are the next one's inputs.
 
     T templates; S, St search and template size; Ld, Hd, dd decoder layers, heads and head width; M memory tokens.
     """
-    expected = {"template", "encode", "decode_step", "track"}
+    decoder = manifest.decoder
+    stepwise = decoder.decoding == "autoregressive"
+    expected = {"template", "track", *(("encode", "decode_step") if stepwise else ())}
     if set(variant.graphs) != expected:
         raise ManifestError(f"{where} has the graphs {_listing(variant.graphs)}; expected {_listing(expected)}")
-    preprocessing, bins = manifest.preprocessing, manifest.decoder.bins
+    preprocessing, bins = manifest.preprocessing, decoder.bins
     size, template_size = preprocessing.search.size, preprocessing.template.size
     state = [tensor.spec for tensor in variant.graphs["template"].outputs]
     if not state:
         raise ManifestError(f"{where}: the graph 'template' has no outputs; expected the template state")
-    cross = [tensor.spec for tensor in variant.graphs["encode"].outputs]
-    if tuple(sorted(spec.name for spec in cross)) != _CROSS or any(len(spec.shape) != 5 for spec in cross):
-        raise ManifestError(
-            f"{where}: 'encode' has outputs {_specs(cross)}; expected {_listing(_CROSS)} of shape (Ld, 1, Hd, M, dd)"
-        )
-    layers, batch, heads, memory, width = cross[0].shape
     search = _floats("search", 1, 3, size, size)
-    past = (layers, batch, heads, 5, width)  # START and four tokens
+    options = [_floats("window", bins)] if CENTRE_STEPS[decoder.order] else []
+    if decoder.prompt_frames:
+        options.append(TensorSpec("prompt", (1, 4 * decoder.prompt_frames), "int64"))
     wanted: dict[str, tuple[list[TensorSpec], list[TensorSpec]]] = {
         "template": ([_floats("templates", manifest.templates, 3, template_size, template_size)], state),
-        "encode": ([search, *state], [_floats(name, layers, 1, heads, memory, width) for name in _CROSS]),
-        "decode_step": (
+    }
+    if stepwise:
+        cross = [tensor.spec for tensor in variant.graphs["encode"].outputs]
+        if tuple(sorted(spec.name for spec in cross)) != _CROSS or any(len(spec.shape) != 5 for spec in cross):
+            raise ManifestError(
+                f"{where}: 'encode' has outputs {_specs(cross)}; expected {_listing(_CROSS)} of shape "
+                "(Ld, 1, Hd, M, dd)"
+            )
+        layers, batch, heads, memory, width = cross[0].shape
+        past = (layers, batch, heads, 4 * decoder.prompt_frames + 5, width)  # the prompt, START and four tokens
+        wanted["encode"] = ([search, *state], [_floats(name, layers, 1, heads, memory, width) for name in _CROSS])
+        wanted["decode_step"] = (
             [
                 TensorSpec("token", (1,), "int64"),
                 TensorSpec("position", (1,), "int64"),
@@ -527,12 +550,11 @@ def _check_seqtrack(manifest: SeqTrackManifest, variant: Variant, where: str) ->
                 *cross,
             ],
             [_floats("logits", 1, bins + 2), *(_floats(name, *past) for name in ("present_keys", "present_values"))],
-        ),
-        "track": (
-            [search, *state, _floats("window", bins)],
-            [TensorSpec("tokens", (1, 4), "int64"), _floats("likelihoods", 1, 4), _floats("presence", 1)],
-        ),
-    }
+        )
+    wanted["track"] = (
+        [search, *state, *options],
+        [TensorSpec("tokens", (1, 4), "int64"), _floats("likelihoods", 1, 4), _floats("presence", 1)],
+    )
     _check_graphs(variant, wanted, where)
 
 

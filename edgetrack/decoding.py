@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from edgetrack_runtimes import Session
 
 STEPS = 4
 """Tokens of a box."""
-CENTRE_STEPS = {"xywh": (0, 1), "whxy": (2, 3)}
-"""Which of the four tokens are cx and cy, by the order in which a model writes a box."""
+CENTRE_STEPS: dict[str, tuple[int, ...]] = {"xywh": (0, 1), "whxy": (2, 3), "corner": ()}
+"""Which of the four tokens are cx and cy, by the order in which a model writes a box; of corners none."""
 
 
 class Decoded(NamedTuple):
@@ -40,6 +42,31 @@ def hanning_window(strength: float, bins: int) -> NDArray[np.float32]:
     return (1 - strength + strength * np.hanning(bins)).astype(np.float32)
 
 
+def tokens_to_box(tokens: NDArray[np.int64], bins: int, order: str) -> NDArray[np.float64]:
+    """Return the box (4,) that four tokens mean: cx, cy, w, h in units of the search crop.
+
+    Corners that were decoded the wrong way round span the same box.
+    """
+    values = tokens / (bins - 1)
+    if order == "corner":
+        low, high = np.minimum(values[:2], values[2:]), np.maximum(values[:2], values[2:])
+        return np.concatenate([(low + high) / 2, high - low])
+    return np.roll(values, -CENTRE_STEPS[order][0])
+
+
+def box_to_tokens(box: NDArray[np.float64], bins: int, order: str) -> NDArray[np.int64]:
+    """Return the four tokens (4,) that say `box`, cx, cy, w, h in units of the search crop, clamped to what they can.
+
+    Rounded down, as the official code writes its training targets.
+    """
+    if order == "corner":
+        values = np.concatenate([box[:2] - box[2:] / 2, box[:2] + box[2:] / 2])
+    else:
+        values = np.roll(box, CENTRE_STEPS[order][0])
+    tokens: NDArray[np.int64] = (np.clip(values, 0, 1) * (bins - 1)).astype(np.int64)
+    return tokens
+
+
 def greedy_decode(
     session: Session,
     cross_keys: NDArray[np.float32],
@@ -47,6 +74,7 @@ def greedy_decode(
     window: NDArray[np.float32],
     bins: int,
     order: str,
+    prompt: Sequence[int] = (),
 ) -> Decoded:
     """Decode a box from the decoder's memory.
 
@@ -55,7 +83,8 @@ def greedy_decode(
         cross_keys: (Ld, 1, Hd, M, dd), with `cross_values` the outputs of the `encode` graph.
         window: (bins,), multiplies the probabilities of cx and cy before the argmax.
         bins: coordinate tokens; END is `bins` and START `bins + 1`.
-        order: "xywh" or "whxy".
+        order: "xywh", "whxy" or "corner".
+        prompt: tokens that are put in front of START.
     """
     end, start = bins, bins + 1
     # The memory is the same in all four steps: it goes to the device once.
@@ -68,11 +97,13 @@ def greedy_decode(
     tokens = np.empty(STEPS, np.int64)
     likelihoods = np.empty(STEPS, np.float32)
     presence = 1.0
+    given = [*prompt, start]
+    first = len(given) - 1
     token = start
-    for position in range(STEPS):
+    for position in range(first + STEPS):
         out = session.run(
             {
-                "token": np.asarray([token], np.int64),
+                "token": np.asarray([given[position] if position <= first else token], np.int64),
                 "position": np.asarray([position], np.int64),
                 "past_keys": past_keys,
                 "past_values": past_values,
@@ -80,16 +111,19 @@ def greedy_decode(
             }
         )
         past_keys, past_values = out["present_keys"], out["present_values"]
+        step = position - first
+        if step < 0:  # inside the prompt, whose next token is known
+            continue
         probabilities = _softmax(out["logits"][0])  # over the bins, END and START
-        if position == 0:
+        if step == 0:
             presence = 1.0 - float(probabilities[end])
         # The bins are sliced without renormalising, as in the official code.
         choice = probabilities[:bins]
-        if position in CENTRE_STEPS[order]:
+        if step in CENTRE_STEPS[order]:
             choice = choice * window
         token = int(choice.argmax())
-        tokens[position] = token
-        likelihoods[position] = choice[token]
+        tokens[step] = token
+        likelihoods[step] = choice[token]
     return Decoded(tokens, likelihoods, presence)
 
 

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgetrack import seqtrack, vtt
+from edgetrack.decoding import CENTRE_STEPS
 from edgetrack.errors import OptionError
 from edgetrack.longterm import LongTerm
 
@@ -46,6 +47,10 @@ def graphs(manifest: Manifest, options: Options) -> tuple[str, ...]:
         OptionError: an option that this kind of model does not have.
     """
     if manifest.kind == "seqtrack":
+        if options.decode == "cached" and manifest.decoder.decoding == "bidirectional":
+            raise OptionError(
+                f"got decode='cached', but {manifest.name!r} decodes all tokens at once; expected decode='fused'"
+            )
         return seqtrack.GRAPHS[options.decode]
     for name, value, default in zip(Options._fields, options, Options(), strict=True):
         if value != default:
@@ -88,6 +93,11 @@ def _settings(manifest: SeqTrackManifest, options: Options) -> seqtrack.Settings
         raise OptionError(
             f"got update_interval={interval}, but {manifest.name!r} has one template, which is never replaced; "
             "leave update_interval out, or take a model with two templates"
+        )
+    if options.window and not CENTRE_STEPS[manifest.decoder.order]:
+        raise OptionError(
+            f"got window={options.window!r}, but {manifest.name!r} writes a box as its corners, and a window penalises "
+            "tokens of the centre; leave window out"
         )
     return seqtrack.Settings(
         online.window if options.window is None else options.window,

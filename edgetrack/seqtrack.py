@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from edgetrack.decoding import CENTRE_STEPS, Decoded, greedy_decode, hanning_window
+from edgetrack.decoding import Decoded, box_to_tokens, greedy_decode, hanning_window, tokens_to_box
 from edgetrack.errors import OptionError
-from edgetrack.imaging import clip_box, crop_square, crop_to_box, normalise
+from edgetrack.imaging import box_to_crop, clip_box, crop_square, crop_to_box, normalise
 from edgetrack.online import Clock, Estimate
 
 if TYPE_CHECKING:
@@ -48,12 +48,14 @@ class State:
         templates: T normalised crops (3, St, St); the first is the one from `init` and is never replaced.
         template_state: the outputs of the `template` graph for them, on the device of the session they are fed to.
         frame: number of the last frame; 0 at `init`.
+        history: the boxes of the last frames, oldest first, as many as the model's prompt has; none where it has none.
     """
 
     box: NDArray[np.float64]
     templates: tuple[NDArray[np.float32], ...]
     template_state: Mapping[str, DeviceTensor]
     frame: int
+    history: tuple[NDArray[np.float64], ...] = ()
 
 
 class SeqTrack:
@@ -79,8 +81,9 @@ class SeqTrack:
         """Take the target from `frame` at `box`: all template slots hold the same crop."""
         crop, _ = self._crop(frame, box, self._manifest.preprocessing.template)
         templates = (crop,) * self._manifest.templates
-        # A copy: the caller may go on to change the array.
-        return State(box.copy(), templates, self._encode_templates(templates), 0)
+        box = box.copy()  # the caller may go on to change the array
+        history = (box,) * self._manifest.decoder.prompt_frames
+        return State(box, templates, self._encode_templates(templates), 0, history)
 
     def step(self, state: State, frame: NDArray[np.uint8]) -> tuple[State, Estimate]:
         """Find the target of `state` in `frame`."""
@@ -88,10 +91,9 @@ class SeqTrack:
         frame_size = (frame.shape[1], frame.shape[0])
         search, scale = self._crop(frame, state.box, manifest.preprocessing.search)
         clock.lap("crop")
-        decoded = self._decode(search[None], state.template_state)
+        decoded = self._decode(search[None], state.template_state, self._prompt(state, scale))
         clock.lap("graph")
-        centre = CENTRE_STEPS[manifest.decoder.order][0]
-        cxcywh = np.roll(decoded.tokens, -centre) / (manifest.decoder.bins - 1)
+        cxcywh = tokens_to_box(decoded.tokens, manifest.decoder.bins, manifest.decoder.order)
         box = crop_to_box(cxcywh, state.box, scale, manifest.preprocessing.search.size)
         box = clip_box(box, frame_size, manifest.online.clip_margin)
         likelihood = float(decoded.likelihoods.mean())
@@ -106,7 +108,8 @@ class SeqTrack:
             template_state = self._encode_templates(templates)
         clock.lap("template")
         estimate = Estimate(score, ok, clock.stages)
-        return State(box, templates, template_state, number), estimate
+        history = (*state.history[1:], box) if state.history else ()
+        return State(box, templates, template_state, number, history), estimate
 
     def _is_update(self, number: int, likelihood: float) -> bool:
         interval = self._settings.update_interval
@@ -124,15 +127,30 @@ class SeqTrack:
         outputs = self._template.run({"templates": np.stack(templates)})
         return {name: self._search.upload(name, value) for name, value in outputs.items()}
 
-    def _decode(self, search: NDArray[np.float32], template_state: Mapping[str, DeviceTensor]) -> Decoded:
+    def _prompt(self, state: State, scale: float) -> NDArray[np.int64]:
+        """The tokens of the last frames' boxes as they lie in the search crop; none where the model has no prompt."""
+        decoder, size = self._manifest.decoder, self._manifest.preprocessing.search.size
+        told = [
+            box_to_tokens(box_to_crop(box, state.box, scale, size), decoder.bins, decoder.order)
+            for box in state.history
+        ]
+        return np.concatenate(told) if told else np.empty(0, np.int64)
+
+    def _decode(
+        self, search: NDArray[np.float32], template_state: Mapping[str, DeviceTensor], prompt: NDArray[np.int64]
+    ) -> Decoded:
         if self._step is None:
-            out = self._search.run({"search": search, "window": self._window, **template_state})
+            feeds: dict[str, NDArray[Any] | DeviceTensor] = {
+                "search": search,
+                "window": self._window,
+                "prompt": prompt[None],
+                **template_state,
+            }
+            out = self._search.run({name: feeds[name] for name in self._search.inputs})
             return Decoded(out["tokens"][0], out["likelihoods"][0], float(out["presence"][0]))
         out = self._search.run({"search": search, **template_state})
-        decoder = self._manifest.decoder
-        return greedy_decode(
-            self._step, out["cross_keys"], out["cross_values"], self._window, decoder.bins, decoder.order
-        )
+        decoder, cross = self._manifest.decoder, (out["cross_keys"], out["cross_values"])
+        return greedy_decode(self._step, *cross, self._window, decoder.bins, decoder.order, prompt.tolist())
 
 
 def calibrated_score(calibration: LikelihoodScore | PresenceScore, presence: float, likelihood: float) -> float:

@@ -118,7 +118,6 @@ def images(pixels: Tensor) -> Tensor:
 
 def forced_logits(model: SeqTrack, pair: Pair) -> Tensor:
     """Teacher-forced logits (B, 4, bins + 2) of a batch of examples."""
-    start = torch.full((len(pair.box), 1), model.decoder.start)
-    ids = box_tokens(in_order(pair.box, model.config.order), model.config.bins)[:, :3]
+    ids = box_tokens(in_order(pair.box, model.config.order), model.config.bins)
     tokens = model.encode(images(pair.templates), images(pair.search))
-    return model.logits(tokens, torch.cat([start, ids], 1))
+    return model.answers(tokens, ids, pair.history)[:, :4]

@@ -1,7 +1,10 @@
-"""The four graphs that SeqTrack runs as on a device, each a module of named tensors with a batch of one.
+"""The graphs that SeqTrack runs as on a device, each a module of named tensors with a batch of one.
+
+Two where all coordinates are decoded at once, template and track; else four.
 
 T templates of side St, search side S; L, H, d encoder layers, heads and head width; Nt tokens of one template, D their
-width; Ld, Hd, dd decoder layers, heads and head width; M memory tokens, V = bins + 2, P = 5 (START and four tokens).
+width; Ld, Hd, dd decoder layers, heads and head width; M memory tokens, V = bins + 2, F frames of the prompt,
+P = 4 F + 5 (the prompt, START and four tokens).
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from train.models.decoder import SlotCache
+from train.models.decoder import CENTRE_POSITIONS, SlotCache
 from train.models.seqtrack import SeqTrack, SeqTrackConfig
 from train.models.vit import TemplateState
 
@@ -26,10 +29,16 @@ class GraphSpec(NamedTuple):
 
 def state_names(config: SeqTrackConfig) -> tuple[str, ...]:
     """The tensors that stand for the templates: tokens, keys and values, as far as the frame's graph needs them."""
-    if config.template_attention == "joint":
+    if config.template_attention != "isolated":
         return ("template_tokens",)
     tokens = () if config.memory == "x" else ("template_tokens",)
     return (*tokens, "template_keys", "template_values")
+
+
+def option_names(config: SeqTrackConfig) -> tuple[str, ...]:
+    """What decoding takes besides: the penalty on the centre, where there are tokens for it, and the prompt."""
+    window = ("window",) if CENTRE_POSITIONS[config.order] else ()
+    return (*window, "prompt") if config.prompt_frames else window
 
 
 class TemplateGraph(nn.Module):
@@ -65,11 +74,16 @@ class EncodeGraph(_SearchGraph):
 
 
 class TrackGraph(_SearchGraph):
-    """search, the template state and window (bins,) -> tokens (1, 4), likelihoods (1, 4), presence (1,)."""
+    """search, the template state and, as `option_names` says, window (bins,) and prompt (1, 4 F) -> tokens (1, 4),
+    likelihoods (1, 4), presence (1,)."""
 
-    def forward(self, search: Tensor, *state_and_window: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        *state, window = state_and_window
-        return self.model.decoder.generate(*self.cross(search, tuple(state)), window, self.model.config.order)
+    def forward(self, search: Tensor, *state_and_options: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        config = self.model.config
+        count = len(state_names(config))
+        options = dict(zip(option_names(config), state_and_options[count:], strict=True))
+        return self.model.decoder.generate(
+            *self.cross(search, state_and_options[:count]), order=config.order, **options
+        )
 
 
 class DecodeStepGraph(nn.Module):
@@ -90,7 +104,7 @@ class DecodeStepGraph(nn.Module):
         cross_values: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         cache = SlotCache(past_keys, past_values, position)
-        return self.decoder.step(token, position, cache, cross_keys, cross_values), *cache.present()
+        return self.decoder.step(token[:, None], position, cache, cross_keys, cross_values), *cache.present()
 
 
 @torch.no_grad()
@@ -101,26 +115,33 @@ def seqtrack_graphs(model: SeqTrack, generator: torch.Generator) -> dict[str, Gr
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
-    template, encode = TemplateGraph(model), EncodeGraph(model)
+    template, encode, track = TemplateGraph(model), EncodeGraph(model), TrackGraph(model)
     templates = normal(config.templates, 3, config.template_size, config.template_size)
     search = normal(1, 3, config.search_size, config.search_size)
     state = dict(zip(state_names(config), template(templates), strict=True))
+    every_option = {
+        "window": torch.rand(config.bins, generator=generator),
+        "prompt": torch.randint(config.bins, (1, model.decoder.prompt), generator=generator),
+    }
+    options = {name: every_option[name] for name in option_names(config)}
+    ends = {
+        "template": GraphSpec(template, {"templates": templates}, state_names(config)),
+        "track": GraphSpec(track, {"search": search, **state, **options}, ("tokens", "likelihoods", "presence")),
+    }
+    if config.decoding == "bidirectional":
+        return ends
     cross = dict(zip(("cross_keys", "cross_values"), encode(search, *state.values()), strict=True))
     layers, _, heads, _, width = cross["cross_keys"].shape
     past = (layers, 1, heads, model.decoder.sequence, width)
     step_inputs = {
         "token": torch.randint(config.bins, (1,), generator=generator),
-        "position": torch.randint(4, (1,), generator=generator),
+        "position": torch.randint(model.decoder.sequence - 1, (1,), generator=generator),
         "past_keys": normal(*past),
         "past_values": normal(*past),
         **cross,
     }
-    window = torch.rand(config.bins, generator=generator)
     return {
-        "template": GraphSpec(template, {"templates": templates}, state_names(config)),
+        **ends,
         "encode": GraphSpec(encode, {"search": search, **state}, tuple(cross)),
         "decode_step": GraphSpec(DecodeStepGraph(model), step_inputs, ("logits", "present_keys", "present_values")),
-        "track": GraphSpec(
-            TrackGraph(model), {"search": search, **state, "window": window}, ("tokens", "likelihoods", "presence")
-        ),
     }

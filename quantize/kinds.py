@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from edgetrack.decoding import CENTRE_STEPS
 from edgetrack.imaging import IMAGENET_MEAN, IMAGENET_STD
 from quantize.graphs import GraphSpec, seqtrack_graphs
 from quantize.vtt_graphs import vtt_graphs
@@ -39,11 +40,16 @@ def _seqtrack(config: SeqTrackConfig, metadata: Mapping[str, Any]) -> dict[str, 
             "search": {"size": config.search_size, "factor": config.search_factor},
             "template": {"size": config.template_size, "factor": config.template_factor},
         },
-        "decoder": {"bins": config.bins, "order": config.order},
+        "decoder": {
+            "bins": config.bins,
+            "order": config.order,
+            "decoding": config.decoding,
+            "prompt_frames": config.prompt_frames,
+        },
         "templates": config.templates,
         "online": metadata.get("online")
         or {
-            "window": 1.0,
+            "window": 1.0 if CENTRE_STEPS[config.order] else 0.0,
             "update_interval": 25 if config.templates > 1 else None,
             "update_threshold": 0.015,
             "clip_margin": 10.0,

@@ -16,10 +16,10 @@ import torch
 from edgetrack_runtimes import SessionOptions, discover, open_session
 from edgetrack_runtimes.onnxruntime_session import lower_zero_points, zero_points_after_relu
 from quantize.calibrate import images
-from quantize.graphs import DecodeStepGraph, EncodeGraph, TemplateGraph, TrackGraph, state_names
+from quantize.graphs import DecodeStepGraph, EncodeGraph, TemplateGraph, TrackGraph, option_names, state_names
 from train.data.pairs import Pair
 from train.evaluation import iou
-from train.losses import in_order
+from train.losses import from_order
 from train.models.seqtrack import SeqTrack
 
 _ORT_INTEGER = {"QLinearConv", "QLinearMatMul", "MatMulIntegerToFloat", "QGemm", "MatMulInteger", "ConvInteger"}
@@ -105,36 +105,36 @@ class _Answers:
     def __init__(self, fp32: SeqTrack, int8: SeqTrack, pair: Pair, index: int) -> None:
         config = int8.config
         templates, search = images(pair.templates[index]), images(pair.search[index : index + 1])
-        window = torch.ones(config.bins)
         names = state_names(config)
 
         def named(keys: Sequence[str], values: Sequence[torch.Tensor]) -> dict[str, np.ndarray[Any, Any]]:
             return {key: value.numpy() for key, value in zip(keys, values, strict=True)}
 
         def track(model: SeqTrack) -> tuple[torch.Tensor, ...]:
-            return TrackGraph(model)(search, *TemplateGraph(model)(templates), window)
+            return TrackGraph(model)(search, *TemplateGraph(model)(templates), *options.values())
 
         state = TemplateGraph(int8)(templates)
-        cross = EncodeGraph(int8)(search, *state)
-        past = torch.zeros(len(cross[0]), *cross[0].shape[1:3], int8.decoder.sequence, cross[0].shape[-1])
-        first = (torch.tensor([int8.decoder.start]), torch.tensor([0]), past, past, *cross)
+        every_option = {"window": torch.ones(config.bins), "prompt": int8.prompt(pair.history[index : index + 1])}
+        options = {name: every_option[name] for name in option_names(config)}
         self.present = bool(pair.present[index])
         self.fp32_tokens = track(fp32)[0].numpy()
         inputs = named(("search", *names), (search, *state))
-        cross_names = ("cross_keys", "cross_values")
-        step_names = ("token", "position", "past_keys", "past_values", *cross_names)
         self.graphs = {
             "template": ({"templates": templates.numpy()}, named(names, state)),
-            "encode": (inputs, named(cross_names, cross)),
-            "decode_step": (
-                named(step_names, first),
-                named(("logits", "present_keys", "present_values"), DecodeStepGraph(int8)(*first)),
-            ),
             "track": (
-                {**inputs, "window": window.numpy()},
+                {**inputs, **named(tuple(options), tuple(options.values()))},
                 named(("tokens", "likelihoods", "presence"), track(int8)),
             ),
         }
+        if config.decoding == "autoregressive":
+            cross = EncodeGraph(int8)(search, *state)
+            past = torch.zeros(len(cross[0]), *cross[0].shape[1:3], int8.decoder.sequence, cross[0].shape[-1])
+            first = (torch.tensor([int8.decoder.start]), torch.tensor([0]), past, past, *cross)
+            cross_names = ("cross_keys", "cross_values")
+            step_names = ("token", "position", "past_keys", "past_values", *cross_names)
+            step = named(("logits", "present_keys", "present_values"), DecodeStepGraph(int8)(*first))
+            self.graphs["encode"] = (inputs, named(cross_names, cross))
+            self.graphs["decode_step"] = (named(step_names, first), step)
 
 
 def _compared(backend: str, int8: SeqTrack, graphs: Mapping[str, Path], answers: Sequence[_Answers]) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def _overlap(model: SeqTrack, tokens: Sequence[tuple[np.ndarray[Any, Any], np.nd
     """Overlap of the boxes that two sets of tokens mean, example by example: its mean and its 5th percentile."""
     config = model.config
     one, other = (
-        in_order(torch.from_numpy(np.concatenate(side)).float() / (config.bins - 1), config.order)
+        from_order(torch.from_numpy(np.concatenate(side)).float() / (config.bins - 1), config.order)
         for side in zip(*tokens, strict=True)
     )
     overlap = iou(one, other).numpy()

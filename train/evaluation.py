@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from train.data.pairs import Pair, PairDataset
-from train.losses import in_order
+from train.losses import from_order
 from train.models.registry import Model
 from train.models.vtt import VTT
 from train.objective import normalised
@@ -38,8 +38,8 @@ def predict(model: Model, pair: Pair, window: Tensor | None = None) -> tuple[Ten
         top = scores.argmax(1, keepdim=True)
         return boxes.take_along_dim(top[..., None], 1)[:, 0], scores.gather(1, top), scores.amax(1)
     tokens = model.encode(normalised(pair.templates), normalised(pair.search))
-    ids, likelihoods, presence = model.decoder.generate(*model.project_memory(tokens), window, model.config.order)
-    return in_order(ids / (model.config.bins - 1), model.config.order), likelihoods, presence
+    ids, likelihoods, presence = model.generate(tokens, window, history=pair.history)
+    return from_order(ids / (model.config.bins - 1), model.config.order), likelihoods, presence
 
 
 def validate(model: Model, loader: DataLoader[Pair], device: torch.device) -> dict[str, float]:

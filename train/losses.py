@@ -28,13 +28,23 @@ def terms(boxes: Tensor, present: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def box_tokens(boxes: Tensor, bins: int) -> Tensor:
-    """Boxes (B, 4) in [0, 1] -> token ids (B, 4), floor(v * (bins - 1)) of the clamped values (official processing)."""
+    """Values (..., 4) -> token ids (..., 4), floor(v * (bins - 1)) of v clamped to [0, 1] (official processing)."""
     return (boxes.clamp(0, 1) * (bins - 1)).long()
 
 
 def in_order(boxes: Tensor, order: str) -> Tensor:
-    """(B, 4) cx, cy, w, h -> the same values in the token order "xywh" or "whxy". Its own inverse."""
-    return boxes if order == "xywh" else boxes[:, [2, 3, 0, 1]]
+    """(..., 4) cx, cy, w, h -> what a sequence of the order "xywh", "whxy" or "corner" says, in [0, 1] as they were."""
+    if order == "corner":
+        return torch.cat([boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2], -1)
+    return boxes if order == "xywh" else boxes.roll(2, -1)
+
+
+def from_order(values: Tensor, order: str) -> Tensor:
+    """The inverse of `in_order`. Corners that were decoded the wrong way round span the same box."""
+    if order == "corner":
+        low, high = torch.minimum(values[..., :2], values[..., 2:]), torch.maximum(values[..., :2], values[..., 2:])
+        return torch.cat([(low + high) / 2, high - low], -1)
+    return values if order == "xywh" else values.roll(2, -1)
 
 
 def soft_targets(boxes: Tensor, bins: int, sigma: float) -> Tensor:
@@ -54,10 +64,11 @@ def sequence_loss(
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of the tokens: the four coordinates and END of present targets, and END at once of absent ones.
 
-    An absent target's sequence is END alone, so the first step decides between a coordinate and END.
+    An absent target's sequence is END alone, so the first step decides between a coordinate and END. Where all
+    coordinates are answered at once, no END follows.
 
     Args:
-        logits: (B, 5, bins + 2), teacher-forced with START and the four coordinates.
+        logits: (B, 5, bins + 2), teacher-forced with START and the four coordinates; or (B, 4, bins + 2).
         boxes: (B, 4) in token order, in [0, 1].
         present: (B,) bool.
         sigma: spread of the soft targets; 0 for the paper's hard ones.
@@ -72,8 +83,10 @@ def sequence_loss(
         coordinates = -(soft_targets(boxes, bins, sigma) * log_p[:, :4, :bins]).sum(-1)
     else:
         coordinates = -log_p[:, :4].gather(-1, box_tokens(boxes, bins)[..., None])[..., 0]
-    end = -log_p[:, 4, bins]
-    sequence = (coordinates.sum(1) + end_weight * end) / (4 + end_weight)
+    total, weight = coordinates.sum(1), 4.0
+    if logits.shape[1] > 4:
+        total, weight = total - end_weight * log_p[:, 4, bins], weight + end_weight
+    sequence = total / weight
     return (sequence * present).sum(), (-log_p[:, 0, bins] * ~present).sum()
 
 

@@ -80,12 +80,9 @@ class SeqTrackObjective(Objective):
     def forward(self, pair: Pair, counts: Tensor) -> tuple[Tensor, Tensor]:
         recipe, model = self.recipe, self.model
         boxes = in_order(pair.box, model.config.order)
-        start = torch.full((len(boxes), 1), model.decoder.start, device=boxes.device)
-        sequence = torch.cat([start, box_tokens(boxes, model.config.bins)], 1)  # (B, 5)
         tokens = model.encode(normalised(pair.templates), normalised(pair.search))
-        sums = sequence_loss(
-            model.logits(tokens, sequence), boxes, pair.present, sigma=recipe.sigma, end_weight=recipe.end_weight
-        )
+        logits = model.answers(tokens, box_tokens(boxes, model.config.bins), pair.history)
+        sums = sequence_loss(logits, boxes, pair.present, sigma=recipe.sigma, end_weight=recipe.end_weight)
         if self.dense is not None:
             predictions = self.dense(tokens[:, : model.config.search_tokens])
             sums += dense_loss(predictions, pair.box, pair.present, model.config.grid)

@@ -177,6 +177,8 @@ def test_attention_products_at_256_tokens_are_integers(tmp_path: Path) -> None:
         torch.randint(255, (1, 256, 256, 3), generator=rng).byte(),
         torch.full((1, 4), 0.5),
         torch.tensor([True]),
+        torch.ones(1, 2),
+        torch.zeros(1, 0, 4),
     )
     calibrate(model, [pair])
     freeze(model)

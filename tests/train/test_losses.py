@@ -11,6 +11,7 @@ from train.losses import (
     box_tokens,
     coverage,
     dense_loss,
+    from_order,
     generalised_iou,
     in_order,
     sequence_loss,
@@ -29,6 +30,17 @@ def test_tokens_are_floored_and_clamped() -> None:
 def test_orders_are_permutations_that_undo_themselves() -> None:
     assert in_order(BOXES, "whxy")[0].tolist() == pytest.approx([0.3, 0.1, 0.5, 0.25])
     assert torch.equal(in_order(in_order(BOXES, "whxy"), "whxy"), BOXES)
+
+
+@pytest.mark.parametrize("order", ["xywh", "whxy", "corner"])
+def test_an_order_is_undone(order: str) -> None:
+    torch.testing.assert_close(from_order(in_order(BOXES, order), order), BOXES)
+
+
+def test_corners_are_left_top_right_bottom_and_span_the_same_box_either_way() -> None:
+    corners = in_order(torch.tensor([[0.5, 0.4, 0.2, 0.6]]), "corner")
+    torch.testing.assert_close(corners, torch.tensor([[0.4, 0.1, 0.6, 0.7]]))
+    torch.testing.assert_close(from_order(corners[:, [2, 1, 0, 3]], "corner"), from_order(corners, "corner"))
 
 
 def test_soft_targets_are_distributions_centred_on_the_value() -> None:

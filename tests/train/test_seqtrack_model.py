@@ -106,16 +106,18 @@ def test_joint_templates_do_depend_on_the_search_image() -> None:
     assert not torch.allclose(one[:, TINY.search_tokens :], other[:, TINY.search_tokens :], atol=1e-3)
 
 
-@pytest.mark.parametrize("order", ["xywh", "whxy"])
-def test_cached_generation_equals_running_the_whole_prefix_again(order: str) -> None:
+@pytest.mark.parametrize("order", ["xywh", "whxy", "corner"])
+@pytest.mark.parametrize("frames", [0, 4])
+def test_cached_generation_equals_running_the_whole_prefix_again(order: str, frames: int) -> None:
     """The official decoder re-runs the prefix at every step; so does this, and it is slow and plain."""
-    config = replace(TINY, order=order)
+    config = replace(TINY, order=order, prompt_frames=frames)
     model = built(config)
     window = torch.from_numpy(np.hanning(config.bins)).float()
-    centre = {"xywh": (0, 1), "whxy": (2, 3)}[order]
+    centre = {"xywh": (0, 1), "whxy": (2, 3), "corner": ()}[order]
+    history = torch.rand(2, frames, 4)
     with torch.no_grad():
         tokens = model.encode(*images(config))
-        sequence = torch.full((2, 1), config.bins + 1)
+        sequence = torch.cat([model.prompt(history), torch.full((2, 1), config.bins + 1)], 1)
         likelihoods = []
         for index in range(4):
             probability = model.logits(tokens, sequence)[:, -1].softmax(-1)[:, : config.bins]
@@ -124,9 +126,55 @@ def test_cached_generation_equals_running_the_whole_prefix_again(order: str) -> 
             best = probability.max(-1)
             likelihoods.append(best.values)
             sequence = torch.cat([sequence, best.indices[:, None]], 1)
-    found, found_likelihoods = model.generate(tokens, window)
-    assert torch.equal(found, sequence[:, 1:])
+    found, found_likelihoods, _ = model.generate(tokens, window, history=history)
+    assert torch.equal(found, sequence[:, -4:])
     torch.testing.assert_close(found_likelihoods, torch.stack(likelihoods, 1))
+
+
+def test_the_prompt_is_the_boxes_of_the_last_frames_and_changes_the_answer() -> None:
+    config = replace(TINY, prompt_frames=2)
+    model = built(config)
+    history = torch.tensor([[[0.5, 0.5, 0.2, 0.3], [0.1, 0.9, -0.2, 1.7]]])
+    expected = [int(v * (config.bins - 1)) for v in (0.5, 0.5, 0.2, 0.3, 0.1, 0.9, 0, 1)]
+    assert model.prompt(history).tolist() == [expected]
+    with torch.no_grad():
+        tokens = model.encode(*images(config, 1))
+        ids = torch.tensor([[1, 2, 3, 4]])
+        one, other = (model.answers(tokens, ids, h) for h in (history, history.flip(1)))
+    assert one.shape == (1, 5, config.bins + 2)
+    assert not torch.allclose(one, other)
+
+
+def test_bidirectional_decoding_answers_all_at_once() -> None:
+    """Unlike step by step, nothing that was answered is looked at: the likeliest tokens are those of one run, each of
+    which sees all others."""
+    config = replace(TINY, decoding="bidirectional")
+    model = built(config)
+    with torch.no_grad():
+        tokens = model.encode(*images(config))
+        logits = model.logits(tokens, torch.full((2, 4), config.bins + 1))
+        none = torch.empty(2, 0, 4)
+        for ids in ([[1, 2, 3, 4]] * 2, [[9, 8, 7, 6]] * 2):
+            torch.testing.assert_close(model.answers(tokens, torch.tensor(ids), none), logits)
+        found, likelihoods, presence = model.generate(tokens)
+        probabilities = logits.softmax(-1)
+        best = probabilities[..., : config.bins].max(-1)
+        assert torch.equal(found, best.indices)
+        torch.testing.assert_close(likelihoods, best.values)
+        torch.testing.assert_close(presence, 1 - probabilities[:, 0, config.bins])
+        model.decoder.position[:, 3] += torch.randn(config.decoder_dim)
+        assert not torch.allclose(model.logits(tokens, torch.full((2, 4), config.bins + 1))[:, 0], logits[:, 0])
+
+
+def test_separate_encoders_do_not_look_at_each_other() -> None:
+    config = replace(TINY, template_attention="separate", memory="xz")
+    model, (templates, search) = built(config), images(config)
+    count = config.search_tokens
+    with torch.no_grad():
+        one = model.encode(templates, search)
+        torch.testing.assert_close(model.encode(templates.flip(0), search)[:, :count], one[:, :count])
+        torch.testing.assert_close(model.encode(templates, search.flip(0))[:, count:], one[:, count:])
+        assert one.shape[1] == count + config.templates * config.template_tokens
 
 
 def test_steps_over_fixed_buffers_ignore_what_lies_beyond_the_position() -> None:
@@ -140,7 +188,7 @@ def test_steps_over_fixed_buffers_ignore_what_lies_beyond_the_position() -> None
         values = torch.full((2, 1, 4, 5, 8), -1e3)
         for index in range(5):
             cache = SlotCache(keys, values, torch.tensor([index]))
-            logits = model.decoder.step(sequence[:, index], torch.tensor([index]), cache, *cross)
+            logits = model.decoder.step(sequence[:, index : index + 1], torch.tensor([index]), cache, *cross)
             keys, values = cache.present()
             torch.testing.assert_close(logits, expected[:, index])
 
@@ -170,7 +218,10 @@ def test_every_parameter_learns() -> None:
         ({"order": "yxwh"}, "order"),
         ({"encoder_heads": 5}, "encoder_dim is 48"),
         ({"search_size": 100}, "multiple of the patch"),
-        ({"template_attention": "none"}, "'joint' or 'isolated'"),
+        ({"template_attention": "none"}, "one of joint, isolated, separate"),
+        ({"template_attention": "separate"}, "memory is 'x' with separate"),
+        ({"decoding": "parallel"}, "decoding is 'parallel'"),
+        ({"prompt_frames": -1}, "prompt_frames is -1"),
         ({"stem_widths": (8, 16)}, "patch"),
     ],
 )

@@ -149,7 +149,10 @@ def _of_files(
     tracks, stills = Pick([part.tracks for part in parts]), Pick([part.stills for part in parts])
     sources: list[tuple[Source, float]] = []
     if len(tracks):
-        sources.append((VideoSource(tracks, cache, pairs.max_gap, causal=pairs.official, needed=needed), video))
+        videos = VideoSource(
+            tracks, cache, pairs.max_gap, causal=pairs.official, needed=needed, past=model.prompt_frames
+        )
+        sources.append((videos, video))
     if len(stills):
         if pairs.official or side is None:
             sources.append((PlainStillSource(stills, cache, needed=needed), pictures))

@@ -79,13 +79,16 @@ class Pair(NamedTuple):
         box: float32 (4,), cx, cy, w, h in units of the search image's width and height; zeros when absent.
         present: bool scalar.
         extent: float32 (2,), shares of the search image's width and height that show anything; ones for a crop.
+        history: float32 (F, 4), where the boxes of the F frames before lie in the search crop, oldest first, cx, cy, w,
+            h in units of its side; F is the model's `prompt_frames`.
     """
 
     templates: Tensor
     search: Tensor
     box: Tensor
     present: Tensor
-    extent: Tensor = torch.ones(2)
+    extent: Tensor
+    history: Tensor
 
 
 class Look(NamedTuple):
@@ -141,8 +144,10 @@ class PairDataset(Dataset[Pair]):
             search, box = self._search(rng, views[-1])
         else:
             search, box = self._absent(rng, views[-1]), np.zeros(4)
-        if search_look.flip and present:
-            box[0] = 1 - box[0]
+        history = self._history(rng, views[-1])
+        if search_look.flip:
+            history[:, 0] = 1 - history[:, 0]
+            box[0] = 1 - box[0] if present else 0
         search, extent = self._framed(self._finish(rng, search, search_look))
         return Pair(
             torch.from_numpy(np.stack(templates)),
@@ -150,6 +155,7 @@ class PairDataset(Dataset[Pair]):
             torch.from_numpy((box * np.tile(extent, 2)).astype(np.float32)),
             torch.tensor(present),
             torch.from_numpy(extent.astype(np.float32)),
+            torch.from_numpy(history.astype(np.float32)),
         )
 
     def _template(self, rng: Rng, view: View) -> Image:
@@ -193,7 +199,7 @@ class PairDataset(Dataset[Pair]):
     def _search(self, rng: Rng, view: View) -> tuple[Image, Box]:
         """The search crop around a box that is off by what a tracker's last box may be off by."""
         config = self._config
-        around = self._jitter(rng, view.box)
+        around = self._jitter(rng, view)
         image, scale = crop_square(view.image, around, config.search_factor, config.search_size)
         box = box_to_crop(view.box, around, scale, config.search_size)
         if rng.random() < self._pairs.distract:
@@ -202,19 +208,45 @@ class PairDataset(Dataset[Pair]):
             self._occlude(rng, image, box)
         return image, box
 
-    def _jitter(self, rng: Rng, box: Box) -> Box:
+    def _jitter(self, rng: Rng, view: View) -> Box:
         """Most crops are nearly right, some lie anywhere that still shows the target's centre.
 
         Greedy decoding takes the most likely size, and a log-normal quantity is most likely below its median, by
         the factor exp(-sigma^2): a model unsure of the size would answer a little small, frame after frame, until the
         search region has shrunk to nothing. The crop's scale is drawn so that the most likely size is the right one.
+
+        With a prompt, half of the crops lie where the target was before: from others nothing is learned of its motion.
         """
         sigma = self._pairs.scale_jitter
-        around = rescale(box, float(np.exp(rng.normal(-(sigma**2), sigma))))
+        around = rescale(view.box, float(np.exp(rng.normal(-(sigma**2), sigma))))
         spread = rng.choice((0.25, 0.5, 1.0), p=(0.6, 0.25, 0.15))
         reach = float(np.sqrt(around[2] * around[3])) * self._pairs.centre_jitter * spread
+        if view.past is not None and rng.random() < 0.5:
+            last = view.past[-1]
+            moved = last[:2] - view.box[:2] + (last[2:] - view.box[2:]) / 2
+            if np.abs(moved).max() < reach / 2 / spread:
+                around[:2] += moved
+                return around
         around[:2] += reach * (rng.random(2) - 0.5)
         return around
+
+    def _history(self, rng: Rng, view: View) -> NDArray[np.float64]:
+        """Where the last boxes lie in the search crop: the last in its middle, since a tracker cuts the crop around it,
+        the others as the target moved, or as it may have moved where that is not known."""
+        frames = self._config.prompt_frames
+        if not frames:
+            return np.zeros((0, 4))
+        factor = self._config.search_factor
+        if view.past is None:
+            drift = rng.normal(0, 0.15, 2) * np.arange(1 - frames, 1)[:, None] + rng.normal(0, 0.03, (frames, 2))
+            grown = rng.normal(0, 0.03, (frames, 1))
+        else:
+            centres = view.past[:, :2] + view.past[:, 2:] / 2
+            sides = np.sqrt(view.past[:, 2:].prod(1))
+            drift, grown = (centres - centres[-1]) / sides[-1], np.log(sides / sides[-1])[:, None]
+        drift[-1], grown[-1] = 0, 0
+        shape = view.box[2:] / np.sqrt(view.box[2] * view.box[3])
+        return np.concatenate([0.5 + drift / factor, shape * np.exp(grown) / factor], 1)
 
     def _absent(self, rng: Rng, view: View) -> Image:
         """A search crop without the target: the same scene elsewhere, the target covered, or another scene."""
@@ -231,11 +263,11 @@ class PairDataset(Dataset[Pair]):
                     return crop_square(view.image, around, config.search_factor, config.search_size).image
         other = self._views(rng)[-1]
         if kind == 1:
-            around = self._jitter(rng, view.box)
+            around = self._jitter(rng, view)
             image, scale = crop_square(view.image, around, config.search_factor, config.search_size)
             self._cover(rng, image, box_to_crop(view.box, around, scale, config.search_size), other.image)
             return image
-        return crop_square(other.image, self._jitter(rng, other.box), config.search_factor, config.search_size).image
+        return crop_square(other.image, self._jitter(rng, other), config.search_factor, config.search_size).image
 
     @staticmethod
     def _cover(rng: Rng, image: Image, box: Box, texture: Image) -> None:

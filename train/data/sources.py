@@ -32,10 +32,12 @@ class View:
     Attributes:
         image: BGR uint8 (H, W, 3).
         box: (x, y, w, h) in pixels of `image`.
+        past: (F, 4), the boxes in the frames before, oldest first, where they are known and asked for.
     """
 
     image: Image
     box: Box
+    past: NDArray[np.float64] | None = None
 
 
 class Source(Protocol):
@@ -54,6 +56,7 @@ class VideoSource:
             Otherwise templates lie on either side of the search view.
         needed: pixels of the target's geometric mean side that crops can show; finer pictures are decoded coarser.
             None decodes all in full.
+        past: how many earlier boxes the search view comes with.
     """
 
     def __init__(
@@ -64,9 +67,10 @@ class VideoSource:
         *,
         causal: bool = False,
         needed: float | None = None,
+        past: int = 0,
     ) -> None:
         self._tracks, self._cache, self._max_gap = tracks, cache, max_gap
-        self._causal, self._needed = causal, needed
+        self._causal, self._needed, self._past = causal, needed, past
 
     def views(self, rng: Rng, templates: int) -> list[View]:
         for _ in range(DRAWS):
@@ -80,7 +84,10 @@ class VideoSource:
     def _view(self, track: Track, index: int) -> View:
         box = track.boxes[index]
         reduce = 1 if self._needed is None else reduction(float(np.sqrt(box[2] * box[3])), self._needed)
-        return View(self._cache.read(track.frames[index], reduce), box / reduce)
+        past = None
+        if self._past:
+            past = track.boxes[np.maximum(np.arange(index - self._past, index), 0)] / reduce
+        return View(self._cache.read(track.frames[index], reduce), box / reduce, past)
 
 
 def frames_around(rng: Rng, times: NDArray[np.int64], max_gap: int, templates: int) -> list[int]:

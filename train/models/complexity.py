@@ -42,9 +42,10 @@ def _seqtrack(config: SeqTrackConfig) -> Complexity:
     with FlopCounterMode(display=False) as at_init:
         state = model.template_state(templates)
     with FlopCounterMode(display=False) as per_frame:
-        model.logits(model.encode_search(search, state), torch.empty(1, 4, dtype=torch.long))
+        tokens = model.encode_search(search, state)
+        model.logits(tokens, torch.empty(1, model.decoder.prompt + 4, dtype=torch.long))
     parameters = sum(p.numel() for p in model.parameters())
-    template_only = model.encoder.template_position.numel() if config.template_attention == "isolated" else 0
+    template_only = model.encoder.template_position.numel() if config.template_attention != "joint" else 0
     frame = _macs(per_frame)
     return Complexity(parameters, parameters - template_only, _macs(at_init) + frame, frame)
 

@@ -1,4 +1,4 @@
-"""SeqTrack's causal decoder: box coordinates as a sequence of tokens (Chen et al., CVPR 2023, Sec. 3.1-3.2)."""
+"""SeqTrack's decoder: box coordinates as a sequence of tokens (Chen et al., CVPR 2023, Sec. 3.1-3.2)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from train.models.attention import attend, merge_heads, split_heads
 class GrowingCache:
     """Keys and values of the tokens decoded so far, appended to; for a loop whose length is fixed when it is traced."""
 
-    visible: Tensor | None = None
-
     def __init__(self) -> None:
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
+    def visible(self, count: int) -> Tensor | None:
+        """What `count` new tokens see: one alone all that there is, several, which must be the first, those before."""
+        return None if count == 1 else causal(count)
+
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Append (B, H, 1, d) to layer `layer` and return everything it holds, (B, H, n, d)."""
+        """Append (B, H, N, d) to layer `layer` and return everything it holds, (B, H, n, d)."""
         if layer in self._layers:
             past_k, past_v = self._layers[layer]
             k, v = torch.cat([past_k, k], 2), torch.cat([past_v, v], 2)
@@ -33,8 +35,13 @@ class SlotCache:
         self._past = (keys, values)
         slots = torch.arange(keys.shape[3])
         self._here = (slots == position)[:, None]  # (P, 1)
-        self.visible: Tensor | None = (slots <= position)[None]  # (1, P)
+        self._visible = (slots <= position)[None]  # (1, P)
         self._present: list[tuple[Tensor, Tensor]] = []
+
+    def visible(self, count: int) -> Tensor:
+        """What the one new token sees."""
+        assert count == 1
+        return self._visible
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write (B, H, 1, d) into its slot of layer `layer` and return the whole buffers, (B, H, P, d)."""
@@ -49,7 +56,7 @@ class SlotCache:
 
 
 class DecoderLayer(nn.Module):
-    """Post-norm layer: causal self-attention, cross-attention to the encoder's tokens, feed-forward.
+    """Post-norm layer: self-attention, cross-attention to the encoder's tokens, feed-forward.
 
     Positions are added to queries and keys, never to values, as in DETR (Carion et al. 2020).
     """
@@ -91,7 +98,18 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Tokens in, logits over the vocabulary out. Vocabulary: `bins` coordinate values, END = bins, START = bins + 1."""
+    """Tokens in, logits over the vocabulary out. Vocabulary: `bins` coordinate values, END = bins, START = bins + 1.
+
+    `decoding`:
+
+    "autoregressive"  [prompt, START, the coordinates so far]; a token sees itself and those before, and the next one is
+                      what its logits are of.
+    "bidirectional"   [prompt, START four times]; every token sees every one, and all four coordinates are answered at
+                      once (the paper's ablation).
+
+    `prompt` is the number of tokens of the prompt; Sec. 3 leaves room for one, and the paper's temporal one is the
+    boxes of the last four frames.
+    """
 
     def __init__(
         self,
@@ -104,16 +122,19 @@ class Decoder(nn.Module):
         heads: int,
         ffn: int,
         dropout: float,
-        sequence: int = 5,
+        decoding: str = "autoregressive",
+        prompt: int = 0,
     ) -> None:
         super().__init__()
         self.bins, self.end, self.start = bins, bins, bins + 1
-        self.sequence = sequence
+        self.autoregressive, self.prompt = decoding == "autoregressive", prompt
+        self.sequence = prompt + (5 if self.autoregressive else 4)
+        """Positions: the prompt, START and four coordinates; or the prompt and four STARTs."""
         self.bottleneck = nn.Linear(memory_dim, dim)
         self.memory_position = nn.Parameter(sinusoid(memory_tokens, dim))
         self.embedding = nn.Embedding(bins + 2, dim)
         self.embedding_norm = nn.LayerNorm(dim)
-        self.position = nn.Parameter(torch.zeros(1, sequence, dim))
+        self.position = nn.Parameter(torch.zeros(1, self.sequence, dim))
         self.layers = nn.ModuleList(DecoderLayer(dim, heads, ffn, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
         self.head = nn.ModuleList([nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, bins + 2)])
@@ -139,51 +160,81 @@ class Decoder(nn.Module):
             x = F.relu(linear(x))
         return self.head[-1](x)
 
+    def written(self, coordinates: Tensor, prompt: Tensor) -> Tensor:
+        """The sequence to train on: (B, n) coordinates and the prompt (B, P) -> (B, N). Bidirectional decoding is not
+        shown the coordinates."""
+        starts = 1 if self.autoregressive else 4
+        start = torch.full((len(coordinates), starts), self.start, dtype=torch.long, device=coordinates.device)
+        return torch.cat([prompt, start, coordinates] if self.autoregressive else [prompt, start], 1)
+
     def forward(self, sequence: Tensor, cross_keys: Tensor, cross_values: Tensor) -> Tensor:
-        """Teacher-forced logits (B, N, V) of token ids (B, N); a position sees itself and those before."""
+        """Teacher-forced logits (B, N, V) of token ids (B, N)."""
         count = sequence.shape[1]
         position = self.position[:, :count]
-        causal = torch.ones(count, count, dtype=torch.bool, device=sequence.device).tril()
+        visible = causal(count).to(sequence.device) if self.autoregressive else None
         x = self.dropout(self.embedding_norm(self.embedding(sequence)))  # (B, N, D)
         for layer, cross_k, cross_v in zip(self.layers, cross_keys, cross_values, strict=True):
             k, v = layer.self_kv(x, position)
-            x = layer(x, position, k, v, causal, cross_k, cross_v)
+            x = layer(x, position, k, v, visible, cross_k, cross_v)
         return self._vocabulary_logits(x)
 
     def step(
-        self, token: Tensor, position: Tensor, cache: GrowingCache | SlotCache, cross_keys: Tensor, cross_values: Tensor
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        cache: GrowingCache | SlotCache,
+        cross_keys: Tensor,
+        cross_values: Tensor,
     ) -> Tensor:
-        """Logits (B, V) after one more token (B,) at `position` (1,), with the earlier ones taken from `cache`."""
-        here = self.position[:, position]  # (1, 1, D)
-        x = self.dropout(self.embedding_norm(self.embedding(token)))[:, None]  # (B, 1, D)
+        """Logits (B, V) after more tokens (B, N) at `positions` (N,), with the earlier ones taken from `cache`."""
+        here = self.position[:, positions]  # (1, N, D)
+        x = self.dropout(self.embedding_norm(self.embedding(tokens)))  # (B, N, D)
+        visible = cache.visible(tokens.shape[1])
         for index, layer in enumerate(self.layers):
             k, v = cache.extend(index, *layer.self_kv(x, here))
-            x = layer(x, here, k, v, cache.visible, cross_keys[index], cross_values[index])
-        return self._vocabulary_logits(x)[:, 0]
+            x = layer(x, here, k, v, visible, cross_keys[index], cross_values[index])
+        return self._vocabulary_logits(x[:, -1:])[:, 0]
 
     def generate(
-        self, cross_keys: Tensor, cross_values: Tensor, window: Tensor | None = None, order: str = "xywh"
+        self,
+        cross_keys: Tensor,
+        cross_values: Tensor,
+        window: Tensor | None = None,
+        order: str = "xywh",
+        prompt: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Greedy decoding in four cached steps.
+        """Greedy decoding: four cached steps, or one for all where decoding is bidirectional.
 
         The probabilities of the two centre tokens are multiplied by `window` (bins,) before the choice (Sec. 3.3), so a
-        likelihood is the windowed one, as in the official code.
+        likelihood is the windowed one, as in the official code. Corners are not penalised.
+
+        Args:
+            prompt: (B, P) token ids; may be left out where P is 0.
 
         Returns:
             tokens (B, 4) int64, likelihoods (B, 4), presence (B,) = 1 - P(END) at the first step.
         """
-        centre = CENTRE_POSITIONS[order]
-        batch = cross_keys.shape[1]
-        token = torch.full((batch,), self.start, dtype=torch.long, device=cross_keys.device)
-        cache = GrowingCache()
+        batch, device = cross_keys.shape[1], cross_keys.device
+        if prompt is None:
+            prompt = torch.empty(batch, 0, dtype=torch.long, device=device)
+        sequence = self.written(torch.empty(batch, 0, dtype=torch.long, device=device), prompt)
         tokens, likelihoods, presence = [], [], None
+        if self.autoregressive:
+            cache, given = GrowingCache(), torch.arange(self.prompt + 1, device=device)
+            logits = self.step(sequence, given, cache, cross_keys, cross_values)
+        else:
+            together = self(sequence, cross_keys, cross_values)[:, self.prompt :]  # (B, 4, V)
         for index in range(4):
-            position = torch.tensor([index], device=cross_keys.device)
-            probability = self.step(token, position, cache, cross_keys, cross_values).float().softmax(-1)  # (B, V)
+            if not self.autoregressive:
+                logits = together[:, index]
+            elif index:
+                position = torch.tensor([self.prompt + index], device=device)
+                logits = self.step(tokens[-1][:, None], position, cache, cross_keys, cross_values)
+            probability = logits.float().softmax(-1)  # (B, V)
             if presence is None:
                 presence = 1 - probability[:, self.end]
             probability = probability[:, : self.bins]
-            if window is not None and index in centre:
+            if window is not None and index in CENTRE_POSITIONS[order]:
                 probability = probability * window
             likelihood, token = probability.max(-1)
             tokens.append(token)
@@ -192,7 +243,12 @@ class Decoder(nn.Module):
         return torch.stack(tokens, 1), torch.stack(likelihoods, 1), presence
 
 
-CENTRE_POSITIONS = {"xywh": (0, 1), "whxy": (2, 3)}
+def causal(count: int) -> Tensor:
+    """(count, count) bool: a token sees itself and those before."""
+    return torch.ones(count, count, dtype=torch.bool).tril()
+
+
+CENTRE_POSITIONS: dict[str, tuple[int, ...]] = {"xywh": (0, 1), "whxy": (2, 3), "corner": ()}
 """Which of the four tokens are the box's centre, by token order."""
 
 

@@ -8,10 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from train.losses import box_tokens, in_order
 from train.models.decoder import CENTRE_POSITIONS, Decoder
 from train.models.vit import TemplateState, ViT
 
 MEMORIES = ("x", "xz", "token")
+DECODINGS = ("autoregressive", "bidirectional")
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,26 @@ class SeqTrackConfig:
     dropout: float = 0.1
     bins: int = 4000
     order: str = "xywh"
-    """"xywh" or "whxy": cx, cy, w, h or w, h, cx, cy."""
+    """"xywh" or "whxy": cx, cy, w, h or w, h, cx, cy; "corner": the left, top, right and bottom edge."""
+    decoding: str = "autoregressive"
+    """"autoregressive", one token after the other, or "bidirectional", all at once."""
+    prompt_frames: int = 0
+    """The decoder is told the boxes of so many frames before; the paper's temporal prompt has four."""
 
     def __post_init__(self) -> None:
         if self.memory not in MEMORIES:
             raise ValueError(f"memory is {self.memory!r}; expected one of {', '.join(MEMORIES)}")
         if self.order not in CENTRE_POSITIONS:
             raise ValueError(f"order is {self.order!r}; expected one of {', '.join(CENTRE_POSITIONS)}")
+        if self.decoding not in DECODINGS:
+            raise ValueError(f"decoding is {self.decoding!r}; expected one of {', '.join(DECODINGS)}")
+        if self.prompt_frames < 0:
+            raise ValueError(f"prompt_frames is {self.prompt_frames}; expected 0 or more")
+        if self.template_attention == "separate" and self.memory != "xz":
+            raise ValueError(
+                f"memory is {self.memory!r} with separate template attention; expected 'xz', or the decoder would not "
+                "see the templates"
+            )
         for name, dim, heads in (
             ("encoder", self.encoder_dim, self.encoder_heads),
             ("decoder", self.decoder_dim, self.decoder_heads),
@@ -147,6 +162,8 @@ class SeqTrack(nn.Module):
             heads=config.decoder_heads,
             ffn=config.decoder_ffn,
             dropout=config.dropout,
+            decoding=config.decoding,
+            prompt=4 * config.prompt_frames,
         )
 
     def template_state(self, templates: Tensor) -> TemplateState:
@@ -172,16 +189,32 @@ class SeqTrack(nn.Module):
         return self.decoder.project_memory(self.memory(tokens))
 
     def logits(self, tokens: Tensor, sequence: Tensor) -> Tensor:
-        """Encoder tokens and token ids (B, N) beginning with START -> teacher-forced logits (B, N, bins + 2)."""
+        """Encoder tokens and token ids (B, N), as `Decoder.written` gives them -> logits (B, N, bins + 2)."""
         return self.decoder(sequence, *self.project_memory(tokens))
 
-    @torch.no_grad()
-    def generate(self, tokens: Tensor, window: Tensor | None = None, order: str | None = None) -> tuple[Tensor, Tensor]:
-        """Greedy decoding from encoder tokens -> token ids (B, 4) in `order` and their likelihoods (B, 4).
+    def answers(self, tokens: Tensor, coordinates: Tensor, history: Tensor) -> Tensor:
+        """Teacher-forced logits of what follows the prompt, (B, 4 or 5, bins + 2), 5 if END is answered, too.
 
-        `window` (bins,) multiplies the probabilities of the two centre tokens; `order` defaults to the configuration's.
+        Args:
+            tokens: the encoder's.
+            coordinates: (B, 4) the right token ids, in the model's order.
+            history: (B, F, 4) cx, cy, w, h of the last frames' boxes, oldest first, in units of the search crop.
         """
-        generated, likelihoods, _ = self.decoder.generate(
-            *self.project_memory(tokens), window, order or self.config.order
-        )
-        return generated, likelihoods
+        sequence = self.decoder.written(coordinates, self.prompt(history))
+        return self.logits(tokens, sequence)[:, self.decoder.prompt :]
+
+    def prompt(self, history: Tensor) -> Tensor:
+        """Boxes (B, F, 4) of the last frames -> the prompt's token ids (B, 4 F)."""
+        return box_tokens(in_order(history, self.config.order), self.config.bins).flatten(1)
+
+    @torch.no_grad()
+    def generate(
+        self, tokens: Tensor, window: Tensor | None = None, order: str | None = None, history: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Greedy decoding from encoder tokens -> token ids (B, 4) in `order`, likelihoods (B, 4) and presence (B,).
+
+        `window` (bins,) multiplies the probabilities of the two centre tokens; `order` defaults to the configuration's;
+        `history` is as in `answers`, and may be left out where there is no prompt.
+        """
+        prompt = None if history is None else self.prompt(history)
+        return self.decoder.generate(*self.project_memory(tokens), window, order or self.config.order, prompt)

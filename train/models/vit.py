@@ -13,6 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 from train.models.attention import Attend, merge_heads, split_heads
 
+TEMPLATE_ATTENTION = ("joint", "isolated", "separate")
+
 
 class PatchStem(nn.Module):
     """Non-overlapping `patch` x `patch` linear projection (Dosovitskiy et al. 2021)."""
@@ -87,7 +89,7 @@ class TemplateState(NamedTuple):
 
     Joint attention: `tokens` are the embedded patches (B, T * Nt, D) and there is nothing to cache.
     Isolated attention: `keys` and `values` (L, B, H, T * Nt, d) hold every layer's projections; `tokens` are the
-    encoder's output for the templates.
+    encoder's output for the templates. Separate attention: the latter alone.
     """
 
     tokens: Tensor
@@ -101,6 +103,8 @@ class ViT(nn.Module):
     "joint"     every token attends to every token, as in the paper.
     "isolated"  template tokens attend to templates alone, search tokens to all. What the templates contribute to each
                 layer then does not depend on the frame, and is computed once.
+    "separate"  neither attends to the other: two runs of one encoder, whose outputs meet in the decoder (the paper's
+                ablation).
     """
 
     def __init__(
@@ -117,8 +121,10 @@ class ViT(nn.Module):
         template_attention: str,
     ) -> None:
         super().__init__()
-        if template_attention not in ("joint", "isolated"):
-            raise ValueError(f"template_attention is {template_attention!r}; expected 'joint' or 'isolated'")
+        if template_attention not in TEMPLATE_ATTENTION:
+            raise ValueError(
+                f"template_attention is {template_attention!r}; expected one of {', '.join(TEMPLATE_ATTENTION)}"
+            )
         if stem_widths and patch != 2 ** (len(stem_widths) + 1):
             raise ValueError(
                 f"stem_widths {stem_widths} make a patch of {2 ** (len(stem_widths) + 1)}, but patch is {patch}"
@@ -126,7 +132,7 @@ class ViT(nn.Module):
         for name, size in (("search_size", search_size), ("template_size", template_size)):
             if size % patch:
                 raise ValueError(f"{name} is {size}; expected a multiple of the patch size {patch}")
-        self.isolated = template_attention == "isolated"
+        self.template_attention = template_attention
         self.search_tokens = (search_size // patch) ** 2
         self.template_tokens = (template_size // patch) ** 2
         self.stem = ConvStem(dim, stem_widths) if stem_widths else PatchStem(dim, patch)
@@ -157,23 +163,28 @@ class ViT(nn.Module):
     def template_state(self, templates: Tensor) -> TemplateState:
         """(B, T, 3, St, St) -> what `encode` needs of the templates."""
         x = self.embed_templates(templates)
-        if not self.isolated:
+        if self.template_attention == "joint":
             return TemplateState(x)
         keys, values = [], []
         for block in self.blocks:
             x, k, v = self._run(block, x)
             keys.append(k)
             values.append(v)
+        if self.template_attention == "separate":
+            return TemplateState(self.norm(x))
         return TemplateState(self.norm(x), torch.stack(keys), torch.stack(values))
 
     def forward(self, search: Tensor, state: TemplateState) -> Tensor:
         """(B, 3, S, S) and the templates' state -> tokens (B, Ns + T * Nt, D), ordered [search, templates]."""
         x = self.stem(search) + self.search_position
-        if state.keys is None or state.values is None:
-            x = torch.cat([x, state.tokens], 1)
-            for block in self.blocks:
-                x, _, _ = self._run(block, x)
-            return self.norm(x)
-        for block, k, v in zip(self.blocks, state.keys, state.values, strict=True):
-            x, _, _ = self._run(block, x, (k, v))
-        return torch.cat([self.norm(x), state.tokens], 1)
+        if self.template_attention == "isolated":
+            assert state.keys is not None
+            assert state.values is not None
+            for block, k, v in zip(self.blocks, state.keys, state.values, strict=True):
+                x, _, _ = self._run(block, x, (k, v))
+            return torch.cat([self.norm(x), state.tokens], 1)
+        joint = self.template_attention == "joint"
+        x = torch.cat([x, state.tokens], 1) if joint else x
+        for block in self.blocks:
+            x, _, _ = self._run(block, x)
+        return self.norm(x) if joint else torch.cat([self.norm(x), state.tokens], 1)

@@ -28,6 +28,7 @@ class VTTConfig:
 
     kind: ClassVar[str] = "vtt"
     templates: ClassVar[int] = 1
+    prompt_frames: ClassVar[int] = 0
 
     search_width: int = 1344
     search_height: int = 800

@@ -124,9 +124,11 @@ class QuantAttend(Attend):
         super().__init__()
         self.query, self.key, self.value, self.share = (FakeQuantize() for _ in range(4))
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:
         # Rounded after the transposition: between a DequantizeLinear and its product there may be nothing.
         scores = self.query(q * q.shape[-1] ** -0.5) @ self.key(k.transpose(-2, -1))
+        if visible is not None:
+            scores = scores.masked_fill(~visible, float("-inf"))
         return self.share(scores.softmax(-1)) @ self.value(v)
 
 

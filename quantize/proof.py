@@ -37,7 +37,7 @@ class Executed(NamedTuple):
 def executed(backend: str, graph: Path) -> Executed:
     """Read off ONNX Runtime's optimised graph, or OpenVINO's runtime model, which operations run in which numbers.
 
-    OpenVINO merges the whole of an attention into a node called Subgraph, which is not counted here.
+    OpenVINO merges the whole of an attention into a node called Subgraph: that counts once for each of its products.
     """
     operations = _onnxruntime_operations(graph) if backend.startswith("onnxruntime") else _openvino_operations(graph)
     integer, floating = Counter[str](), Counter[str]()
@@ -66,11 +66,20 @@ def _openvino_operations(graph: Path) -> list[tuple[str, bool]]:
     compiled = openvino.Core().compile_model(
         str(graph), "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     )
+    nodes = onnx.load(graph, load_external_data=False).graph.node
+    products = {node.name for node in nodes if node.op_type == "MatMul"}
     operations = []
     for node in compiled.get_runtime_model().get_ordered_ops():
         facts = {key: str(value.value) for key, value in node.get_rt_info().items()}
-        if facts["layerType"] in _OPENVINO_WEIGHTED:
-            operations.append((facts["layerType"], facts["runtimePrecision"] in ("i8", "u8")))
+        kind, origins = facts["layerType"], set(facts["originalLayersNames"].split(","))
+        if kind in _OPENVINO_WEIGHTED:
+            operations.append((kind, facts["runtimePrecision"] in ("i8", "u8")))
+        elif kind == "Subgraph":
+            # Its precision is that of its first input, which may be a mask. The scales of integers, though, move
+            # behind the product that takes them.
+            merged = products & origins
+            integer = any(f"{name}/DequantizationMultiply" in origins for name in merged)
+            operations += [(kind, integer)] * len(merged)
     return operations
 
 

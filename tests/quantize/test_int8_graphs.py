@@ -15,21 +15,20 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
-from small_int8 import batches, calibrated_model
-from small_models import CONFIGS, ISOLATED, random_model
+from small_int8 import batches, calibrated_model, examples
+from small_models import CONFIGS, random_model
 
 import edgetrack
 from edgetrack.bundle import read_bundle
 from edgetrack_runtimes import SessionOptions, open_session
 from edgetrack_runtimes.onnxruntime_session import zero_points_after_relu
-from quantize.calibrate import calibrate
+from quantize.calibrate import calibrate, images
 from quantize.export import Int8, _to_onnx, export_bundle, write_sharing_weights
 from quantize.fake import freeze
 from quantize.graphs import seqtrack_graphs
 from quantize.placement import place, quantised_layers
 from quantize.proof import executed
 from quantize.qdq import QdqError, check_qdq, check_tensorrt, fold
-from train.data.pairs import Pair
 from train.models.seqtrack import SeqTrack
 
 BACKENDS = ("onnxruntime-cpu", "openvino-cpu")
@@ -167,30 +166,35 @@ def opened(backend: str, graph: Path):
     return SESSIONS.setdefault((backend, graph), open_session(backend, graph, SessionOptions(threads=1)))
 
 
-def test_attention_products_at_256_tokens_are_integers(tmp_path: Path) -> None:
-    config = replace(ISOLATED, search_size=256, template_size=64)
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_attention_products_at_256_tokens_are_integers(kind: str, tmp_path: Path) -> None:
+    """On both runtimes, where they answer like the fake-quant model."""
+    config = replace(CONFIGS[kind], search_size=256, templates=1, encoder_depth=1)
     torch.manual_seed(0)
     model = place(SeqTrack(config).eval())
-    rng = torch.Generator().manual_seed(0)
-    pair = Pair(
-        torch.randint(255, (1, 1, 64, 64, 3), generator=rng).byte(),
-        torch.randint(255, (1, 256, 256, 3), generator=rng).byte(),
-        torch.full((1, 4), 0.5),
-        torch.tensor([True]),
-        torch.ones(1, 2),
-        torch.zeros(1, 0, 4),
-    )
+    pair = examples(config)[0]
     calibrate(model, [pair])
     freeze(model)
-    proto = _to_onnx(seqtrack_graphs(model, torch.Generator().manual_seed(0))["encode"])
+    specs = seqtrack_graphs(model, torch.Generator().manual_seed(0))
+    proto = _to_onnx(specs["encode"])
     fold(proto)
     layers = check_qdq(proto, quantised_layers(model))
     check_tensorrt(proto)
     assert layers.integer["encoder.blocks.0.attn.attend"] == 2
     write_sharing_weights({"encode": proto}, tmp_path / "int8", {})
-    integer, floating = executed("onnxruntime-cpu", tmp_path / "int8" / "encode.onnx")
-    assert sum(floating.values()) == 1, floating  # the stem's first convolution
-    assert sum(integer.values()) == sum(layers.integer.values())
+    with torch.no_grad():
+        state = specs["template"].module(images(pair.templates[0]))
+        inputs = [images(pair.search[:1]), *([state] if torch.is_tensor(state) else state)]
+        expected = specs["encode"].module(*inputs)
+    feeds = {name: value.numpy() for name, value in zip(specs["encode"].inputs, inputs, strict=True)}
+    for backend in BACKENDS:
+        integer, floating = executed(backend, tmp_path / "int8" / "encode.onnx")
+        assert sum(integer.values()) == sum(layers.integer.values()), backend
+        assert sum(floating.values()) == bool(config.stem_widths), floating  # the stem's first convolution
+        with open_session(backend, tmp_path / "int8" / "encode.onnx", SessionOptions(threads=1)) as session:
+            found = session.run(feeds)
+        for name, value in zip(specs["encode"].outputs, expected, strict=True):
+            assert np.linalg.norm(found[name] - value.numpy()) < 0.02 * np.linalg.norm(value.numpy()), (backend, name)
 
 
 def test_a_layer_kept_in_float_stays_in_float() -> None:

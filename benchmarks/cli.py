@@ -474,6 +474,31 @@ def ratios(
 
 
 @app.command()
+def attention(
+    model: Annotated[str, typer.Argument(help="A shipped name, a bundle, or a checkpoint, which is exported first.")],
+    dataset: DatasetOption,
+    out: Annotated[Path, typer.Option(help="The folder for the pictures.")],
+    sequence: Annotated[str | None, typer.Option(help="The first one by default.")] = None,
+    frame: Annotated[list[int] | None, typer.Option(help="Counted from 1; the middle by default. Repeatable.")] = None,
+    point: Annotated[
+        list[str] | None, typer.Option(metavar="X,Y", help="In the frame, of VTT's encoder. Repeatable.")
+    ] = None,
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    threads: ThreadsOption = None,
+) -> None:
+    """Draw where a model looks: the decoder's attention, and VTT's encoder's, over frames of a sequence."""
+    from benchmarks.attention import reveal, write
+    from benchmarks.datasets import read_dataset
+
+    points = [tuple(float(each) for each in _numbers("--point", text, ",", 2)) for text in point or ()]
+    video = read_dataset(dataset, (sequence,) if sequence else ()).sequences[0]
+    frames = sorted(set(frame or [len(video.frames) // 2 + 1]))
+    for path in write(reveal(model, backend, precision, threads), video, frames, out, points):
+        typer.echo(path)
+
+
+@app.command()
 def report(
     records: Annotated[list[Path], typer.Argument(help="JSON records of the other commands.")],
     out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),

@@ -1,0 +1,89 @@
+"""``python -m train`` as it is typed: the README's commands are accepted, and what cannot run is said in a line."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+from torch.distributed.run import parse_args as torchrun
+from typer.testing import CliRunner
+
+import quantize.cli
+import train.cli
+from train.models.registry import PRESETS
+from train.recipes import RECIPES, override
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+COMMANDS = [
+    shlex.split(line, comments=True)
+    for block in re.findall(r"^```\w*\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    for line in block.splitlines()
+    if re.match(r"python -m (train|quantize) |torchrun ", line)
+]
+APPS = {"train": train.cli.app, "quantize": quantize.cli.app}
+
+
+def parsed(words: list[str]) -> tuple[str, dict[str, Any]]:
+    """A command's name and its options, as it would be called with."""
+    if words[0] == "torchrun":
+        options = torchrun(words[1:])
+        words = ["python", "-m", options.training_script, *options.training_script_args]
+    _, _, module, name, *arguments = words
+    command = typer.main.get_command(APPS[module]).commands[name]  # type: ignore[attr-defined]
+    return name, command.make_context(name, arguments).params
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_the_readmes_commands_are_accepted(words: list[str]) -> None:
+    name, options = parsed(words)
+    if name == "fit":
+        recipe = override(RECIPES[options["recipe"]], options["settings"] or [])
+        kinds = {text.partition(":")[0] for text in options["data"]}
+        assert recipe.mixture.ratios is None or recipe.mixture.ratios.keys() == kinds
+    if name == "import":
+        assert options["preset"] in PRESETS
+
+
+def test_the_readme_begins_where_its_imports_end() -> None:
+    written = {str(options["out"]) for name, options in map(parsed, COMMANDS) if name == "import"}
+    starts = {str(options["start"]) for name, options in map(parsed, COMMANDS) if name == "fit" and options["start"]}
+    assert starts
+    assert starts <= written
+
+
+def fit(out: Path, *more: str) -> Any:
+    return CliRunner().invoke(train.cli.app, ["fit", "seqtrack-nano", "--out", str(out), "--workers", "0", *more])
+
+
+def test_a_short_run_validates_on_as_many_pairs_as_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+
+    def validate(model: object, loader: Any, device: object) -> dict[str, float]:
+        lengths.append(len(loader.dataset))
+        return {"iou": 0.5}
+
+    monkeypatch.setattr("train.loop.validate", validate)
+    result = fit(tmp_path, "--set", "batch=2", "--set", "steps=1", "--held-out", "3")
+    assert result.exit_code == 0, result.output
+    assert lengths == [3]
+    assert json.loads((tmp_path / "log.jsonl").read_text())["pairs"] == 2
+
+
+def test_what_cannot_run_is_said(tmp_path: Path) -> None:
+    torch.save({"model": {}}, tmp_path / "mae.pth")
+    for more, message in (
+        (("--set", "batch=3", "--set", "accumulate=2"), "batch is 3; expected a multiple of 2"),
+        (("--start", str(tmp_path / "mae.pth")), "convert weights from elsewhere with: python -m train import"),
+        (("--start", str(tmp_path / "none")), "none does not exist"),
+        (("--set", "depth=3"), "cannot apply --set 'depth=3'"),
+    ):
+        result = fit(tmp_path / "run", *more)
+        assert result.exit_code == 1
+        assert message in result.stderr
+        assert "Traceback" not in result.stderr

@@ -154,6 +154,38 @@ def accuracy(
         typer.echo(f"median {content['update_ms']['p50']:.2f} ms a frame; raw results in {content['results']}")
 
 
+@app.command()
+def ablations(
+    dataset: DatasetOption,
+    data: Annotated[list[str] | None, typer.Option(help="A dataset to train on. Repeatable.")] = None,
+    recipe: Annotated[str, typer.Option(help="A SeqTrack recipe.")] = "seqtrack-nano",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE for all rows, such as steps=800. Repeatable.")
+    ] = None,
+    threads: ThreadsOption = None,
+    out: Annotated[Path, typer.Option(help="Where runs and raw results are kept, to go on from.")] = RESULTS
+    / "ablations",
+    json: JsonOption = None,
+) -> None:
+    """Train a recipe with one setting changed at a time, and track a dataset with each: what every choice is worth."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from benchmarks import records
+    from benchmarks.ablations import ABLATIONS, ablate
+    from benchmarks.datasets import read_dataset
+
+    truth = read_dataset(dataset)
+    with _progress("ablate", len(ABLATIONS)) as advance:
+        content = ablate(recipe, data or [], truth, out, settings=settings or [], threads=threads or 1, advance=advance)
+    records.write(records.record("ablations", **content), json)
+    table = Table("", "AUC", "SR0.5", "IoU, held-out pairs", title=f"{content['pairs']} pairs each, in percent")
+    for row in content["rows"]:
+        values = (row["metrics"]["auc"], row["metrics"]["sr_50"], row["held_out"]["iou"])
+        table.add_row(row["title"], *(f"{100 * value:.1f}" for value in values))
+    Console(stderr=json == "-").print(table)
+
+
 @contextmanager
 def _progress(title: str, total: int) -> Iterator[Callable[[str], object]]:
     """A bar on standard error where that is a terminal."""

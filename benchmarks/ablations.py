@@ -1,0 +1,103 @@
+"""What each choice of a recipe is worth: models trained alike but for one setting, tracked with on a dataset.
+
+Some rows are another use of the same weights: a row without the window on the centre, one without template updates.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.accuracy import evaluate
+from benchmarks.contenders import Spec
+from benchmarks.datasets import Dataset
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """One row.
+
+    Attributes:
+        title: what is different from the recipe as it is.
+        weights: names the trained model; rows that share it differ in how it is used.
+        settings: of the recipe, as for ``python -m train fit --set``.
+        online: of `benchmarks.contenders.Spec`.
+    """
+
+    title: str
+    weights: str
+    settings: tuple[str, ...] = ()
+    online: dict[str, Any] = field(default_factory=dict)
+
+
+ABLATIONS = (
+    Ablation("the recipe as it is", "as-is"),
+    Ablation("no window on the centre", "as-is", online={"window": 0.0}),
+    Ablation("bidirectional decoding", "bidirectional", ("model.decoding=bidirectional",)),
+    Ablation("joint attention", "joint", ("model.template_attention=joint",)),
+    Ablation("separate encoders", "separate", ("model.template_attention=separate", "model.memory=xz")),
+    Ablation("hard targets", "hard", ("sigma=0",)),
+    Ablation("no auxiliary loss", "no-dense", ("dense=0",)),
+    Ablation("two templates, updated every 25 frames", "two", ("model.templates=2",), {"update_interval": 25}),
+    Ablation("two templates, never updated", "two", ("model.templates=2",), {"update_interval": 0}),
+)
+
+
+def ablate(
+    recipe: str,
+    roots: Sequence[str],
+    dataset: Dataset,
+    out: Path,
+    *,
+    settings: Sequence[str] = (),
+    threads: int = 1,
+    advance: Callable[[str], object] = lambda title: None,
+) -> dict[str, Any]:
+    """Train and track with every row of `ABLATIONS`; what is in `out` already is not done again, and a run that was
+    broken off goes on.
+
+    Args:
+        recipe: of a SeqTrack.
+        roots: datasets to train on.
+        dataset: to track on.
+        settings: of all rows, such as ``steps=800``.
+
+    Returns:
+        JSON values: the settings of all, and for each row the dataset's metrics and what the trained model reaches on
+        held-out pairs.
+    """
+    import torch
+
+    from train.data.mixture import datasets
+    from train.loop import WEIGHTS, fit
+    from train.recipes import RECIPES, override
+
+    torch.set_num_threads(threads)
+    rows = []
+    for ablation in ABLATIONS:
+        advance(ablation.title)
+        chosen = override(RECIPES[recipe], [*settings, *ablation.settings])
+        folder = out / "runs" / ablation.weights
+        fit(chosen, *datasets(chosen, roots), folder, workers=1, every=max(1, chosen.steps // 4))
+        spec = Spec(str(folder / WEIGHTS), "cpu", threads=threads, **ablation.online)
+        scores, _ = evaluate(spec, dataset, out)
+        held_out = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
+        rows.append(
+            {
+                "title": ablation.title,
+                "settings": list(ablation.settings),
+                "online": ablation.online,
+                "metrics": scores.metrics,
+                "held_out": {key: held_out[key] for key in ("iou", "sr50", "auroc")},
+            }
+        )
+    return {
+        "recipe": recipe,
+        "settings": list(settings),
+        "pairs": chosen.steps * chosen.batch,
+        "dataset": {"name": dataset.name, "sequences": len(dataset.sequences)},
+        "rows": rows,
+    }

@@ -1,0 +1,59 @@
+"""Ablations: each row is trained with its one setting, used as it says, and not done again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks import ablations
+from benchmarks.ablations import ABLATIONS
+from benchmarks.cli import app
+from train.models.seqtrack import SeqTrackConfig
+from train.recipes import RECIPES, override
+
+SMALL = (
+    *(f"model.{name}=32" for name in ("search_size", "template_size", "encoder_dim", "decoder_ffn")),
+    *("model.encoder_depth=1", "model.encoder_heads=2", "model.decoder_dim=16", "model.decoder_layers=1"),
+    *("model.decoder_heads=2", "model.bins=20", "steps=4", "decay=1", "warmup=1", "batch=4"),
+)
+
+
+def test_every_ablation_is_a_setting_that_the_recipe_has() -> None:
+    plain = RECIPES["seqtrack-nano"]
+    changed = {row.weights: override(plain, list(row.settings)) for row in ABLATIONS}
+    assert [name for name, recipe in changed.items() if recipe == plain] == ["as-is"]
+    assert len(set(map(str, changed.values()))) == len(changed)
+    # Rows that differ in their use alone share their weights, and no others do.
+    assert all(len({row.settings for row in ABLATIONS if row.weights == name}) == 1 for name in changed)
+    # Tracking takes updates only where there is a second template to replace.
+    for row in ABLATIONS:
+        model = changed[row.weights].model
+        assert isinstance(model, SeqTrackConfig)
+        assert ("update_interval" in row.online) == (model.templates == 2)
+
+
+def test_rows_are_trained_alike_and_scored(
+    dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = tuple(row for row in ABLATIONS if row.weights in ("as-is", "bidirectional"))
+    monkeypatch.setattr(ablations, "ABLATIONS", chosen)
+    arguments = ["ablations", "--dataset", str(dataset_folder), "--out", str(tmp_path / "out"), "--json", "-"]
+    arguments += [f"--set={setting}" for setting in SMALL]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    content = json.loads(result.stdout)
+    assert [row["title"] for row in content["rows"]] == [row.title for row in chosen]
+    assert content["pairs"] == 16
+    runs = tmp_path / "out" / "runs"
+    recipes = {path.name: json.loads((path / "recipe.json").read_text()) for path in runs.iterdir()}
+    assert recipes["as-is"]["model"].pop("decoding") == "autoregressive"
+    assert recipes["bidirectional"]["model"].pop("decoding") == "bidirectional"
+    assert recipes["as-is"] == recipes["bidirectional"]
+
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
+    again = CliRunner().invoke(app, arguments)
+    assert json.loads(again.stdout)["rows"] == content["rows"]
+    assert {path: path.stat().st_mtime_ns for path in written} == written

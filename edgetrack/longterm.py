@@ -4,9 +4,9 @@ While the local tracker's score is below its threshold the target is lost. Then 
 best candidate, if the search is sure of it, is given to the local tracker to look at in the same frame. Only if that
 is sure, too, the target is found again.
 
-Otherwise the local tracker goes on from its own answer, but at the size that the target had when it was seen last, and
-with its centre in the frame: a tracker that sees nothing drifts, answers ever smaller boxes, and would soon look at
-nothing.
+Otherwise the local tracker goes on from its own answer, but with its centre in the frame and its size within a factor
+of `DRIFT` of the one seen last: a tracker that sees nothing drifts, answers ever smaller boxes, and would soon look at
+nothing. In between it is left alone, because a low score does not make a box wrong.
 
 A frame costs at most two local steps and one search, and of any `interval` frames in succession at most one is
 searched, also where the target is lost and seen in turns. No template is taken from a frame in which it stays lost.
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 REDETECT = "redetect"
 """The stage, after `edgetrack.online.STAGES`, that a search and the look at its candidate are counted as."""
+DRIFT = 2.0
+"""How much larger or smaller, in geometric mean side, a box may get while the target is lost."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +41,14 @@ class State:
     Attributes:
         local: the local tracker's.
         searched: the global search's, as it was left by the last search.
+        side: the target's geometric mean side in pixels when it was seen last.
         wait: frames to come that will not be searched, for the sake of the time they take.
         has_searched: whether the last frame was searched.
     """
 
     local: seqtrack.State
     searched: vtt.State
+    side: float
     wait: int
     has_searched: bool
 
@@ -69,32 +73,41 @@ class LongTerm:
 
     def init(self, frame: NDArray[np.uint8], box: NDArray[np.float64]) -> State:
         """Take the target from `frame` at `box`."""
-        return State(self._local.init(frame, box), self._search.init(frame, box), 0, False)
+        return State(self._local.init(frame, box), self._search.init(frame, box), _side(box), 0, False)
 
     def step(self, state: State, frame: NDArray[np.uint8]) -> tuple[State, Estimate]:
         """Find the target of `state` in `frame`."""
         local, found = self._local.step(state.local, frame)
         timings = {**found.timings, REDETECT: 0.0}
-        if not found.ok:
-            local = _held(local, state.local.box, (frame.shape[1], frame.shape[0]))
+        if found.ok:
+            side = _side(local.box)
+        else:
+            side, local = state.side, _held(local, state.side, (frame.shape[1], frame.shape[0]))
         if found.ok or state.wait:
-            return State(local, state.searched, max(state.wait - 1, 0), False), found._replace(timings=timings)
+            return State(local, state.searched, side, max(state.wait - 1, 0), False), found._replace(timings=timings)
         started = perf_counter_ns()
         searched, candidate = self._search.step(state.searched, frame)
         confirmed = None
         if candidate.ok:
             box = clip_box(searched.box, (frame.shape[1], frame.shape[0]), self._margin)
-            confirmed = self._local.step(replace(state.local, box=box), frame)
+            # Where it was before is of no use to a model that is told of it.
+            there = replace(state.local, box=box, history=(box,) * len(state.local.history))
+            confirmed = self._local.step(there, frame)
         timings[REDETECT] = (perf_counter_ns() - started) / 1e6
         if confirmed is not None and confirmed[1].ok:
             local, found = confirmed
-            return State(local, searched, self._interval - 1, True), Estimate(
-                found.score, True, timings, redetected=True
-            )
-        return State(local, searched, self._interval - 1, True), found._replace(timings=timings)
+            estimate = Estimate(found.score, True, timings, redetected=True)
+            return State(local, searched, _side(local.box), self._interval - 1, True), estimate
+        return State(local, searched, side, self._interval - 1, True), found._replace(timings=timings)
 
 
-def _held(local: seqtrack.State, last: NDArray[np.float64], frame_size: tuple[int, int]) -> seqtrack.State:
-    """The state with its box as large as `last`, about its own centre or the frame's point nearest to that."""
+def _side(box: NDArray[np.float64]) -> float:
+    return float(np.sqrt(box[2:].prod()))
+
+
+def _held(local: seqtrack.State, side: float, frame_size: tuple[int, int]) -> seqtrack.State:
+    """The state with its box no further than `DRIFT` from `side`, about its own centre or the frame's nearest point."""
     centre = np.clip(local.box[:2] + 0.5 * local.box[2:], 0, frame_size)
-    return replace(local, box=np.concatenate([centre - 0.5 * last[2:], last[2:]]))
+    answered = _side(local.box)
+    size = local.box[2:] * min(max(answered, side / DRIFT), side * DRIFT) / answered
+    return replace(local, box=np.concatenate([centre - 0.5 * size, size]))

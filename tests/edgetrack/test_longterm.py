@@ -18,22 +18,30 @@ TIMINGS = dict.fromkeys(STAGES, 0.0)
 
 
 class ScriptedLocal:
-    """Sees the target only near where the script says it is; moves 1 px a frame and shrinks by half otherwise."""
+    """Sees the target, 10 px wide, only near where the script says it is; otherwise its box moves 1 px a frame and
+    grows or shrinks by a factor."""
 
-    def __init__(self, targets: list[float | None]) -> None:
-        self.targets, self.looks, self.sizes = targets, [], []
+    def __init__(self, targets: list[float | None], factor: float = 0.5, history: int = 0) -> None:
+        self.targets, self.factor, self.history = targets, factor, history
+        self.looks, self.sizes, self.told = [], [], []
 
     def init(self, frame: np.ndarray, box: np.ndarray) -> seqtrack.State:
-        return seqtrack.State(box, (), {}, 0)
+        return seqtrack.State(box, (), {}, 0, (box,) * self.history)
 
     def step(self, state: seqtrack.State, frame: np.ndarray) -> tuple[seqtrack.State, Estimate]:
-        number, x = state.frame + 1, float(state.box[0])
-        self.looks.append((number, x))
-        self.sizes.append(state.box[2:].tolist())
+        number, size = state.frame + 1, state.box[2:]
+        x, y = state.box[:2] + size / 2 - 5  # where a box 10 px wide would lie
+        self.looks.append((number, float(x)))
+        self.sizes.append(size.tolist())
+        self.told.append([box[0] for box in state.history])
         target = self.targets[number]
         found = target is not None and abs(target - x) <= 20
-        box = np.asarray([target, 0.0, 10.0, 10.0] if found else [x + 3.5, 2.5, 5.0, 5.0])
-        return seqtrack.State(box, (), {}, number), Estimate(0.9 if found else 0.1, found, dict(TIMINGS))
+        answered = self.factor * size
+        box = np.asarray([x + 6, y + 5, 0, 0]) + np.concatenate([-answered / 2, answered])
+        if found:
+            box = np.asarray([target, 0.0, 10.0, 10.0])
+        history = (*state.history[1:], box) if state.history else ()
+        return seqtrack.State(box, (), {}, number, history), Estimate(0.9 if found else 0.1, found, dict(TIMINGS))
 
 
 class ScriptedSearch:
@@ -122,17 +130,24 @@ def test_a_frame_costs_two_local_steps_and_one_search_at_most() -> None:
     assert len(search.frames) == 30
 
 
-def test_in_doubt_the_region_keeps_its_size_and_stays_in_the_frame() -> None:
-    local = ScriptedLocal([0, 195, *[None] * 12])
+@pytest.mark.parametrize(("factor", "sizes"), [(0.5, [5] * 11), (0.8, [8, 6.4, 5.12] + [5] * 8), (3.0, [20] * 11)])
+def test_in_doubt_the_box_keeps_about_its_size_and_stays_in_the_frame(factor: float, sizes: list[float]) -> None:
+    local = ScriptedLocal([0, 195, *[None] * 12], factor)
     assert follow(local, ScriptedSearch([195, *[None] * 12]))[-1] == "L"
-    assert local.sizes[3:] == [[10, 10]] * 11  # whatever it answered
-    assert [x + 5 for _, x in local.looks[3:]] == [min(200 + i, 200) for i in range(11)]
+    np.testing.assert_allclose(local.sizes[3:], [[size, size] for size in sizes])
+    np.testing.assert_allclose([x + 5 for _, x in local.looks[3:]], [200] * 11)
+
+
+def test_a_model_that_is_told_of_earlier_boxes_is_told_of_the_candidate() -> None:
+    local, search = ScriptedLocal([0, 5, None, 150, 160], history=2), ScriptedSearch([None, 145])
+    assert follow(local, search) == ["T5", "L", "R150", "T160"]
+    assert local.told[-2:] == [[145, 145], [145, 150]]
 
 
 def test_candidates_outside_the_frame_are_brought_inside() -> None:
     local, search = ScriptedLocal([0, 190]), ScriptedSearch([500])
     assert follow(local, search) == ["R190"]
-    assert local.looks[-1] == (1, 195)
+    assert local.looks[-1] == (1, 192.5)  # 5 px wide are in view, from 195 on
 
 
 # On bundles: an orange square that leaves and comes back in the other corner.

@@ -228,7 +228,13 @@ def _table(entries: Sequence[Entry]) -> str:
             f"{1e3 * joules:.1f}" if joules else "–",
         ]
         rows.append(cells)
-    return _tabulate(head, rows, "Accuracy in percent, best in bold. MiB: added to the process by loading and running.")
+    # A column of dashes takes the room of one that says something.
+    told = [column for column in range(len(head)) if any(row[column] != "–" for row in rows)]
+    return _tabulate(
+        [head[column] for column in told],
+        [[row[column] for column in told] for row in rows],
+        "Accuracy in percent, best in bold. MiB: added to the process by loading and running.",
+    )
 
 
 def _number(value: Any) -> float:
@@ -277,10 +283,15 @@ def _curves(entries: Sequence[Entry]) -> str:
 
         def draw(width: int, height: int, name: str = name, title: str = title, x: Axis = x, y: Axis = y) -> str:
             plot = Plot(x, y, width, height, f"{title} plot")
+            drawn: list[list[float]] = []
             for entry in reversed(shown):  # the best on top
                 curve = entry.accuracy["curves"][name]
-                values = zip(curve["thresholds"], (100 * v for v in curve["values"]), strict=True)
-                plot.line(Line(list(values), entry.label, entry.style))
+                values = [100 * v for v in curve["values"]]
+                # Dashed where it would hide one that is the same.
+                twin = any(max(abs(a - b) for a, b in zip(values, other, strict=True)) < 0.5 for other in drawn)
+                line = Line(list(zip(curve["thresholds"], values, strict=True)), entry.label, entry.style)
+                plot.line(line, "line twin" if twin else "line")
+                drawn.append(values)
             return plot.svg()
 
         legend = _legend(shown, lambda entry, figure=figure: _percent(entry.accuracy["metrics"][figure]))
@@ -293,27 +304,62 @@ def _losses(entries: Sequence[Entry]) -> str:
     with_loss = [entry for entry in entries if entry.accuracy.get("loss")]
     if not with_loss:
         return ""
-    rows = []
+    rows, trust = [], []
     for entry in with_loss:
-        loss = entry.accuracy["loss"]
-        scores = [loss["score_seen"], loss["score_gone"]]
+        loss, behaviour = entry.accuracy["loss"], entry.accuracy["behaviour"]
+        near, far = behaviour["near"], behaviour["far"]
         rows.append(
             [
                 escape(entry.label),
                 _percent(loss["gone_ok"]),
-                " / ".join("–" if value is None else f"{value:.2f}" for value in scores),
-                _percent(loss["separation"]),
-                _percent(loss["found_near"]),
-                _percent(loss["found_far"]),
+                " / ".join(_decimal(loss[name]) for name in ("score_seen", "score_gone")),
+                *(_count(each["found"], each["returns"]) for each in (near, far)),
+                " / ".join(_decimal(each["frames_to_find"], 0) for each in (near, far)),
+                f"{far['update_ms']['p99']:.0f} / {far['update_ms']['max']:.0f}",
             ]
         )
-    head = ["tracker", "says ok though it is gone", "score seen / gone", "told apart", "found again near", "far"]
-    return "<h2>When the target is gone</h2>" + _tabulate(
-        head,
-        rows,
-        "Real sequences with the target painted over, then back in its place or half a frame away. Told apart: the "
-        "chance that a frame with the target scores higher than one without; 50 is a coin.",
+        cells = [escape(entry.label)]
+        for each in behaviour.values():
+            cells += [_percent(each["max_gm"]), _percent(each["auroc"]), _percent(each["ece"])]
+        trust.append(cells)
+    head = [
+        "tracker",
+        "ok though gone",
+        "score seen / gone",
+        "found near",
+        "found far",
+        "frames to find",
+        "ms p99 / max",
+    ]
+    places = {"given": "as it is", "near": "near", "far": "far"}
+    measures = [
+        f"{name}, {places[place]}" for place in with_loss[0].accuracy["behaviour"] for name in ("GM", "AUROC", "ECE")
+    ]
+    return (
+        "<h2>When the target is gone</h2>"
+        + _tabulate(
+            head,
+            rows,
+            "Real sequences in which the target is painted over for 60 frames and is then back, in its place (near) or "
+            "elsewhere in the frame, beyond a local tracker's reach (far). Ok though gone: percent of the frames "
+            "without it. Frames to find: the median, near / far.",
+        )
+        + _tabulate(
+            ["tracker", *measures],
+            trust,
+            "What the score is worth, in percent, on the dataset as it is and on those sequences. GM: best geometric "
+            "mean of seen targets found and absent ones denied (OxUvA). AUROC: chance that a right box scores higher "
+            "than a wrong one; 50 is a coin. ECE: expected calibration error; less is better.",
+        )
     )
+
+
+def _count(share: float | None, of: int) -> str:
+    return "–" if share is None else f"{round(share * of)} of {of}"
+
+
+def _decimal(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def _realtime(records: Sequence[dict[str, Any]]) -> str:
@@ -479,8 +525,9 @@ def _strip(video: Video, entries: Sequence[Entry], headline: str) -> str:
     values = []
     for entry in entries:
         found = next((s for s in entry.accuracy["sequences"] if s["name"] == video.name), None)
-        values.append(f"{_short(entry.label)} {_percent(found['metrics'][headline]) if found else '–'}")
-    summary = f'{escape(video.name)}<span class="soft">{escape(", ".join(values))}</span>'
+        value = _percent(found["metrics"][headline]) if found else "–"
+        values.append(f'<b class="{entry.style}" title="{escape(entry.label, quote=True)}">{value}</b>')
+    summary = f'{escape(video.name)}<span class="values">{"".join(values)}</span>'
     return f'<details><summary>{summary}</summary><div class="strip">{"".join(pictures)}</div></details>'
 
 

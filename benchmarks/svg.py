@@ -89,7 +89,8 @@ class Plot:
     def points(self, points: Sequence[Point]) -> None:
         """Marks with labels, each put where it covers no other as far as there is room."""
         left, top, right, bottom = self._area
-        taken = [(px - 7, py - 7, px + 7, py + 7) for px, py in (self.at(p.x, p.y) for p in points)]
+        marks = [self.at(p.x, p.y) for p in points]
+        taken = [(px - 7, py - 7, px + 7, py + 7) for px, py in marks]
         for point in sorted(points, key=lambda p: -p.y):
             px, py = self.at(point.x, point.y)
             wide = _CHARACTER * len(point.label)
@@ -102,10 +103,13 @@ class Plot:
                 start = {"start": x, "end": x - wide, "middle": x - wide / 2}[anchor]
                 return start, y - FONT, start + wide, y + 3
 
-            def cost(option: tuple[float, float, str], level: float = py + 4) -> float:
+            def cost(option: tuple[float, float, str], own: tuple[float, float] = (px, py)) -> float:
                 a = box(option)
                 outside = max(0, left - a[0]) + max(0, a[2] - right) + max(0, top - a[1]) + max(0, a[3] - bottom)
-                return 50 * outside + sum(_shared(a, b) for b in taken) + 0.1 * abs(option[1] - level)
+                others = min((_distance(a, mark) for mark in marks if mark != own), default=math.inf)
+                mistaken = max(0.0, _distance(a, own) + 4 - others)  # nearer to another mark than to its own
+                crossed = sum(_shared(a, b) for b in taken)
+                return 50 * outside + crossed + 20 * mistaken + 0.1 * abs(option[1] - own[1] - 4)
 
             best = min(options, key=cost)
             taken.append(box(best))
@@ -153,6 +157,11 @@ def _symbol(x: float, y: float, style: str) -> str:
     if "reference" in style:
         return f'<path d="M{x:.1f} {y - 7:.1f}l7 7l-7 7l-7 -7z"/>'
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6"/>'
+
+
+def _distance(a: tuple[float, ...], mark: tuple[float, float]) -> float:
+    """From a rectangle (left, top, right, bottom) to a point."""
+    return math.hypot(max(a[0] - mark[0], 0, mark[0] - a[2]), max(a[1] - mark[1], 0, mark[1] - a[3]))
 
 
 def _shared(a: tuple[float, ...], b: tuple[float, ...]) -> float:

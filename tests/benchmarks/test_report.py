@@ -170,7 +170,9 @@ def page_of_all() -> str:
     shares = {"naive": 0.5, "cached": 0.2, "fused": 0.1}
     entry = {"preset": "p", "backend": "b", "of_encoding": shares, "isolated_of_joint": 0.5}
     several = [accuracy(f"tracker {i} <&>", 0.3 + i / 30, 3.0 + i, number=i) for i in range(10)]
-    several[0]["loss"] = loss
+    place = {"max_gm": 0.7, "auroc": 0.9, "ece": None, "returns": 8, "found": 0.25, "frames_to_find": 3.0}
+    place |= {"update_ms": {"p99": 5.0, "max": 7.0}}
+    several[0] |= {"loss": loss, "behaviour": dict.fromkeys(("given", "near", "far"), place)}
     return render(gather([*several, parity, realtime, {**record("ratios"), "entries": [entry]}]))
 
 
@@ -185,6 +187,7 @@ def test_the_page_is_whole_and_needs_nothing_else() -> None:
     assert "tracker 9 <&>" not in page
     assert "tracker 9 &lt;&amp;&gt;" in page
     assert "no device &lt;here&gt;" in page
+    assert "2 of 8" in page
     for title in ("Accuracy against latency", "When the target is gone", "does not wait", "trained model", "caching"):
         assert title in page
 

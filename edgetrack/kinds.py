@@ -69,7 +69,7 @@ def algorithm(model: Model, options: Options) -> Algorithm:
 
 
 def redetecting(local: Model, search: Model, options: Options, interval: int) -> Algorithm:
-    """Local tracking with global re-detection, in every `interval`-th lost frame.
+    """Local tracking with global re-detection, which searches at most once in `interval` frames.
 
     Raises:
         OptionError: the models are not of the kinds that go together, or an option is not one of the local one's.

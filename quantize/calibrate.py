@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgetrack.imaging import normalise
+from quantize.answers import answer
 from quantize.fake import QMAX, FakeQuantize
 from quantize.placement import roundings
 from train.data.pairs import Pair
-from train.losses import box_tokens, in_order
-from train.models.seqtrack import SeqTrack
+from train.models.registry import Model
 
 BINS = 4096
 PERCENTILE = 0.9999
@@ -73,7 +71,7 @@ METHODS: dict[str, Callable[[Histogram], float]] = {
 
 
 @torch.no_grad()
-def calibrate(model: SeqTrack, batches: Iterable[Pair], method: str = "mse") -> None:
+def calibrate(model: Model, batches: Iterable[Pair], method: str = "mse") -> None:
     """Set the scale of every activation of `model`, as `place` returned it, from what its float layers compute.
 
     Raises:
@@ -91,7 +89,7 @@ def calibrate(model: SeqTrack, batches: Iterable[Pair], method: str = "mse") -> 
     set_enabled(observed, False)
     try:
         for pair in batches:
-            forced_logits(model, pair)
+            answer(model, pair)
     finally:
         set_enabled(observed, True)
         for handle in handles:
@@ -107,17 +105,3 @@ def set_enabled(modules: Iterable[FakeQuantize], enabled: bool) -> None:
     """Switch roundings on or off."""
     for module in modules:
         module.enabled = enabled
-
-
-def images(pixels: Tensor) -> Tensor:
-    """uint8 BGR (..., H, W, 3) -> what the model takes, (..., 3, H, W)."""
-    flat = pixels.flatten(0, -4).numpy()
-    normalised = torch.from_numpy(np.stack([normalise(image) for image in flat]))
-    return normalised.unflatten(0, pixels.shape[:-3])
-
-
-def forced_logits(model: SeqTrack, pair: Pair) -> Tensor:
-    """Teacher-forced logits (B, 4, bins + 2) of a batch of examples."""
-    ids = box_tokens(in_order(pair.box, model.config.order), model.config.bins)
-    tokens = model.encode(images(pair.templates), images(pair.search))
-    return model.answers(tokens, ids, pair.history)[:, :4]

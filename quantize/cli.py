@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from quantize.export import Difference
     from train.data.pairs import Pair
-    from train.models.seqtrack import SeqTrack
+    from train.models.registry import Model
 
 CHECKPOINT = typer.Argument(help="Weights written by train (.safetensors).")
 BUNDLE = typer.Option(help="The bundle: a directory, or an archive where it ends in .zip.")
@@ -100,7 +100,7 @@ def qat(
     from train.recipes import override
 
     try:
-        teacher, metadata = _seqtrack(checkpoint)
+        teacher, metadata = _load(checkpoint)
         recipe = override(qat_recipe(metadata, teacher), settings or [])
         start = out / "start.safetensors"
         if not start.is_file():
@@ -160,7 +160,7 @@ def build(
     from train.data.labels import DatasetError
 
     try:
-        model, metadata = _seqtrack(checkpoint)
+        model, metadata = _load(checkpoint)
         if int8 is None:
             quantised, found = _calibrated(checkpoint, data or [], method, examples, keep_float or [])
         else:
@@ -183,28 +183,24 @@ PROVED = 64
 """Examples, held out from training, that a bundle's INT8 graphs are compared on."""
 
 
-def _seqtrack(checkpoint: Path) -> tuple[SeqTrack, dict[str, Any]]:
+def _load(checkpoint: Path) -> tuple[Model, dict[str, Any]]:
     """The FP32 model of a checkpoint and the file's metadata. Sets torch to one thread, as devices have few."""
     import torch
 
-    from train.checkpoints import CheckpointError, load_model
-    from train.models.seqtrack import SeqTrack
+    from train.checkpoints import load_model
 
     torch.set_num_threads(1)
-    model, metadata = load_model(checkpoint)
-    if not isinstance(model, SeqTrack):
-        raise CheckpointError(f"{checkpoint} holds a {model.config.kind}; only SeqTrack is quantised so far")
-    return model, metadata
+    return load_model(checkpoint)
 
 
 def _calibrated(
     checkpoint: Path, data: list[Path], method: str, examples: int, keep_float: list[str]
-) -> tuple[SeqTrack, dict[str, Any]]:
+) -> tuple[Model, dict[str, Any]]:
     """The checkpoint's model with rounding layers and ranges, and its metadata with how they were found."""
     from quantize.calibrate import calibrate
     from quantize.placement import place
 
-    model, metadata = _seqtrack(checkpoint)
+    model, metadata = _load(checkpoint)
     calibrate(place(model, keep_float), _examples(metadata, data, examples, held_out=False), method)
     facts = {"method": method, "examples": examples, "data": [path.name for path in data]}
     return model, {**metadata, "keep_float": keep_float, "calibration": facts}
@@ -215,13 +211,17 @@ def _examples(metadata: dict[str, Any], data: list[Path], count: int, *, held_ou
     import cv2
     from torch.utils.data import DataLoader, Subset
 
+    from quantize.checkpoints import SUFFIX
     from train.data.mixture import datasets
     from train.data.pairs import Pair
-    from train.models.seqtrack import SeqTrackConfig
+    from train.models.registry import config_from_dict
     from train.recipes import Recipe
 
     cv2.setNumThreads(1)
-    recipe = Recipe(SeqTrackConfig.from_dict(metadata["config"]))
+    if "recipe" in metadata:
+        recipe = Recipe.from_dict(metadata["recipe"])
+    else:
+        recipe = Recipe(config_from_dict(metadata["kind"].removesuffix(SUFFIX), metadata["config"]))
     train, validation = datasets(recipe, data, validation_pairs=count)
     subset = Subset(validation if held_out else train, range(count))
     return [Pair(*batch) for batch in DataLoader(subset, 32)]
@@ -262,15 +262,15 @@ def _print_proof(bundle: Path) -> None:
                 backend, graph, *(", ".join(f"{n} {op}" for op, n in side.items()) for side in operations.values())
             )
     console.print(table)
-    table = Table("", "largest difference", "tokens equal", "box overlap with FP32", "5th percentile")
-    table.title = f"INT8 against the fake-quant model, {proof['examples']} examples"
+    table = Table("", "largest difference", "choices equal", "box overlap with FP32", "5th percentile")
+    table.title = f"fake-quant against FP32, runtimes against fake-quant; {proof['examples']} examples"
     for name, found in {"fake-quant": proof["fake-quant"], **proof["runtimes"]}.items():
         overlap = found["overlap_with_fp32"]
-        worst = {k: v for k, v in found.get("largest_difference", {}).items() if not k.startswith("track.")}
+        worst = found.get("difference") or found["difference_from_fp32"]
         table.add_row(
             name,
-            f"{max(worst.values()):.1%} ({max(worst, key=worst.__getitem__)})" if worst else "",
-            f"{found['tokens_equal']:.1%}" if worst else "",
+            f"{max(worst.values()):.1%} ({max(worst, key=worst.__getitem__)})",
+            f"{found['choices_equal']:.1%}" if "choices_equal" in found else "",
             f"{overlap['mean']:.3f}",
             f"{overlap['5th_percentile']:.3f}",
         )

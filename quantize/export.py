@@ -26,13 +26,12 @@ from edgetrack_runtimes import SessionOptions, discover, open_session
 from edgetrack_runtimes.onnxruntime_session import ZERO_POINT_AFTER_RELU
 from quantize import kinds
 from quantize.folding import fold_transposes
-from quantize.graphs import GraphSpec
+from quantize.graphs import GraphSpec, named
 from quantize.placement import quantised_layers
 from quantize.proof import prove
 from quantize.qdq import check_qdq, check_tensorrt, fold
 from train.data.pairs import Pair
 from train.models.registry import Model
-from train.models.seqtrack import SeqTrack
 from train.settings import with_settings
 
 OPSET = 18
@@ -40,10 +39,12 @@ OPSET = 18
 WEIGHTS = "weights.bin"
 TOLERANCE = 1e-3
 """Largest difference allowed between a graph and PyTorch, relative to the tensor's largest value."""
-INT8_TOLERANCE = 0.2
-"""The same for INT8 graphs and the fake-quant model. A difference in the last bit makes a value round the other way
-now and then, and 25 layers of that add up to a few percent where the scales are coarse: 4% in seqtrack-nano, 12% in a
-small model with random weights, for which the bound was doubled without the cause being proven."""
+INT8_TOLERANCE = 1.5
+"""Largest distance allowed between an INT8 graph's output and the fake-quant model's, in units of what rounding does.
+
+A sum in another order differs in the last bit, and now and then that makes one value round the other way. The layers
+behind it round the difference again, which makes it larger until it is as large as rounding itself: two such results
+are as far apart as two independent errors of that size, sqrt(2) times one of them."""
 _SHARED_BYTES = 1024
 _ALIGNMENT = 64
 
@@ -70,7 +71,7 @@ class Int8(NamedTuple):
         examples: to prove the graphs on.
     """
 
-    model: SeqTrack
+    model: Model
     facts: Mapping[str, Any]
     examples: Sequence[Pair]
 
@@ -148,7 +149,7 @@ def export_bundle(
     return differences
 
 
-def _to_qdq(spec: GraphSpec, model: SeqTrack) -> onnx.ModelProto:
+def _to_qdq(spec: GraphSpec, model: Model) -> onnx.ModelProto:
     proto = _to_onnx(spec)
     fold(proto)
     check_qdq(proto, quantised_layers(model))
@@ -156,15 +157,17 @@ def _to_qdq(spec: GraphSpec, model: SeqTrack) -> onnx.ModelProto:
     return proto
 
 
-def _proof(model: SeqTrack, int8: Int8, graphs: Mapping[str, Path]) -> dict[str, Any]:
+def _proof(model: Model, int8: Int8, graphs: Mapping[str, Path]) -> dict[str, Any]:
     proof = prove(model, int8.model, graphs, int8.examples)
+    rounding = proof["fake-quant"]["difference_from_fp32"]
     for backend, found in proof["runtimes"].items():
-        for tensor, relative in found["largest_difference"].items():
+        for tensor, difference in found["difference"].items():
+            allowed = max(TOLERANCE, INT8_TOLERANCE * rounding[tensor])
             # What follows a choice of token may differ as much as the tokens do.
-            if not relative <= (INT8_TOLERANCE if not tensor.startswith("track.") else float("inf")):
+            if not tensor.startswith("track.") and not difference <= allowed:
                 raise ExportError(
-                    f"int8 on {backend}: {tensor} differs from the fake-quant model by {relative:.2g} of its largest "
-                    f"value; at most {INT8_TOLERANCE:g} is allowed"
+                    f"int8 on {backend}: {tensor} is {difference:.2g} of its size away from the fake-quant model; at "
+                    f"most {allowed:.2g} is allowed, {INT8_TOLERANCE:g} times what rounding changes"
                 )
     return proof
 
@@ -273,18 +276,12 @@ def _tensors(file: str, spec: GraphSpec) -> dict[str, Any]:
         return {"name": name, "shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
 
     with torch.no_grad():
-        outputs = _outputs(spec)
+        outputs = named(spec, spec.module(*spec.inputs.values()))
     return {
         "file": file,
         "inputs": [described(name, tensor) for name, tensor in spec.inputs.items()],
         "outputs": [described(name, tensor) for name, tensor in outputs.items()],
     }
-
-
-def _outputs(spec: GraphSpec) -> dict[str, Tensor]:
-    values = spec.module(*spec.inputs.values())
-    values = (values,) if isinstance(values, Tensor) else values
-    return dict(zip(spec.outputs, values, strict=True))
 
 
 @torch.no_grad()
@@ -305,7 +302,7 @@ def compare(model: Model, paths: Mapping[str, Path], seeds: Iterable[int] = (1, 
                 for specs in references:
                     spec = specs[graph]
                     found = session.run({name: tensor.numpy() for name, tensor in spec.inputs.items()})
-                    for name, expected in _outputs(spec).items():
+                    for name, expected in named(spec, spec.module(*spec.inputs.values())).items():
                         key = (backend, graph, name)
                         worst[key] = max(worst.get(key, 0.0), _relative(found[name], expected.numpy()))
     for (backend, graph, name), relative in worst.items():

@@ -14,9 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from train.data.pairs import Pair
 from train.models.decoder import CENTRE_POSITIONS, SlotCache
 from train.models.seqtrack import SeqTrack, SeqTrackConfig
 from train.models.vit import TemplateState
+from train.objective import normalised
 
 
 class GraphSpec(NamedTuple):
@@ -25,6 +27,11 @@ class GraphSpec(NamedTuple):
     module: nn.Module
     inputs: dict[str, Tensor]
     outputs: tuple[str, ...]
+
+
+def named(spec: GraphSpec, values: Tensor | tuple[Tensor, ...]) -> dict[str, Tensor]:
+    """What a graph's module returned, by the outputs' names."""
+    return dict(zip(spec.outputs, (values,) if isinstance(values, Tensor) else values, strict=True))
 
 
 def state_names(config: SeqTrackConfig) -> tuple[str, ...]:
@@ -145,3 +152,27 @@ def seqtrack_graphs(model: SeqTrack, generator: torch.Generator) -> dict[str, Gr
         "encode": GraphSpec(encode, {"search": search, **state}, tuple(cross)),
         "decode_step": GraphSpec(DecodeStepGraph(model), step_inputs, ("logits", "present_keys", "present_values")),
     }
+
+
+@torch.no_grad()
+def seqtrack_feeds(model: SeqTrack, pair: Pair, index: int) -> dict[str, dict[str, Tensor]]:
+    """What the graphs are fed for one example of a batch, by graph and input; the decoder at its first step."""
+    config = model.config
+    templates, search = normalised(pair.templates[index]), normalised(pair.search[index : index + 1])
+    state = dict(zip(state_names(config), TemplateGraph(model)(templates), strict=True))
+    every_option = {"window": torch.ones(config.bins), "prompt": model.prompt(pair.history[index : index + 1])}
+    options = {name: every_option[name] for name in option_names(config)}
+    feeds = {"template": {"templates": templates}, "track": {"search": search, **state, **options}}
+    if config.decoding == "autoregressive":
+        feeds["encode"] = {"search": search, **state}
+        keys, values = EncodeGraph(model)(search, *state.values())
+        past = torch.zeros(*keys.shape[:3], model.decoder.sequence, keys.shape[-1])
+        feeds["decode_step"] = {
+            "token": torch.tensor([model.decoder.start]),
+            "position": torch.tensor([0]),
+            "past_keys": past,
+            "past_values": past,
+            "cross_keys": keys,
+            "cross_values": values,
+        }
+    return feeds

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from edgetrack.decoding import CENTRE_STEPS
 from edgetrack.imaging import IMAGENET_MEAN, IMAGENET_STD
-from quantize.graphs import GraphSpec, seqtrack_graphs
-from quantize.vtt_graphs import vtt_graphs
+from quantize.graphs import GraphSpec, seqtrack_feeds, seqtrack_graphs
+from quantize.vtt_graphs import vtt_feeds, vtt_graphs
+from train.data.pairs import Pair
+from train.losses import from_order
 from train.models.registry import Model
 from train.models.seqtrack import SeqTrackConfig
 from train.models.vtt import VTT, VTTConfig
@@ -23,6 +26,28 @@ VTT_THRESHOLD = 0.97
 def graphs(model: Model, generator: torch.Generator) -> dict[str, GraphSpec]:
     """The graphs of a model by name, with random example inputs drawn from `generator`."""
     return vtt_graphs(model, generator) if isinstance(model, VTT) else seqtrack_graphs(model, generator)
+
+
+def feeds(model: Model, pair: Pair, index: int) -> dict[str, dict[str, Tensor]]:
+    """What the graphs are fed for one example of a batch, by graph and input."""
+    return vtt_feeds(model, pair, index) if isinstance(model, VTT) else seqtrack_feeds(model, pair, index)
+
+
+FRAME = {"seqtrack": "track", "vtt": "search"}
+"""By kind of model, the graph that answers a frame."""
+
+
+def box(model: Model, outputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """What was chosen in a frame's outputs, tokens (1, 4) or the best query (1,), and the box (1, 4) that it means.
+
+    Boxes are cx, cy, w, h in [0, 1] of the search image.
+    """
+    config = model.config
+    if isinstance(config, VTTConfig):
+        best = outputs["scores"].argmax(1)
+        return best, outputs["boxes"][:, best[0]]
+    tokens = outputs["tokens"]
+    return tokens, from_order(tokens / (config.bins - 1), config.order)
 
 
 def described(model: Model, metadata: Mapping[str, Any]) -> dict[str, Any]:

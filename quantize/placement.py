@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
 from quantize.fake import FakeQuantize, QuantAttend, QuantConv2d, QuantLinear
+from quantize.norms import fold_norms
 from train.models.attention import Attend
-from train.models.seqtrack import SeqTrack, SeqTrackConfig
+from train.models.registry import Config, Model
+from train.models.resnet import RESNETS
+from train.models.seqtrack import SeqTrackConfig
+from train.models.vtt import VTTConfig
+
+ModelT = TypeVar("ModelT", bound=Model)
 
 LAYERS: dict[type[nn.Module], Any] = {nn.Linear: QuantLinear, nn.Conv2d: QuantConv2d, Attend: QuantAttend}
 """What each type of module is replaced by."""
@@ -30,10 +37,14 @@ class Rule:
     options: dict[str, bool] | None = field(default_factory=dict)
 
 
-def rules(config: SeqTrackConfig) -> tuple[Rule, ...]:
+def rules(config: Config) -> tuple[Rule, ...]:
     """The rules of a model; for each module the first that matches decides, and one that none matches stays float."""
+    attention = (Rule(Attend),) if math.prod(config.grid) >= ATTENTION_TOKENS else ()
+    return (*(_vtt(config) if isinstance(config, VTTConfig) else _seqtrack(config)), *attention)
+
+
+def _seqtrack(config: SeqTrackConfig) -> tuple[Rule, ...]:
     last = len(config.stem_widths)
-    attention = (Rule(Attend),) if config.search_tokens >= ATTENTION_TOKENS else ()
     return (
         Rule(nn.Linear),
         Rule(nn.Conv2d, "encoder.stem.proj", {"output": True}),
@@ -41,12 +52,31 @@ def rules(config: SeqTrackConfig) -> tuple[Rule, ...]:
         Rule(nn.Conv2d, "encoder.stem.convs.0", None),
         Rule(nn.Conv2d, f"encoder.stem.convs.{last}", {"after_relu": True, "output": True}),
         Rule(nn.Conv2d, "encoder.stem.convs.*", {"after_relu": True}),
-        *attention,
     )
 
 
-def place(model: SeqTrack, keep_float: Iterable[str] = ()) -> SeqTrack:
+def _vtt(config: VTTConfig) -> tuple[Rule, ...]:
+    last = 3 if RESNETS[config.backbone].bottleneck else 2
+    return (
+        # Never called: its weight is what a template's kernel is folded into, an input of the frame's graph.
+        Rule(nn.Linear, "reduce", None),
+        Rule(nn.Linear),
+        # Runs at init alone, and what it puts out scales the channels of every frame.
+        Rule(nn.Conv2d, "phi", None),
+        Rule(nn.Conv2d, "backbone.conv1", None),  # three channels, as above
+        # A block's last convolution and its shortcut go into a sum, not into a ReLU and the next convolution.
+        *(
+            Rule(nn.Conv2d, f"backbone.*.{name}", {"after_relu": True, "output": True})
+            for name in (f"conv{last}", "downsample.0")
+        ),
+        Rule(nn.Conv2d, "backbone.*", {"after_relu": True}),
+    )
+
+
+def place(model: ModelT, keep_float: Iterable[str] = ()) -> ModelT:
     """Replace the layers of `model`, in place, by ones that round; their parameters keep their names.
+
+    Normalisations are folded into the convolutions before them first.
 
     Args:
         keep_float: names of modules to leave alone, with * and ?.
@@ -54,6 +84,7 @@ def place(model: SeqTrack, keep_float: Iterable[str] = ()) -> SeqTrack:
     Raises:
         ValueError: a name of `keep_float` matches nothing that would be quantised.
     """
+    fold_norms(model)
     applied = rules(model.config)
     keep_float = tuple(keep_float)
     found: dict[str, tuple[nn.Module, Rule]] = {}

@@ -3,24 +3,24 @@ the fake-quant model's and the boxes from the FP32 model's."""
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
-import numpy as np
 import onnx
 import torch
+from torch import Tensor
 
 from edgetrack_runtimes import SessionOptions, discover, open_session
 from edgetrack_runtimes.onnxruntime_session import lower_zero_points, zero_points_after_relu
-from quantize.calibrate import images
-from quantize.graphs import DecodeStepGraph, EncodeGraph, TemplateGraph, TrackGraph, option_names, state_names
+from quantize import kinds
+from quantize.graphs import named
 from train.data.pairs import Pair
-from train.evaluation import iou
-from train.losses import from_order
-from train.models.seqtrack import SeqTrack
+from train.evaluation import iou, predict
+from train.models.registry import Model
 
 _ORT_INTEGER = {"QLinearConv", "QLinearMatMul", "MatMulIntegerToFloat", "QGemm", "MatMulInteger", "ConvInteger"}
 _ORT_FLOAT = {"Conv", "FusedConv", "MatMul", "FusedMatMul", "Gemm", "FusedGemm"}
@@ -84,104 +84,100 @@ def _openvino_operations(graph: Path) -> list[tuple[str, bool]]:
 
 
 @torch.no_grad()
-def prove(fp32: SeqTrack, int8: SeqTrack, graphs: Mapping[str, Path], pairs: Sequence[Pair]) -> dict[str, Any]:
+def prove(fp32: Model, int8: Model, graphs: Mapping[str, Path], pairs: Sequence[Pair]) -> dict[str, Any]:
     """Run every INT8 graph on every CPU runtime, on examples, next to the frozen fake-quant model and the FP32 model.
 
+    A difference is the distance of an output from the other model's, given the same inputs, relative to the other's
+    size, both over all examples.
+
     Returns:
-        JSON values: per runtime its version, the operations executed, the largest difference of each output relative to
-        the largest value of the fake-quant model's, the share of equal tokens, and the overlap of boxes with FP32's.
+        JSON values: of the fake-quant model the differences from FP32, which are what rounding does; per runtime its
+        version, the operations executed, the differences from the fake-quant model and the share of equal choices (of
+        tokens, or of VTT's best query); of all the overlap of their boxes with FP32's.
     """
-    answers = [_Answers(fp32, int8, pair, index) for pair in pairs for index in range(len(pair.box))]
-    shown = [answer for answer in answers if answer.present]
+    examples = _examples(fp32, int8, pairs)
+    frame = kinds.FRAME[int8.config.kind]
+    rounded = [kinds.box(int8, example.int8[frame]) for example in examples]
     report: dict[str, Any] = {
-        "examples": len(answers),
-        "fake-quant": _overlap(int8, [(a.fp32_tokens, a.graphs["track"][1]["tokens"]) for a in shown]),
+        "examples": len(examples),
+        "fake-quant": {
+            "difference_from_fp32": _differences([(e.int8, e.fp32) for e in examples]),
+            **_overlap(examples, [box for _, box in rounded]),
+        },
         "runtimes": {},
     }
     for status in discover():
         if status.available and status.backend.endswith("-cpu"):
+            found = _run(status.backend, graphs, examples)
+            boxes = [kinds.box(int8, outputs[frame]) for outputs in found]
+            equal = [(one == other).float().mean() for (one, _), (other, _) in zip(boxes, rounded, strict=True)]
             report["runtimes"][status.backend] = {
                 "version": status.runtime_version,
                 "executed": {name: executed(status.backend, path)._asdict() for name, path in graphs.items()},
-                **_compared(status.backend, int8, graphs, answers),
+                "difference": _differences([(o, e.int8) for o, e in zip(found, examples, strict=True)]),
+                "choices_equal": round(torch.stack(equal).mean().item(), 4),
+                **_overlap(examples, [box for _, box in boxes]),
             }
     return report
 
 
-class _Answers:
-    """What every graph is fed and has to answer for one example, by the fake-quant model; and FP32's tokens."""
-
-    def __init__(self, fp32: SeqTrack, int8: SeqTrack, pair: Pair, index: int) -> None:
-        config = int8.config
-        templates, search = images(pair.templates[index]), images(pair.search[index : index + 1])
-        names = state_names(config)
-
-        def named(keys: Sequence[str], values: Sequence[torch.Tensor]) -> dict[str, np.ndarray[Any, Any]]:
-            return {key: value.numpy() for key, value in zip(keys, values, strict=True)}
-
-        def track(model: SeqTrack) -> tuple[torch.Tensor, ...]:
-            return TrackGraph(model)(search, *TemplateGraph(model)(templates), *options.values())
-
-        state = TemplateGraph(int8)(templates)
-        every_option = {"window": torch.ones(config.bins), "prompt": int8.prompt(pair.history[index : index + 1])}
-        options = {name: every_option[name] for name in option_names(config)}
-        self.present = bool(pair.present[index])
-        self.fp32_tokens = track(fp32)[0].numpy()
-        inputs = named(("search", *names), (search, *state))
-        self.graphs = {
-            "template": ({"templates": templates.numpy()}, named(names, state)),
-            "track": (
-                {**inputs, **named(tuple(options), tuple(options.values()))},
-                named(("tokens", "likelihoods", "presence"), track(int8)),
-            ),
-        }
-        if config.decoding == "autoregressive":
-            cross = EncodeGraph(int8)(search, *state)
-            past = torch.zeros(len(cross[0]), *cross[0].shape[1:3], int8.decoder.sequence, cross[0].shape[-1])
-            first = (torch.tensor([int8.decoder.start]), torch.tensor([0]), past, past, *cross)
-            cross_names = ("cross_keys", "cross_values")
-            step_names = ("token", "position", "past_keys", "past_values", *cross_names)
-            step = named(("logits", "present_keys", "present_values"), DecodeStepGraph(int8)(*first))
-            self.graphs["encode"] = (inputs, named(cross_names, cross))
-            self.graphs["decode_step"] = (named(step_names, first), step)
+Outputs: TypeAlias = dict[str, dict[str, Tensor]]
+"""By graph and name."""
 
 
-def _compared(backend: str, int8: SeqTrack, graphs: Mapping[str, Path], answers: Sequence[_Answers]) -> dict[str, Any]:
-    worst: dict[str, float] = {}
-    tokens, boxes = [], []
+class _Example(NamedTuple):
+    """What the graphs are fed, what the two models make of that, and FP32's box, None where there is no target."""
+
+    feeds: Outputs
+    int8: Outputs
+    fp32: Outputs
+    box: Tensor | None
+
+
+def _examples(fp32: Model, int8: Model, pairs: Sequence[Pair]) -> list[_Example]:
+    models = [kinds.graphs(model, torch.Generator().manual_seed(0)) for model in (int8, fp32)]
+    examples = []
+    for pair in pairs:
+        boxes = predict(fp32, pair)[0]
+        for index, present in enumerate(pair.present):
+            feeds = kinds.feeds(int8, pair, index)
+            answers = [
+                {graph: named(specs[graph], specs[graph].module(*given.values())) for graph, given in feeds.items()}
+                for specs in models
+            ]
+            examples.append(_Example(feeds, *answers, boxes[index : index + 1] if present else None))
+    return examples
+
+
+def _run(backend: str, graphs: Mapping[str, Path], examples: Sequence[_Example]) -> list[Outputs]:
+    found: list[Outputs] = [{} for _ in examples]
     for graph, path in graphs.items():
         with open_session(backend, path, SessionOptions(threads=1)) as session:
-            for answer in answers:
-                feeds, expected = answer.graphs[graph]
-                found = session.run(feeds)
-                if graph == "track":
-                    tokens.append((found["tokens"], expected["tokens"]))
-                    if answer.present:
-                        boxes.append((answer.fp32_tokens, found["tokens"]))
-                for name, value in expected.items():
-                    if name != "tokens":
-                        key = f"{graph}.{name}"
-                        relative = float(np.abs(found[name] - value).max() / max(np.abs(value).max(), 1e-12))
-                        worst[key] = max(worst.get(key, 0.0), relative)
-    equal = np.mean([found == expected for found, expected in tokens])
-    return {
-        "largest_difference": {name: float(f"{value:.2g}") for name, value in worst.items()},
-        "tokens_equal": round(float(equal), 4),
-        **_overlap(int8, boxes),
-    }
+            for outputs, example in zip(found, examples, strict=True):
+                answers = session.run({name: value.numpy() for name, value in example.feeds[graph].items()})
+                outputs[graph] = {name: torch.from_numpy(value) for name, value in answers.items()}
+    return found
 
 
-def _overlap(model: SeqTrack, tokens: Sequence[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]) -> dict[str, Any]:
-    """Overlap of the boxes that two sets of tokens mean, example by example: its mean and its 5th percentile."""
-    config = model.config
-    one, other = (
-        from_order(torch.from_numpy(np.concatenate(side)).float() / (config.bins - 1), config.order)
-        for side in zip(*tokens, strict=True)
-    )
-    overlap = iou(one, other).numpy()
+def _differences(pairs: Sequence[tuple[Outputs, Outputs]]) -> dict[str, float]:
+    """By tensor; but for tokens, of which one is not near another."""
+    away, size = Counter[str](), Counter[str]()
+    for found, expected in pairs:
+        for graph, outputs in expected.items():
+            for name, value in outputs.items():
+                if value.is_floating_point():
+                    key = f"{graph}.{name}"
+                    away[key] += (found[graph][name] - value).double().square().sum().item()
+                    size[key] += value.double().square().sum().item()
+    return {key: float(f"{math.sqrt(away[key] / max(size[key], 1e-24)):.2g}") for key in away}
+
+
+def _overlap(examples: Sequence[_Example], boxes: Sequence[Tensor]) -> dict[str, Any]:
+    """Overlap of boxes with FP32's, example by example: its mean and its 5th percentile."""
+    overlap = torch.cat([iou(box, e.box) for box, e in zip(boxes, examples, strict=True) if e.box is not None])
     return {
         "overlap_with_fp32": {
-            "mean": round(float(overlap.mean()), 4),
-            "5th_percentile": round(float(np.quantile(overlap, 0.05)), 4),
+            "mean": round(overlap.mean().item(), 4),
+            "5th_percentile": round(overlap.quantile(0.05).item(), 4),
         }
     }

@@ -8,18 +8,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from quantize.checkpoints import KIND
+from quantize.answers import answer, divergence
+from quantize.checkpoints import SUFFIX
 from quantize.placement import place
 from train.data.pairs import Pair
-from train.losses import box_tokens, in_order
-from train.models.seqtrack import SeqTrack
-from train.objective import Objective, normalised
+from train.models.registry import Model, build
+from train.objective import Objective
 from train.recipes import Recipe
 
 
-def qat_recipe(metadata: Mapping[str, Any], model: SeqTrack) -> Recipe:
+def qat_recipe(metadata: Mapping[str, Any], model: Model) -> Recipe:
     """The recipe the model was trained with, made short and gentle: a small rate, no decay towards zero.
 
     The scales are learned at the same rate; they are logarithms, so a step changes each by the same proportion. In
@@ -30,7 +29,7 @@ def qat_recipe(metadata: Mapping[str, Any], model: SeqTrack) -> Recipe:
     return replace(recipe, **gentle, ema=0.99, dense=0.0, precision="fp32")
 
 
-def distillation(teacher: SeqTrack, keep_float: list[str]) -> Callable[[Recipe], Objective]:
+def distillation(teacher: Model, keep_float: list[str]) -> Callable[[Recipe], Objective]:
     """What `train.loop.fit` makes its objective with: a rounded model taught by `teacher`."""
     return lambda recipe: Distillation(recipe, teacher, keep_float)
 
@@ -43,26 +42,20 @@ class Distillation(Objective):
 
     losses = ("divergence", "encoder")
 
-    def __init__(self, recipe: Recipe, teacher: SeqTrack, keep_float: list[str]) -> None:
-        super().__init__(recipe, place(SeqTrack(recipe.model), keep_float), recipe.model.encoder_dim)
+    def __init__(self, recipe: Recipe, teacher: Model, keep_float: list[str]) -> None:
+        super().__init__(recipe, place(build(recipe.model), keep_float), width=1)
         # In a tuple, so that it is not part of this module: neither trained nor saved.
         self._teacher = (teacher.eval().requires_grad_(False),)
-        self.facts = {"kind": KIND, "keep_float": keep_float}
+        self.facts = {"kind": recipe.model.kind + SUFFIX, "keep_float": keep_float}
 
     def counts(self, pair: Pair) -> Tensor:
         return torch.full((2,), float(len(pair.box)), device=pair.box.device)
 
     def forward(self, pair: Pair, counts: Tensor) -> tuple[Tensor, Tensor]:
-        model, teacher = self.model, self._teacher[0].to(pair.box.device)
-        templates, search = normalised(pair.templates), normalised(pair.search)
-        boxes = in_order(pair.box, model.config.order)
-        ids = box_tokens(boxes, model.config.bins)
+        teacher = self._teacher[0].to(pair.box.device)
         with torch.no_grad():
-            wanted = teacher.encode(templates, search)
-            wanted_log_p = teacher.answers(wanted, ids, pair.history)[:, :4].float().log_softmax(-1)
-        tokens = model.encode(templates, search)
-        log_p = model.answers(tokens, ids, pair.history)[:, :4].float().log_softmax(-1)  # (B, 4, V)
-        divergence = F.kl_div(log_p, wanted_log_p, log_target=True, reduction="none").sum(-1).mean(1).sum()
-        wanted = wanted.float()
-        error = (tokens.float() - wanted).square().mean((1, 2)) / wanted.square().mean((1, 2))
-        return self._joint((divergence, error.sum()), (1.0, 1.0), counts)
+            wanted = answer(teacher, pair)
+        found = answer(self.model, pair)
+        tokens, expected = found.tokens.float(), wanted.tokens.float()
+        error = (tokens - expected).square().mean((1, 2)) / expected.square().mean((1, 2))
+        return self._joint((divergence(found, wanted).float().sum(), error.sum()), (1.0, 1.0), counts)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from quantize.calibrate import forced_logits
+from quantize.answers import answer, divergence
 from quantize.fake import FakeQuantize, FakeQuantizeWeight
 from quantize.placement import quantised_layers
 from train.data.pairs import Pair
-from train.models.seqtrack import SeqTrack
+from train.models.registry import Model
 
 
 class LayerShare(NamedTuple):
@@ -20,7 +20,7 @@ class LayerShare(NamedTuple):
 
     Attributes:
         layer: its name, as --keep-float takes it.
-        divergence: of the tokens' distributions from the float model's, in nats, when this layer alone is rounded.
+        divergence: of the answers from the float model's when this layer alone is rounded; see `quantize.answers`.
         share: of the sum of all layers' divergences.
         parameters: of its weight; in float they take four bytes each in place of one.
     """
@@ -32,20 +32,18 @@ class LayerShare(NamedTuple):
 
 
 @torch.no_grad()
-def shares(model: SeqTrack, batches: Sequence[Pair]) -> list[LayerShare]:
+def shares(model: Model, batches: Sequence[Pair]) -> list[LayerShare]:
     """Round one layer at a time of a calibrated model; the layer that matters most comes first."""
     model.eval()
     layers = quantised_layers(model)
     try:
         set_rounding(model, False)
-        wanted = [forced_logits(model, pair).double().log_softmax(-1) for pair in batches]
+        wanted = [answer(model, pair) for pair in batches]
         divergences = {}
         for name, layer in layers.items():
             set_rounding(layer, True)
-            found = [
-                _divergence(forced_logits(model, pair), log_p) for pair, log_p in zip(batches, wanted, strict=True)
-            ]
-            divergences[name] = torch.cat(found).mean().item()
+            found = [divergence(answer(model, pair), expected) for pair, expected in zip(batches, wanted, strict=True)]
+            divergences[name] = torch.cat(found).mean().clamp(min=0).item()
             set_rounding(layer, False)
     finally:
         set_rounding(model, True)
@@ -60,9 +58,3 @@ def set_rounding(module: nn.Module, enabled: bool) -> None:
     for part in module.modules():
         if isinstance(part, (FakeQuantize, FakeQuantizeWeight)):
             part.enabled = enabled
-
-
-def _divergence(logits: Tensor, wanted_log_p: Tensor) -> Tensor:
-    """Kullback-Leibler divergence (B, 4), in float64: one layer's is small beside the terms it is the sum of."""
-    log_p = logits.double().log_softmax(-1)
-    return (wanted_log_p.exp() * (wanted_log_p - log_p)).sum(-1).clamp(min=0)

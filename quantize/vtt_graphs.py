@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from quantize.graphs import GraphSpec
+from train.data.pairs import Pair
 from train.models.vtt import VTT
+from train.objective import normalised
 
 
 class KernelGraph(nn.Module):
@@ -47,4 +49,16 @@ def vtt_graphs(model: VTT, generator: torch.Generator) -> dict[str, GraphSpec]:
         "search": GraphSpec(
             SearchGraph(model), {"search": search, "extent": extent, "kernel": kernel(template)}, ("boxes", "scores")
         ),
+    }
+
+
+@torch.no_grad()
+def vtt_feeds(model: VTT, pair: Pair, index: int) -> dict[str, dict[str, Tensor]]:
+    """What the graphs are fed for one example of a batch, by graph and input."""
+    one = slice(index, index + 1)
+    template, search = normalised(pair.templates[one, 0]), normalised(pair.search[one])
+    kernel = KernelGraph(model)(template)
+    return {
+        "template": {"template": template},
+        "search": {"search": search, "extent": pair.extent[one], "kernel": kernel},
     }

@@ -11,7 +11,7 @@ from small_int8 import batches, calibrated_model
 from small_models import random_model
 from typer.testing import CliRunner
 
-from quantize.calibrate import forced_logits
+from quantize.answers import answer
 from quantize.cli import app
 from quantize.placement import quantised_layers, roundings
 from quantize.sensitivity import set_rounding, shares
@@ -21,7 +21,7 @@ from train.checkpoints import save_model
 def test_the_layer_with_a_range_far_too_wide_has_most_of_the_error() -> None:
     model, pair = calibrated_model("isolated"), batches("isolated")[2]
     with torch.no_grad():
-        before = forced_logits(model, pair)
+        before = answer(model, pair).logits
         roundings(model)["encoder.blocks.1.fc1.input"].scale *= 60
         report = shares(model, [pair])
         assert report[0].layer == "encoder.blocks.1.fc1"
@@ -30,9 +30,9 @@ def test_the_layer_with_a_range_far_too_wide_has_most_of_the_error() -> None:
         assert {layer.layer for layer in report} == quantised_layers(model).keys()
         assert sum(layer.share for layer in report) == pytest.approx(1)
         roundings(model)["encoder.blocks.1.fc1.input"].scale /= 60
-        torch.testing.assert_close(forced_logits(model, pair), before)
+        torch.testing.assert_close(answer(model, pair).logits, before)
         set_rounding(model, False)
-        torch.testing.assert_close(forced_logits(model, pair), forced_logits(random_model("isolated"), pair))
+        torch.testing.assert_close(answer(model, pair).logits, answer(random_model("isolated"), pair).logits)
 
 
 def test_the_command_prints_a_line_for_every_layer(tmp_path: Path) -> None:

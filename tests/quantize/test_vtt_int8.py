@@ -1,0 +1,113 @@
+"""INT8 of VTT: norms folded, convolutions and linear layers in integers, the fake-quant model's answers."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_int8 import examples
+from test_vtt_export import BACKENDS, random_vtt
+from torch import nn
+
+import edgetrack
+from edgetrack.bundle import read_bundle
+from quantize.answers import answer, divergence
+from quantize.calibrate import calibrate
+from quantize.checkpoints import load_quantised, save_quantised
+from quantize.export import Int8, export_bundle
+from quantize.fake import freeze
+from quantize.norms import fold_norms
+from quantize.placement import place, quantised_layers
+from quantize.qat import Distillation
+from quantize.sensitivity import set_rounding
+from train.models.resnet import RESNETS, ResNet
+from train.models.vtt import VTT
+from train.recipes import Recipe
+
+
+def calibrated_vtt() -> VTT:
+    model = place(random_vtt("nano"))
+    calibrate(model, examples(model.config)[:2])
+    return model
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[VTT, Path]:
+    model = calibrated_vtt()
+    freeze(model)
+    out = tmp_path_factory.mktemp("vtt") / "model"
+    export_bundle(random_vtt("nano"), out, name="small", metadata={}, int8=Int8(model, {}, examples(model.config)[2:]))
+    return model, out
+
+
+def test_folded_norms_compute_the_same() -> None:
+    torch.manual_seed(0)
+    network = ResNet(RESNETS["resnet50"]).double().eval()
+    for name, buffer in network.named_buffers():
+        buffer.uniform_(0.5, 1.5) if name.endswith("var") else buffer.normal_(0.5, 0.2)
+    plain = copy.deepcopy(network)
+    fold_norms(network)
+    assert not any("running_var" in name for name, _ in network.named_buffers())
+    images = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    torch.testing.assert_close(network(images), plain(images))
+
+
+def test_all_but_what_is_met_at_init_is_rounded() -> None:
+    model = random_vtt("nano")
+    layers = {n for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
+    assert layers - quantised_layers(place(model)).keys() == {"backbone.conv1", "phi", "reduce"}
+
+
+def test_both_runtimes_compute_in_integers_and_answer_like_the_fake_quant_model(built: tuple[VTT, Path]) -> None:
+    model, bundle = built
+    proof = read_bundle(bundle).manifest.accuracy["int8"]
+    assert proof["runtimes"].keys() == set(BACKENDS)
+    rounded = quantised_layers(model)
+    backbone = [name for name in rounded if name.startswith("backbone")]
+    shortcuts = [name for name in rounded if "downsample" in name]
+    for backend, found in proof["runtimes"].items():
+        executed = found["executed"]
+        # OpenVINO computes the shortcuts, 1x1 convolutions of stride 2, in float.
+        floating = len(shortcuts) if backend == "openvino-cpu" else 0
+        # What the first decoder layer asks follows from the learned queries alone, so that product is a constant.
+        assert sum(executed["search"]["integer"].values()) == len(rounded) - 1 - floating, (backend, executed)
+        assert sum(executed["template"]["integer"].values()) == len(backbone) - floating, (backend, executed)
+        assert all(difference < 0.05 for difference in found["difference"].values()), found["difference"]
+
+
+def test_the_tracker_runs_it(built: tuple[VTT, Path]) -> None:
+    frame = np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8)
+    for backend in BACKENDS:
+        tracker = edgetrack.Tracker(built[1], backend, threads=1)
+        assert tracker.model.precision == "int8"
+        tracker.init(frame, [40.0, 30.0, 20.0, 24.0])
+        assert np.isfinite(tracker.update(frame).box).all()
+
+
+def test_a_rounded_model_survives_its_file_and_learns(tmp_path: Path) -> None:
+    model = calibrated_vtt()
+    save_quantised(tmp_path / "int8.safetensors", model, [])
+    loaded, metadata = load_quantised(tmp_path / "int8.safetensors")
+    assert metadata["kind"] == "vtt-int8"
+    pair = examples(model.config)[2]
+    with torch.no_grad():
+        wanted = answer(random_vtt("nano"), pair)
+        torch.testing.assert_close(answer(loaded, pair), answer(model, pair))
+        assert (divergence(answer(loaded, pair), wanted) > 0).all()
+        set_rounding(loaded, False)
+        torch.testing.assert_close(divergence(answer(loaded, pair), wanted).float(), torch.zeros(len(pair.box)))
+    set_rounding(loaded, True)
+    distilled = Distillation(Recipe(model.config, dense=0.0), random_vtt("nano"), []).eval()  # without dropout
+    distilled.model.load_state_dict(model.state_dict())
+    optimiser = torch.optim.Adam([p for p in distilled.parameters() if p.requires_grad], lr=1e-5)
+    losses = []
+    for _ in range(8):
+        loss, _ = distilled(pair, distilled.counts(pair))
+        losses.append(loss.item())
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    assert min(losses[-3:]) < 0.95 * losses[0], losses

@@ -199,3 +199,15 @@ def test_impossible_configurations_are_named(change: dict[str, object], message:
     with pytest.raises(ValueError, match=message):
         replace(TINY, **change)
     assert VTTConfig.from_dict(TINY.to_dict()) == TINY
+
+
+def test_normalised_features_do_not_depend_on_how_strongly_the_backbone_answers() -> None:
+    torch.manual_seed(0)
+    model = VTT(replace(TINY, normalised=True)).eval()
+    images = torch.randn(2, 3, TINY.search_height, TINY.search_width)
+    folded = torch.randn(2, model.phi.in_channels, TINY.dim)
+    features, tokens = model.features(images), model.correlate(images, folded)
+    torch.testing.assert_close(features.mean(-1), torch.zeros(features.shape[:-1]), atol=1e-5, rtol=0)
+    backbone = model.backbone.forward
+    model.backbone.forward = lambda x: 7 * backbone(x)  # type: ignore[method-assign]
+    torch.testing.assert_close(model.correlate(images, folded), tokens, rtol=1e-2, atol=0.1)  # but for the epsilon

@@ -42,6 +42,8 @@ class VTTConfig:
     ffn: int = 2048
     queries: int = 100
     dropout: float = 0.1
+    normalised: bool = False
+    """Whether the backbone's features are normalised, each cell's over its channels, before they are correlated."""
 
     def __post_init__(self) -> None:
         if self.backbone not in RESNETS:
@@ -88,6 +90,7 @@ PRESETS: dict[str, VTTConfig] = {
         ffn=384,
         queries=16,
         dropout=0.0,
+        normalised=True,
     ),
 }
 """The paper's model and the edge preset, whose canvas is landscape as cameras are."""
@@ -153,6 +156,9 @@ class VTT(nn.Module):
         self.config = config
         shape = RESNETS[config.backbone]
         self.backbone = ResNet(shape)
+        # A small backbone learned from nothing puts out features of a fifth; their product with a kernel made of such
+        # would vanish beside the positions, and for long nothing would be learned.
+        self.norm = nn.LayerNorm(shape.channels) if config.normalised else nn.Identity()
         self.phi = nn.Conv2d(shape.channels, shape.channels, config.template_size // shape.stride)
         self.reduce = nn.Linear(shape.channels, config.dim)
         self.encoder = nn.ModuleList(Layer(config) for _ in range(config.encoder_layers))
@@ -167,9 +173,13 @@ class VTT(nn.Module):
                 if parameter.dim() > 1:
                     nn.init.xavier_uniform_(parameter)
 
+    def features(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) -> the backbone's features, (B, H / stride, W / stride, C)."""
+        return self.norm(self.backbone(images).movedim(1, -1))
+
     def kernel(self, templates: Tensor) -> Tensor:
         """Template crops (B, 3, St, St) -> the kernel z, one value per channel of the backbone, (B, C)."""
-        return self.phi(self.backbone(templates)).flatten(1)
+        return self.phi(self.features(templates).movedim(-1, 1)).flatten(1)
 
     def fold(self, kernel: Tensor) -> Tensor:
         """The kernel z (B, C) and the reduction's weight W (D, C) -> (W diag(z))^T, (B, C, D).
@@ -181,8 +191,7 @@ class VTT(nn.Module):
 
     def correlate(self, search: Tensor, folded: Tensor) -> Tensor:
         """Canvases (B, 3, H, W) and the folded weight (B, C, D) or (C, D) -> tokens (B, M, D), row by row."""
-        features = self.backbone(search).flatten(2).transpose(1, 2)  # (B, M, C)
-        return features @ folded + self.reduce.bias
+        return self.features(search).flatten(1, 2) @ folded + self.reduce.bias
 
     def visible(self, extent: Tensor) -> Tensor:
         """The shares of the canvas's width and height that the frame covers, (B, 2) -> bool (B, 1, 1, M).

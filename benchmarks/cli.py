@@ -552,15 +552,17 @@ def report(
 
 @app.command()
 def table(
-    records: Annotated[list[Path], typer.Argument(help="JSON records of accuracy, peers and latency.")],
+    records: Annotated[list[Path], typer.Argument(help="JSON records: accuracy, peers, latency; or ablations.")],
     into: Annotated[Path | None, typer.Option(help="Replace the table between the marks in this file.")] = None,
 ) -> None:
     """Make the README's Markdown table of records."""
     from benchmarks.records import read
     from benchmarks.report import gather
-    from benchmarks.table import markdown, write_into
+    from benchmarks.table import ablations_markdown, markdown, write_into
 
-    text = markdown(gather(read(records)))
+    contents = read(records)
+    ablations = [each for each in contents if each["schema"].endswith(".ablations")]
+    text = ablations_markdown(ablations[-1]) if len(ablations) == len(contents) else markdown(gather(contents))
     if into is None:
         typer.echo(text, nl=False)
     else:

@@ -67,6 +67,7 @@ class Findings:
     parity: list[dict[str, Any]]
     realtime: list[dict[str, Any]]
     ratios: list[dict[str, Any]]
+    ablations: list[dict[str, Any]]
     records: list[dict[str, Any]]
 
 
@@ -96,7 +97,8 @@ def gather(records: Sequence[dict[str, Any]]) -> Findings:
     entries.sort(key=lambda entry: -entry.headline)
     for index, entry in enumerate(entries):
         entry.style = f"s{index}" if index < SERIES else ""
-    return Findings(entries, found.get("parity", []), found.get("realtime", []), found.get("ratios", []), ordered)
+    others = (found.get(kind, []) for kind in ("parity", "realtime", "ratios", "ablations"))
+    return Findings(entries, *others, ordered)
 
 
 def _key(content: dict[str, Any]) -> str:
@@ -130,6 +132,7 @@ def render(findings: Findings, title: str = "Trackers on this device", dataset: 
         _realtime(findings.realtime),
         _parity(findings.parity),
         _ratios(findings.ratios),
+        _ablations(findings.ablations),
         _attributes(entries),
         _sequences(entries, dataset),
         _sources(findings.records),
@@ -453,6 +456,23 @@ def _ratios(records: Sequence[dict[str, Any]]) -> str:
         rows,
         "Time to decode four tokens as a share of encoding; encoding with isolated as a share of joint templates.",
     )
+
+
+def _ablations(records: Sequence[dict[str, Any]]) -> str:
+    parts = []
+    for record in records:
+        rows = [
+            [
+                escape(row["title"]),
+                _percent(row["metrics"]["auc"]),
+                _percent(row["metrics"]["sr_50"]),
+                _percent(row["held_out"]["iou"]),
+            ]
+            for row in record["rows"]
+        ]
+        caption = f"{record['recipe']}, {record['pairs']:,} pairs for each row, from random weights. In percent."
+        parts.append(_tabulate(["", "AUC", "SR.50", "IoU on held-out pairs"], rows, caption))
+    return f"<h2>What each choice is worth</h2>{''.join(parts)}" if parts else ""
 
 
 def _attributes(entries: Sequence[Entry]) -> str:

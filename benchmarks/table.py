@@ -1,8 +1,9 @@
-"""The README's table, out of the records."""
+"""Markdown tables out of the records: trackers, and what each choice of a recipe is worth."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from benchmarks.metrics import TITLES
 from benchmarks.report import Entry, Findings
@@ -31,6 +32,25 @@ def markdown(findings: Findings) -> str:
         "",
         f"{data['name']}: {data['sequences']} sequences, {data['frames']} frames, protocol `{first['protocol']}`; "
         f"{machine['processor']}, {used}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def ablations_markdown(record: dict[str, Any]) -> str:
+    """The rows of an ablations record, with a line that says how they were trained."""
+    columns = ("auc", "sr_50")
+    lines = [
+        _row("", *(TITLES[name] for name in columns), "held-out pairs: IoU", "AUROC"),
+        _row("---", *["---:"] * (len(columns) + 2)),
+    ]
+    for row in record["rows"]:
+        values = [*(row["metrics"][name] for name in columns), row["held_out"]["iou"], row["held_out"]["auroc"]]
+        lines.append(_row(row["title"], *(f"{100 * value:.1f}" for value in values)))
+    data = record["dataset"]
+    lines += [
+        "",
+        f"{record['recipe']} with {', '.join(record['settings']) or 'nothing changed'}: {record['pairs']:,} pairs for "
+        f"each row, from random weights; tracked on {data['name']}, {data['sequences']} sequences.",
     ]
     return "\n".join(lines) + "\n"
 

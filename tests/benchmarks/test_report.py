@@ -19,7 +19,7 @@ from benchmarks.records import read, record
 from benchmarks.report import gather, render
 from benchmarks.results import ResultsError
 from benchmarks.svg import Axis, Plot, Point, pareto
-from benchmarks.table import BEGIN, END, markdown, write_into
+from benchmarks.table import BEGIN, END, ablations_markdown, markdown, write_into
 
 
 def accuracy(label: str, auc: float, milliseconds: float, date: str = "2026-01-01", **identity: object) -> dict:
@@ -131,6 +131,26 @@ class Checker(HTMLParser):
         self.references += [value for name, value in attrs if name in ("src", "href", "xlink:href")]
 
 
+def ablated() -> dict:
+    held_out = {"iou": 0.25, "sr50": 0.125, "auroc": 0.75}
+    row = {"title": "<less>", "metrics": {"auc": 0.5, "sr_50": 0.375}, "held_out": held_out}
+    data = {"name": "d", "sequences": 3}
+    return {
+        **record("ablations"),
+        "recipe": "r",
+        "settings": ["steps=2"],
+        "pairs": 1234,
+        "dataset": data,
+        "rows": [row],
+    }
+
+
+def test_ablations_make_a_table_of_their_own() -> None:
+    lines = ablations_markdown(ablated()).splitlines()
+    assert lines[2] == "| <less> | 50.0 | 37.5 | 25.0 | 75.0 |"
+    assert lines[-1] == "r with steps=2: 1,234 pairs for each row, from random weights; tracked on d, 3 sequences."
+
+
 def page_of_all() -> str:
     loss = {
         "gone_ok": 0.1,
@@ -173,7 +193,8 @@ def page_of_all() -> str:
     place = {"max_gm": 0.7, "auroc": 0.9, "ece": None, "returns": 8, "found": 0.25, "frames_to_find": 3.0}
     place |= {"update_ms": {"p99": 5.0, "max": 7.0}}
     several[0] |= {"loss": loss, "behaviour": dict.fromkeys(("given", "near", "far"), place)}
-    return render(gather([*several, parity, realtime, {**record("ratios"), "entries": [entry]}]))
+    others = [parity, realtime, {**record("ratios"), "entries": [entry]}, ablated()]
+    return render(gather([*several, *others]))
 
 
 def test_the_page_is_whole_and_needs_nothing_else() -> None:
@@ -188,7 +209,14 @@ def test_the_page_is_whole_and_needs_nothing_else() -> None:
     assert "tracker 9 &lt;&amp;&gt;" in page
     assert "no device &lt;here&gt;" in page
     assert "2 of 8" in page
-    for title in ("Accuracy against latency", "When the target is gone", "does not wait", "trained model", "caching"):
+    for title in (
+        "Accuracy against latency",
+        "When the target is gone",
+        "does not wait",
+        "trained model",
+        "caching",
+        "choice",
+    ):
         assert title in page
 
 

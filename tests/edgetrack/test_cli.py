@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +275,15 @@ def test_errors_of_several_lines_become_one(capsys: pytest.CaptureFixture[str]) 
 # Interruption.
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """SIGINT as a terminal's: a shell starts what it runs in the background with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_interrupt_finishes_the_frame_and_closes_the_files(
     track: Run, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
@@ -298,6 +307,7 @@ def test_interrupt_finishes_the_frame_and_closes_the_files(
     assert signal.getsignal(number) is before
 
 
+@pytest.mark.usefixtures("heard")
 def test_second_interrupt_ends_at_once_and_still_closes_the_files(
     track: Run, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,8 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from edgetrack.decoding import CENTRE_STEPS
 from train.data.pairs import Pair
-from train.models.decoder import CENTRE_POSITIONS, SlotCache
+from train.models.decoder import SlotCache
 from train.models.seqtrack import SeqTrack, SeqTrackConfig
 from train.models.vit import TemplateState
 from train.objective import normalised
@@ -44,7 +45,7 @@ def state_names(config: SeqTrackConfig) -> tuple[str, ...]:
 
 def option_names(config: SeqTrackConfig) -> tuple[str, ...]:
     """What decoding takes besides: the penalty on the centre, where there are tokens for it, and the prompt."""
-    window = ("window",) if CENTRE_POSITIONS[config.order] else ()
+    window = ("window",) if CENTRE_STEPS[config.order] else ()
     return (*window, "prompt") if config.prompt_frames else window
 
 

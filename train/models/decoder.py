@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgetrack.decoding import CENTRE_STEPS
 from train.models.attention import attend, merge_heads, split_heads
 
 
@@ -234,7 +235,7 @@ class Decoder(nn.Module):
             if presence is None:
                 presence = 1 - probability[:, self.end]
             probability = probability[:, : self.bins]
-            if window is not None and index in CENTRE_POSITIONS[order]:
+            if window is not None and index in CENTRE_STEPS[order]:
                 probability = probability * window
             likelihood, token = probability.max(-1)
             tokens.append(token)
@@ -246,10 +247,6 @@ class Decoder(nn.Module):
 def causal(count: int) -> Tensor:
     """(count, count) bool: a token sees itself and those before."""
     return torch.ones(count, count, dtype=torch.bool).tril()
-
-
-CENTRE_POSITIONS: dict[str, tuple[int, ...]] = {"xywh": (0, 1), "whxy": (2, 3), "corner": ()}
-"""Which of the four tokens are the box's centre, by token order."""
 
 
 def sinusoid(positions: int, dim: int) -> Tensor:

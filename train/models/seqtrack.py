@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from edgetrack.decoding import CENTRE_STEPS
 from train.losses import box_tokens, in_order
-from train.models.decoder import CENTRE_POSITIONS, Decoder
+from train.models.decoder import Decoder
 from train.models.vit import TemplateState, ViT
 
 MEMORIES = ("x", "xz", "token")
@@ -56,8 +57,8 @@ class SeqTrackConfig:
     def __post_init__(self) -> None:
         if self.memory not in MEMORIES:
             raise ValueError(f"memory is {self.memory!r}; expected one of {', '.join(MEMORIES)}")
-        if self.order not in CENTRE_POSITIONS:
-            raise ValueError(f"order is {self.order!r}; expected one of {', '.join(CENTRE_POSITIONS)}")
+        if self.order not in CENTRE_STEPS:
+            raise ValueError(f"order is {self.order!r}; expected one of {', '.join(CENTRE_STEPS)}")
         if self.decoding not in DECODINGS:
             raise ValueError(f"decoding is {self.decoding!r}; expected one of {', '.join(DECODINGS)}")
         if self.prompt_frames < 0:

@@ -213,6 +213,7 @@ def calibrate(
     """Fit the score: the probability that the box overlaps the target by more than half."""
     import torch
 
+    from edgetrack.decoding import CENTRE_STEPS
     from train.calibration import calibrate as run
     from train.checkpoints import CheckpointError, load_model, save_model
     from train.data.labels import DatasetError
@@ -228,6 +229,8 @@ def calibrate(
     except (CheckpointError, DatasetError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
+    if model.config.kind == "seqtrack" and not CENTRE_STEPS[model.config.order]:
+        window = 0.0  # corners have no tokens for the centre to penalise, and a bundle of them says so
     score, auroc, error, count = run(model, held_out, window=window)
     facts = {key: value for key, value in metadata.items() if key not in ("kind", "config")}
     if model.config.kind == "seqtrack":

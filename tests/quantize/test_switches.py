@@ -106,10 +106,16 @@ def test_a_switch_is_a_setting_of_the_recipe(tmp_path: Path) -> None:
     }.items()]  # fmt: skip
     short = ["--set=steps=2", "--set=batch=2", "--set=decay=1", "--workers=0"]
     run = ["fit", "seqtrack-nano", "--out", str(tmp_path / "run"), *small, *short]
-    result = CliRunner().invoke(train, [*run, "--set=model.decoding=bidirectional", "--set=model.prompt_frames=4"])
+    result = CliRunner().invoke(
+        train, [*run, "--set=model.decoding=bidirectional", "--set=model.prompt_frames=4", "--set=model.order=corner"]
+    )
     assert result.exit_code == 0, result.output
     weights = str(tmp_path / "run" / "model.safetensors")
+    # The score of a model of corners is fitted without the window that its bundle cannot have.
+    result = CliRunner().invoke(train, ["calibrate", weights, "--pairs", "16"])
+    assert result.exit_code == 0, result.output
     result = CliRunner().invoke(app, ["export", weights, "--out", str(tmp_path / "model")])
     assert result.exit_code == 0, result.output
     tracker = edgetrack.Tracker(tmp_path / "model")
     assert tracker.model.manifest.decoder.prompt_frames == 4
+    assert tracker.model.manifest.online.window == 0

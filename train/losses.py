@@ -1,4 +1,4 @@
-"""What SeqTrack is trained with, cross-entropy over tokens, and a dense auxiliary loss for either model.
+"""What SeqTrack is trained with, cross-entropy over tokens, and auxiliary losses: a dense one, and VTT's matching.
 
 Every loss is a sum over what it applies to, and `terms` counts that. The caller divides by counts over the joint batch,
 so that a batch spread over processes, or cut into parts, has the gradient of the whole.
@@ -131,6 +131,33 @@ def dense_loss(predictions: Tensor, boxes: Tensor, present: Tensor, grid: tuple[
     target_high = (boxes[:, None, :2] + boxes[:, None, 2:] / 2).expand_as(high)
     spans = 1 - generalised_iou(low, high, target_low, target_high)
     return on_target, (spans * (covered > ON_TARGET)).sum()
+
+
+def matching_loss(likeness: Tensor, visible: Tensor, boxes: Tensor, present: Tensor, grid: tuple[int, int]) -> Tensor:
+    """How well each target's cells are told from the other cells of its image, and from those of all images.
+
+    Of random features, an encoder learns where things are long before it learns which of them is asked for; told apart
+    across images, a cell cannot be right for being salient (van den Oord et al. 2018, InfoNCE).
+
+    Args:
+        likeness: (B, B, M), of example j's target to the cells of image i.
+        visible: (B, M) bool, the cells that the images cover.
+        boxes: (B, 4) cx, cy, w, h in [0, 1], of each example's target in its own image.
+        present: (B,) bool. Images without their target offer cells to be told from.
+        grid: rows and columns of the cells.
+
+    Returns:
+        The sum over present targets of the mean of two cross-entropies, among the M cells of the image and among all
+        B M, against the target's coverage of its cells as a distribution. In parts of a batch, or on several
+        processes, other images are those of the same part.
+    """
+    likeness = likeness.float().masked_fill(~visible, -1e9)
+    covered = coverage(boxes, grid)
+    wanted = covered / covered.sum(-1, keepdim=True).clamp(min=1e-6)  # (B, M)
+    own = torch.arange(len(likeness), device=likeness.device)
+    here = likeness[own, own].log_softmax(-1)
+    anywhere = likeness.flatten(1).log_softmax(-1).view_as(likeness)[own, own]
+    return -((wanted * (here + anywhere)).sum(-1) / 2 * present).sum()
 
 
 def generalised_iou(low: Tensor, high: Tensor, other_low: Tensor, other_high: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from edgetrack.imaging import IMAGENET_MEAN, IMAGENET_STD
 from train.assignment import assignment_loss
 from train.data.pairs import Pair
-from train.losses import box_tokens, dense_loss, in_order, sequence_loss, terms
+from train.losses import box_tokens, dense_loss, in_order, matching_loss, sequence_loss, terms
 from train.models.registry import Model
 from train.models.seqtrack import SeqTrack, SeqTrackConfig
 from train.models.vtt import VTT, VTTConfig
@@ -51,7 +51,8 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def forward(self, pair: Pair, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """The weighted loss of a batch, and its terms before weighting, detached; dense ones only where they are on.
+        """The weighted loss of a batch, and its terms before weighting, detached; auxiliary ones that are off are left
+        out at the end, or 0.
 
         Args:
             pair: the batch.
@@ -90,33 +91,54 @@ class SeqTrackObjective(Objective):
 
 
 class VTTObjective(Objective):
-    """The optimal assignment loss; see `train.assignment`."""
+    """The optimal assignment loss, see `train.assignment`, and auxiliary ones where the recipe asks for them."""
 
-    losses = ("box", "score", "absent", "on_target", "edges")
+    losses = ("box", "score", "absent", "on_target", "edges", "match")
     model: VTT
 
     def __init__(self, recipe: Recipe, config: VTTConfig) -> None:
         if recipe.recompute:
             raise ValueError("recompute is true; expected false, a VTT keeps its activations")
         super().__init__(recipe, VTT(config), config.dim)
+        self.match = nn.Linear(config.dim, 1, bias=False) if recipe.matching > 0 else None
 
     def counts(self, pair: Pair) -> Tensor:
         present, *rest = terms(pair.box, pair.present, self.model.config.grid)
-        return torch.stack([present, present, *rest])
+        return torch.stack([present, present, *rest, present])
 
     def forward(self, pair: Pair, counts: Tensor) -> tuple[Tensor, Tensor]:
         recipe, model, weights = self.recipe, self.model, self.recipe.assignment
-        states, memory = model(normalised(pair.templates[:, 0]), normalised(pair.search), pair.extent)
+        states, memory, kernel, features = model(normalised(pair.templates[:, 0]), normalised(pair.search), pair.extent)
         # In half precision a box would be known to half a pixel.
         with torch.autocast(memory.device.type, enabled=False):
             answers = model.answer([state.float() for state in (states if weights.every_layer else states[-1:])])
-        sums: tuple[Tensor, ...] = assignment_loss(
+        box, score, absent = assignment_loss(
             answers.boxes, answers.logits, pair.box, pair.present, giou=weights.giou, l1=weights.l1
         )
-        if self.dense is not None:
-            sums += dense_loss(self.dense(memory), pair.box, pair.present, model.config.grid)
-        score = weights.score
-        return self._joint(sums, (1.0, score, score * recipe.absent, recipe.dense, recipe.dense), counts)
+        on_target, edges = self._dense(memory, pair)
+        share = weights.score
+        return self._joint(
+            (box, score, absent, on_target, edges, self._match(kernel, features, pair)),
+            (1.0, share, share * recipe.absent, recipe.dense, recipe.dense, recipe.matching),
+            counts,
+        )
+
+    def _dense(self, memory: Tensor, pair: Pair) -> tuple[Tensor, Tensor]:
+        if self.dense is None:
+            none = torch.zeros((), device=memory.device)
+            return none, none
+        return dense_loss(self.dense(memory), pair.box, pair.present, self.model.config.grid)
+
+    def _match(self, kernel: Tensor, features: Tensor, pair: Pair) -> Tensor:
+        """The matching loss of what one channel says of a cell before the encoder, for every kernel and every canvas
+        of the batch: a linear function of the tokens, and so of the products of kernel and feature."""
+        if self.match is None:
+            return torch.zeros((), device=kernel.device)
+        with torch.autocast(kernel.device.type, enabled=False):
+            weight = (self.match.weight @ self.model.reduce.weight)[0]  # (C,)
+            likeness = torch.einsum("jc,imc->jim", kernel.float() * weight, features.float())
+        visible = self.model.visible(pair.extent)[:, 0, 0]  # (B, M)
+        return matching_loss(likeness, visible, pair.box, pair.present, self.model.config.grid)
 
 
 def objective(recipe: Recipe) -> Objective:

@@ -97,7 +97,7 @@ def test_positions_are_detrs_sines() -> None:
 @torch.no_grad()
 def test_folding_the_kernel_is_correlating_and_reducing(model: VTT) -> None:
     templates, search = torch.randn(2, 3, 32, 32), torch.randn(2, 3, 64, 96)
-    found = model.correlate(search, model.fold(model.kernel(templates)))
+    found = model.correlate(model.features(search).flatten(1, 2), model.fold(model.kernel(templates)))
     for b in range(2):
         features = model.backbone(search[b : b + 1])  # (1, C, h, w)
         kernel = model.phi(model.backbone(templates[b : b + 1]))  # (1, C, 1, 1)
@@ -118,9 +118,9 @@ def test_the_kernel_is_linear_in_the_features(model: VTT) -> None:
 @torch.no_grad()
 def test_all_of_it_is_the_formulas_in_order(model: VTT) -> None:
     templates, search, extent = torch.randn(1, 3, 32, 32), torch.randn(1, 3, 64, 96), torch.tensor([[0.8, 0.7]])
-    states, memory = model(templates, search, extent)
+    states, memory, *_ = model(templates, search, extent)
     answers = model.answer(states)
-    x = model.correlate(search, model.fold(model.kernel(templates)))[0].double().numpy()
+    x = model.correlate(model.features(search).flatten(1, 2), model.fold(model.kernel(templates)))[0].double().numpy()
     position, queries = model.position[0].double().numpy(), model.queries[0].detach().double().numpy()
     # 96 x 0.8 = 76.8 pixels show 5 of 6 columns, 64 x 0.7 = 44.8 show 3 of 4 rows.
     visible = np.asarray([r < 3 and c < 5 for r in range(4) for c in range(6)])
@@ -164,7 +164,7 @@ def test_queries_do_not_see_each_other(model: VTT) -> None:
 @pytest.mark.parametrize("decoder", [1, 3, 6])
 def test_depth_is_a_matter_of_configuration(encoder: int, decoder: int) -> None:
     model = VTT(replace(TINY, encoder_layers=encoder, decoder_layers=decoder)).eval()
-    states, memory = model(torch.randn(2, 3, 32, 32), torch.randn(2, 3, 64, 96), torch.ones(2, 2))
+    states, memory, *_ = model(torch.randn(2, 3, 32, 32), torch.randn(2, 3, 64, 96), torch.ones(2, 2))
     answers = model.answer(states)
     assert answers.boxes.shape == (decoder, 2, 5, 4)
     assert answers.logits.shape == (decoder, 2, 5, 2)
@@ -206,8 +206,19 @@ def test_normalised_features_do_not_depend_on_how_strongly_the_backbone_answers(
     model = VTT(replace(TINY, normalised=True)).eval()
     images = torch.randn(2, 3, TINY.search_height, TINY.search_width)
     folded = torch.randn(2, model.phi.in_channels, TINY.dim)
-    features, tokens = model.features(images), model.correlate(images, folded)
+    features = model.features(images).flatten(1, 2)
+    tokens = model.correlate(features, folded)
     torch.testing.assert_close(features.mean(-1), torch.zeros(features.shape[:-1]), atol=1e-5, rtol=0)
     backbone = model.backbone.forward
     model.backbone.forward = lambda x: 7 * backbone(x)  # type: ignore[method-assign]
-    torch.testing.assert_close(model.correlate(images, folded), tokens, rtol=1e-2, atol=0.1)  # but for the epsilon
+    torch.testing.assert_close(
+        model.correlate(model.features(images).flatten(1, 2), folded), tokens, rtol=1e-2, atol=0.1
+    )  # but for the epsilon
+
+
+def test_a_normalised_model_begins_with_the_likeness_of_template_and_cell() -> None:
+    torch.manual_seed(0)
+    model = VTT(replace(TINY, normalised=True)).eval()
+    templates = torch.randn(2, 3, TINY.template_size, TINY.template_size)
+    mean = model.features(templates).mean((1, 2))
+    torch.testing.assert_close(model.kernel(templates), mean + model.phi.bias, rtol=1e-4, atol=1e-5)

@@ -27,6 +27,7 @@ from train.data.mixture import datasets
 from train.data.pairs import WHOLE_FRAMES, Pair, PairConfig
 from train.data.scenes import Sprites
 from train.data.sources import View
+from train.losses import matching_loss
 from train.models.resnet import RESNETS, ResNet
 from train.models.vtt import PRESETS, VTT, VTTConfig
 from train.objective import VTTObjective, normalised, objective
@@ -98,23 +99,52 @@ def test_absent_targets_teach_no_box_and_every_query_no() -> None:
 
 
 def test_the_objective_weighs_and_counts_its_terms() -> None:
-    recipe = replace(RECIPE, absent=0.5, dense=2.0, assignment=Assignment(giou=1.0, l1=5.0, score=0.1))
+    recipe = replace(RECIPE, absent=0.5, dense=2.0, matching=3.0, assignment=Assignment(giou=1.0, l1=5.0, score=0.1))
     trained = objective(recipe).eval()
     assert isinstance(trained, VTTObjective)
     batch = [datasets(recipe, [])[0][i] for i in range(12)]
     pair = Pair(*(torch.stack(tensors) for tensors in zip(*batch, strict=True)))
     assert 0 < pair.present.sum() < 12
     total, terms = trained(pair, trained.counts(pair))
-    box, score, absent, on_target, edges = terms.tolist()
-    assert total.item() == pytest.approx(box + 0.1 * score + 0.05 * absent + 2 * on_target + 2 * edges, rel=1e-5)
+    box, score, absent, on_target, edges, match = terms.tolist()
+    assert total.item() == pytest.approx(
+        box + 0.1 * score + 0.05 * absent + 2 * on_target + 2 * edges + 3 * match, rel=1e-5
+    )
     count = pair.present.sum().item()
     assert trained.counts(pair).tolist()[:4] == [count, count, 12 - count, 12 * 24]
-    last = trained.model.answer(trained.model(*inputs(pair))[0][-1:])
+    outputs = trained.model(*inputs(pair))
+    assert trained.match is not None
+    tokens = [trained.model.correlate(outputs.features, folded) for folded in trained.model.fold(outputs.kernel)]
+    likeness = torch.stack([trained.match(each - trained.model.reduce.bias)[..., 0] for each in tokens])
+    visible = trained.model.visible(pair.extent)[:, 0, 0]
+    expected = matching_loss(likeness, visible, pair.box, pair.present, trained.model.config.grid)
+    assert match == pytest.approx(expected.item() / count, rel=1e-4)
+    last = trained.model.answer(outputs.states[-1:])
     sums = assignment_loss(last.boxes, last.logits, pair.box, pair.present, giou=1.0, l1=5.0)
     assert box == pytest.approx(sums[0].item() / count, rel=1e-4)
     every = objective(replace(recipe, assignment=replace(recipe.assignment, every_layer=True))).eval()
     every.load_state_dict(trained.state_dict())
     assert every(pair, every.counts(pair))[1][0] > terms[0]
+
+
+def test_every_target_is_told_from_its_own_image_and_from_all() -> None:
+    generator = torch.Generator().manual_seed(0)
+    likeness = torch.randn(3, 3, 6, generator=generator)
+    visible = torch.tensor([[True] * 6, [True] * 6, [True] * 4 + [False] * 2])
+    boxes = torch.tensor([[0.25, 0.5, 0.5, 1.0], [0.5, 0.5, 0.2, 0.2], [0.2, 0.2, 0.1, 0.1]])  # on a raster of 2 x 3
+    present = torch.tensor([True, False, True])
+    shares = {0: [1 / 3, 1 / 6, 0, 1 / 3, 1 / 6, 0], 2: [1.0, 0, 0, 0, 0, 0]}
+    total = 0.0
+    for j, wanted in shares.items():
+        cells = {(i, m): math.exp(likeness[j, i, m]) for i in range(3) for m in range(6) if visible[i, m]}
+        own = sum(value for (i, _), value in cells.items() if i == j)
+        for m, share in enumerate(wanted):
+            if share:
+                total -= (
+                    share * math.log(cells[j, m] / own) / 2 + share * math.log(cells[j, m] / sum(cells.values())) / 2
+                )
+    found = matching_loss(likeness, visible, boxes, present, (2, 3))
+    assert found.item() == pytest.approx(total, rel=1e-5)
 
 
 def inputs(pair: Pair) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -108,6 +108,22 @@ class Answers(NamedTuple):
     logits: Tensor
 
 
+class Outputs(NamedTuple):
+    """What training looks at.
+
+    Attributes:
+        states: the queries' (B, N, D) after each decoder layer.
+        memory: the encoder's tokens (B, M, D).
+        kernel: of the templates, (B, C).
+        features: the backbone's of the canvases, row by row, (B, M, C).
+    """
+
+    states: list[Tensor]
+    memory: Tensor
+    kernel: Tensor
+    features: Tensor
+
+
 class MultiHeadAttention(nn.Module):
     """Concat(head_1, ..., head_H) W^O, head_i = Attention(q W_i^Q, k W_i^K, v W_i^V)."""
 
@@ -172,6 +188,11 @@ class VTT(nn.Module):
             for parameter in part.parameters():
                 if parameter.dim() > 1:
                     nn.init.xavier_uniform_(parameter)
+        if config.normalised:
+            # The kernel begins as the template's mean feature, so that its product with a cell's is their likeness.
+            nn.init.zeros_(self.phi.weight)
+            with torch.no_grad():
+                self.phi.weight.diagonal()[:] = 1 / self.phi.weight[0, 0].numel()
 
     def features(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) -> the backbone's features, (B, H / stride, W / stride, C)."""
@@ -189,9 +210,9 @@ class VTT(nn.Module):
         """
         return kernel[..., None] * self.reduce.weight.t()
 
-    def correlate(self, search: Tensor, folded: Tensor) -> Tensor:
-        """Canvases (B, 3, H, W) and the folded weight (B, C, D) or (C, D) -> tokens (B, M, D), row by row."""
-        return self.features(search).flatten(1, 2) @ folded + self.reduce.bias
+    def correlate(self, features: Tensor, folded: Tensor) -> Tensor:
+        """Features of canvases (B, M, C) and the folded weight (B, C, D) or (C, D) -> tokens (B, M, D)."""
+        return features @ folded + self.reduce.bias
 
     def visible(self, extent: Tensor) -> Tensor:
         """The shares of the canvas's width and height that the frame covers, (B, 2) -> bool (B, 1, 1, M).
@@ -224,17 +245,18 @@ class VTT(nn.Module):
             x = F.relu(linear(x))
         return Answers(self.box[-1](x).sigmoid(), self.score(stacked))
 
-    def forward(self, templates: Tensor, search: Tensor, extent: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Templates (B, 3, St, St), canvases (B, 3, H, W) and extents (B, 2) -> the queries' states (B, N, D)
-        after each decoder layer, and the encoder's tokens (B, M, D)."""
+    def forward(self, templates: Tensor, search: Tensor, extent: Tensor) -> Outputs:
+        """Templates (B, 3, St, St), canvases (B, 3, H, W) and extents (B, 2)."""
         visible = self.visible(extent)
-        memory = self.encode(self.correlate(search, self.fold(self.kernel(templates))), visible)
-        return self.decode(memory, visible), memory
+        kernel, features = self.kernel(templates), self.features(search).flatten(1, 2)
+        memory = self.encode(self.correlate(features, self.fold(kernel)), visible)
+        return Outputs(self.decode(memory, visible), memory, kernel, features)
 
     def find(self, search: Tensor, extent: Tensor, folded: Tensor) -> tuple[Tensor, Tensor]:
         """Canvases, extents and folded weights -> boxes (B, N, 4) and scores (B, N), the last layer's."""
         visible = self.visible(extent)
-        memory = self.encode(self.correlate(search, folded), visible)
+        features = self.features(search).flatten(1, 2)
+        memory = self.encode(self.correlate(features, folded), visible)
         boxes, logits = self.answer(self.decode(memory, visible)[-1:])
         return boxes[0], logits[0].float().softmax(-1)[..., 1]
 

@@ -112,12 +112,15 @@ class OnlineSettings(_Part):
         update_interval: frames between template updates; None never updates.
         update_threshold: a template is taken when the mean of the four likelihoods is above this.
         clip_margin: pixels of a box's width and height that are kept in view.
+        hold_size: whether the searched region keeps its size while the score is below its threshold; for scores that
+            are calibrated.
     """
 
     window: float = Field(ge=0, le=1)
     update_interval: Annotated[int, Field(ge=1)] | None
     update_threshold: float = Field(ge=0)
     clip_margin: float = Field(ge=0)
+    hold_size: bool = False
 
 
 class LikelihoodScore(_Part):

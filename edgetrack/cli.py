@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from edgetrack.sources import Source
 
 DEFAULT_MODEL = "seqtrack-nano"
+DEFAULT_SEARCH = "vtt-nano"
 TRACK_SCHEMA = {"schema": "edgetrack.track", "version": 1}
 IMAGE_FPS = 30.0  # of an output video where the source names no rate
 
@@ -281,6 +282,13 @@ def demo(
     seed: Annotated[int, typer.Option(help="Which film.", min=0)] = 0,
     model: ModelOption = DEFAULT_MODEL,
     backend: BackendOption = "auto",
+    redetect: Annotated[
+        str | None,
+        typer.Option(
+            help=f"A VTT model: search the whole frame with it while the target is lost. With {DEFAULT_MODEL}, "
+            f"{DEFAULT_SEARCH} unless another is given."
+        ),
+    ] = None,
 ) -> None:
     """Draw a film of a small aircraft that turns, spurts and flies through a cloud; track it; say how well it went."""
     from edgetrack.demo import run_demo
@@ -293,7 +301,8 @@ def demo(
             progress.advance(task)
             stop.obey()
 
-        result = run_demo(output, model, backend, frames, seed, advance)
+        search = DEFAULT_SEARCH if redetect is None and model == DEFAULT_MODEL else redetect
+        result = run_demo(output, model, backend, frames, seed, search, advance)
     threads = "the runtime's choice of threads" if result.threads is None else f"{result.threads} threads"
     rows = {
         "ran on": f"{result.model} {result.precision}, {result.backend}, {threads}, {processor()}",

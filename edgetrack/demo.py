@@ -60,6 +60,7 @@ def run_demo(
     backend: str = "auto",
     frames: int = LENGTH,
     seed: int = 0,
+    redetect: str | os.PathLike[str] | None = None,
     advance: Callable[[], object] = lambda: None,
 ) -> DemoResult:
     """Track the film of `seed`, and write ``demo.mp4`` and ``demo.png`` to the folder `output`, made if it is missing.
@@ -70,6 +71,7 @@ def run_demo(
         backend: where to run; see `edgetrack.load`.
         frames: length of the film, at least 2.
         seed: which film.
+        redetect: a shipped name or a bundle's path; see `edgetrack.Tracker`.
         advance: called after every frame, for a progress bar.
 
     Raises:
@@ -79,12 +81,14 @@ def run_demo(
     """
     if frames < 2:
         raise OptionError(f"got {frames} frames; expected at least 2: one to show the target, one to find it in")
-    tracker = edgetrack.Tracker(model, backend)
+    search = None if redetect is None else edgetrack.load(redetect, backend)
+    tracker = edgetrack.Tracker(model, backend, redetect=search)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{output}: cannot be made a folder: {error.strerror}") from None
-    name, running = tracker.model.manifest.name, tracker.model
+    running = tracker.model
+    name = " + ".join(each.manifest.name for each in (running, search) if each is not None)
     moments = MOMENTS if frames > max(MOMENTS) else tuple(np.linspace(0, frames - 1, 4).round().astype(int).tolist())
     pictures: dict[int, Image] = {}
     overlaps, latencies = [], []

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from edgetrack.model import Model
     from edgetrack.online import Algorithm
 
+FRAME_GRAPHS = {"seqtrack": seqtrack.GRAPHS["fused"][-1], "vtt": vtt.GRAPHS[-1]}
+"""By kind of model, the graph that answers a frame; SeqTrack's in its default way of decoding."""
+
 
 class Options(NamedTuple):
     """What a user may choose of the online algorithms; None leaves it to the manifest. See `edgetrack.Tracker`."""
@@ -80,7 +83,7 @@ def redetecting(local: Model, search: Model, options: Options, interval: int) ->
             f"got {manifest.name!r}, of kind {manifest.kind!r}, with redetect={search.manifest.name!r}, of kind "
             f"{search.manifest.kind!r}; expected a model of kind 'seqtrack' with one of kind 'vtt'"
         )
-    settings = _settings(manifest, options)._replace(only_sure=True)
+    settings = _settings(manifest, options)._replace(only_sure=True, hold_size=True)
     tracker = seqtrack.SeqTrack(local, options.decode, settings)
     return LongTerm(tracker, vtt.VTT(search), interval, manifest.online.clip_margin)
 
@@ -103,6 +106,7 @@ def _settings(manifest: SeqTrackManifest, options: Options) -> seqtrack.Settings
         online.window if options.window is None else options.window,
         interval,
         online.update_threshold if options.update_threshold is None else options.update_threshold,
+        hold_size=online.hold_size,
     )
 
 

@@ -1,12 +1,13 @@
 """Local tracking with global re-detection: follow the target from frame to frame, and search all of it when it is lost.
 
-While the local tracker's score is below its threshold the target is lost. Then the whole frame is searched, and the
-best candidate, if the search is sure of it, is given to the local tracker to look at in the same frame. Only if that
-is sure, too, the target is found again.
+While the local tracker's score is below its threshold the target is lost. Then the whole frame is searched, and a
+candidate is given to the local tracker to look at in the same frame: the best one where the search is sure of it, and
+else the best in the first search, in the next the second best that lies elsewhere, and so on in turn, because a search
+that errs would err in the same way again. The local tracker looks with the size at which the target was seen last: a
+search knows better where than how large. Only if the local tracker is sure, too, the target is found again.
 
-Otherwise the local tracker goes on from its own answer, but with its centre in the frame and its size within a factor
-of `DRIFT` of the one seen last: a tracker that sees nothing drifts, answers ever smaller boxes, and would soon look at
-nothing. In between it is left alone, because a low score does not make a box wrong.
+Otherwise the local tracker goes on from its own answer, in a region of the size that the target had when it was seen
+last.
 
 A frame costs at most two local steps and one search, and of any `interval` frames in succession at most one is
 searched, also where the target is lost and seen in turns. No template is taken from a frame in which it stays lost.
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgetrack.imaging import clip_box
+from edgetrack.imaging import clip_box, overlap
 from edgetrack.online import Estimate
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 
 REDETECT = "redetect"
 """The stage, after `edgetrack.online.STAGES`, that a search and the look at its candidate are counted as."""
-DRIFT = 2.0
-"""How much larger or smaller, in geometric mean side, a box may get while the target is lost."""
+CANDIDATES = 4
+"""How many candidates are looked at in turn."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,14 +42,14 @@ class State:
     Attributes:
         local: the local tracker's.
         searched: the global search's, as it was left by the last search.
-        side: the target's geometric mean side in pixels when it was seen last.
+        turn: searches since the target was seen last.
         wait: frames to come that will not be searched, for the sake of the time they take.
         has_searched: whether the last frame was searched.
     """
 
     local: seqtrack.State
     searched: vtt.State
-    side: float
+    turn: int
     wait: int
     has_searched: bool
 
@@ -62,7 +63,7 @@ class LongTerm:
     """The two algorithms as one.
 
     Args:
-        local: must not update its templates where it is not sure.
+        local: must not update its templates where it is not sure, and must hold the size of its region.
         search: on any model of its kind.
         interval: frames from one search to the next, at least.
         margin: pixels of a candidate's width and height that are kept in view.
@@ -73,41 +74,38 @@ class LongTerm:
 
     def init(self, frame: NDArray[np.uint8], box: NDArray[np.float64]) -> State:
         """Take the target from `frame` at `box`."""
-        return State(self._local.init(frame, box), self._search.init(frame, box), _side(box), 0, False)
+        return State(self._local.init(frame, box), self._search.init(frame, box), 0, 0, False)
 
     def step(self, state: State, frame: NDArray[np.uint8]) -> tuple[State, Estimate]:
         """Find the target of `state` in `frame`."""
         local, found = self._local.step(state.local, frame)
         timings = {**found.timings, REDETECT: 0.0}
-        if found.ok:
-            side = _side(local.box)
-        else:
-            side, local = state.side, _held(local, state.side, (frame.shape[1], frame.shape[0]))
         if found.ok or state.wait:
-            return State(local, state.searched, side, max(state.wait - 1, 0), False), found._replace(timings=timings)
+            turn = 0 if found.ok else state.turn
+            after = State(local, state.searched, turn, max(state.wait - 1, 0), False)
+            return after, found._replace(timings=timings)
         started = perf_counter_ns()
-        searched, candidate = self._search.step(state.searched, frame)
-        confirmed = None
-        if candidate.ok:
-            box = clip_box(searched.box, (frame.shape[1], frame.shape[0]), self._margin)
-            # Where it was before is of no use to a model that is told of it.
-            there = replace(state.local, box=box, history=(box,) * len(state.local.history))
-            confirmed = self._local.step(there, frame)
+        searched, best = self._search.step(state.searched, frame)
+        candidates = _apart(searched.boxes)
+        candidate = candidates[0 if best.ok else state.turn % len(candidates)]
+        size = state.local.region[2:]
+        box = np.concatenate([candidate[:2] + 0.5 * candidate[2:] - 0.5 * size, size])
+        box = clip_box(box, (frame.shape[1], frame.shape[0]), self._margin)
+        # Where it was before is of no use to a model that is told of it.
+        there = replace(state.local, box=box, region=box, history=(box,) * len(state.local.history))
+        confirmed, seen = self._local.step(there, frame)
         timings[REDETECT] = (perf_counter_ns() - started) / 1e6
-        if confirmed is not None and confirmed[1].ok:
-            local, found = confirmed
-            estimate = Estimate(found.score, True, timings, redetected=True)
-            return State(local, searched, _side(local.box), self._interval - 1, True), estimate
-        return State(local, searched, side, self._interval - 1, True), found._replace(timings=timings)
+        if seen.ok:
+            estimate = Estimate(seen.score, True, timings, redetected=True)
+            return State(confirmed, searched, 0, self._interval - 1, True), estimate
+        return State(local, searched, state.turn + 1, self._interval - 1, True), found._replace(timings=timings)
 
 
-def _side(box: NDArray[np.float64]) -> float:
-    return float(np.sqrt(box[2:].prod()))
-
-
-def _held(local: seqtrack.State, side: float, frame_size: tuple[int, int]) -> seqtrack.State:
-    """The state with its box no further than `DRIFT` from `side`, about its own centre or the frame's nearest point."""
-    centre = np.clip(local.box[:2] + 0.5 * local.box[2:], 0, frame_size)
-    answered = _side(local.box)
-    size = local.box[2:] * min(max(answered, side / DRIFT), side * DRIFT) / answered
-    return replace(local, box=np.concatenate([centre - 0.5 * size, size]))
+def _apart(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The first `CANDIDATES` of boxes (N, 4), the best first, without those that overlap one before them by half."""
+    crossing = overlap(boxes[:, None], boxes) > 0.5
+    kept: list[int] = []
+    for index in range(len(boxes)):
+        if not crossing[index, kept].any():
+            kept.append(index)
+    return boxes[kept[:CANDIDATES]]

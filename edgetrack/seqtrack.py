@@ -37,6 +37,10 @@ class Settings(NamedTuple):
     update_threshold: float
     only_sure: bool = False
     """Whether a template is taken only where the score reaches the manifest's threshold, too."""
+    hold_size: bool = False
+    """Whether the region that is searched keeps its size while the score is below the manifest's threshold: a tracker
+    that sees nothing answers ever smaller boxes, and would soon look at nothing. Its centre moves on, because a low
+    score does not make a box wrong."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +49,7 @@ class State:
 
     Attributes:
         box: float64 (4,), (x, y, w, h) in pixels of the last frame.
+        region: float64 (4,), the box around which the next frame is searched: `box`, unless its size is held.
         templates: T normalised crops (3, St, St); the first is the one from `init` and is never replaced.
         template_state: the outputs of the `template` graph for them, on the device of the session they are fed to.
         frame: number of the last frame; 0 at `init`.
@@ -52,6 +57,7 @@ class State:
     """
 
     box: NDArray[np.float64]
+    region: NDArray[np.float64]
     templates: tuple[NDArray[np.float32], ...]
     template_state: Mapping[str, DeviceTensor]
     frame: int
@@ -83,18 +89,18 @@ class SeqTrack:
         templates = (crop,) * self._manifest.templates
         box = box.copy()  # the caller may go on to change the array
         history = (box,) * self._manifest.decoder.prompt_frames
-        return State(box, templates, self._encode_templates(templates), 0, history)
+        return State(box, box, templates, self._encode_templates(templates), 0, history)
 
     def step(self, state: State, frame: NDArray[np.uint8]) -> tuple[State, Estimate]:
         """Find the target of `state` in `frame`."""
         manifest, clock = self._manifest, Clock()
         frame_size = (frame.shape[1], frame.shape[0])
-        search, scale = self._crop(frame, state.box, manifest.preprocessing.search)
+        search, scale = self._crop(frame, state.region, manifest.preprocessing.search)
         clock.lap("crop")
         decoded = self._decode(search[None], state.template_state, self._prompt(state, scale))
         clock.lap("graph")
         cxcywh = tokens_to_box(decoded.tokens, manifest.decoder.bins, manifest.decoder.order)
-        box = crop_to_box(cxcywh, state.box, scale, manifest.preprocessing.search.size)
+        box = crop_to_box(cxcywh, state.region, scale, manifest.preprocessing.search.size)
         box = clip_box(box, frame_size, manifest.online.clip_margin)
         likelihood = float(decoded.likelihoods.mean())
         score = calibrated_score(manifest.score, decoded.presence, likelihood)
@@ -109,7 +115,8 @@ class SeqTrack:
         clock.lap("template")
         estimate = Estimate(score, ok, clock.stages)
         history = (*state.history[1:], box) if state.history else ()
-        return State(box, templates, template_state, number, history), estimate
+        region = box if ok or not self._settings.hold_size else _held(box, state.region, frame_size)
+        return State(box, region, templates, template_state, number, history), estimate
 
     def _is_update(self, number: int, likelihood: float) -> bool:
         interval = self._settings.update_interval
@@ -131,7 +138,7 @@ class SeqTrack:
         """The tokens of the last frames' boxes as they lie in the search crop; none where the model has no prompt."""
         decoder, size = self._manifest.decoder, self._manifest.preprocessing.search.size
         told = [
-            box_to_tokens(box_to_crop(box, state.box, scale, size), decoder.bins, decoder.order)
+            box_to_tokens(box_to_crop(box, state.region, scale, size), decoder.bins, decoder.order)
             for box in state.history
         ]
         return np.concatenate(told) if told else np.empty(0, np.int64)
@@ -151,6 +158,12 @@ class SeqTrack:
         out = self._search.run({"search": search, **template_state})
         decoder, cross = self._manifest.decoder, (out["cross_keys"], out["cross_values"])
         return greedy_decode(self._step, *cross, self._window, decoder.bins, decoder.order, prompt.tolist())
+
+
+def _held(box: NDArray[np.float64], region: NDArray[np.float64], frame_size: tuple[int, int]) -> NDArray[np.float64]:
+    """As large as `region`, about the centre of `box` or the frame's point nearest to it."""
+    centre = np.clip(box[:2] + 0.5 * box[2:], 0, frame_size)
+    return np.concatenate([centre - 0.5 * region[2:], region[2:]])
 
 
 def calibrated_score(calibration: LikelihoodScore | PresenceScore, presence: float, likelihood: float) -> float:

@@ -234,7 +234,8 @@ def calibrate(
     score, auroc, error, count = run(model, held_out, window=window)
     facts = {key: value for key, value in metadata.items() if key not in ("kind", "config")}
     if model.config.kind == "seqtrack":
-        facts["online"] = {"window": window, "update_interval": None, "update_threshold": 0.015, "clip_margin": 10.0}
+        # A calibrated score says when the tracker is in doubt; the rest of its behaviour is the export's to default.
+        facts["online"] = {"window": window, "hold_size": True}
     facts |= {"score": score, "calibration": {"pairs": count, "auroc": auroc, "error": error}}
     save_model(checkpoint, model, **facts)
     typer.echo(f"AUROC {auroc:.3f}, expected calibration error {error:.3f} on {count} held-out pairs")

@@ -49,7 +49,8 @@ class FilmOfFour:
 class TrackerOfThree:
     """Stands in for the tracker: exact, then far off while the target is hidden, then half a box off."""
 
-    def __init__(self, model: str, backend: str) -> None:
+    def __init__(self, model: str, backend: str, redetect: Any) -> None:
+        assert redetect.manifest.name == "some-search"
         options = SimpleNamespace(threads=None)
         manifest = SimpleNamespace(name=model)
         self.model = SimpleNamespace(manifest=manifest, backend=backend, precision="fp32", options=options)
@@ -65,12 +66,14 @@ class TrackerOfThree:
 def test_numbers_leave_out_the_first_frame_and_the_hidden_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(demo, "Scene", FilmOfFour)
     monkeypatch.setattr(edgetrack, "Tracker", TrackerOfThree)
-    result = run_demo(tmp_path, "some-model", "some-backend", frames=4, seed=7)
+    search = SimpleNamespace(manifest=SimpleNamespace(name="some-search"))
+    monkeypatch.setattr(edgetrack, "load", lambda *asked: {("a-search", "some-backend"): search}[asked])
+    result = run_demo(tmp_path, "some-model", "some-backend", frames=4, seed=7, redetect="a-search")
     assert (result.frames, result.hidden) == (3, 1)
     assert result.overlap == pytest.approx((1 + 1 / 3) / 2)
     assert result.success == 0.5
     assert (result.fps, result.latency_ms) == (250, 4)
-    assert (result.model, result.backend) == ("some-model", "some-backend")
+    assert (result.model, result.backend) == ("some-model + some-search", "some-backend")
 
 
 def test_too_short_a_film_and_a_bad_folder_are_refused(colour_model: edgetrack.Model, tmp_path: Path) -> None:

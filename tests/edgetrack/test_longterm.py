@@ -18,37 +18,33 @@ TIMINGS = dict.fromkeys(STAGES, 0.0)
 
 
 class ScriptedLocal:
-    """Sees the target, 10 px wide, only near where the script says it is; otherwise its box moves 1 px a frame and
-    grows or shrinks by a factor."""
+    """Sees the target, 10 px wide, only near where the script says it is; otherwise its box moves 1 px a frame."""
 
-    def __init__(self, targets: list[float | None], factor: float = 0.5, history: int = 0) -> None:
-        self.targets, self.factor, self.history = targets, factor, history
-        self.looks, self.sizes, self.told = [], [], []
+    def __init__(self, targets: list[float | None], history: int = 0) -> None:
+        self.targets, self.history = targets, history
+        self.looks, self.regions, self.told = [], [], []
 
     def init(self, frame: np.ndarray, box: np.ndarray) -> seqtrack.State:
-        return seqtrack.State(box, (), {}, 0, (box,) * self.history)
+        return seqtrack.State(box, box, (), {}, 0, (box,) * self.history)
 
     def step(self, state: seqtrack.State, frame: np.ndarray) -> tuple[seqtrack.State, Estimate]:
-        number, size = state.frame + 1, state.box[2:]
-        x, y = state.box[:2] + size / 2 - 5  # where a box 10 px wide would lie
+        number = state.frame + 1
+        x = state.region[0] + state.region[2] / 2 - 5  # where a box 10 px wide would lie
         self.looks.append((number, float(x)))
-        self.sizes.append(size.tolist())
+        self.regions.append(state.region.tolist())
         self.told.append([box[0] for box in state.history])
         target = self.targets[number]
         found = target is not None and abs(target - x) <= 20
-        answered = self.factor * size
-        box = np.asarray([x + 6, y + 5, 0, 0]) + np.concatenate([-answered / 2, answered])
-        if found:
-            box = np.asarray([target, 0.0, 10.0, 10.0])
+        box = np.asarray([target if found else x + 1, 0.0, 10.0, 10.0])
         history = (*state.history[1:], box) if state.history else ()
-        return seqtrack.State(box, (), {}, number, history), Estimate(0.9 if found else 0.1, found, dict(TIMINGS))
+        return seqtrack.State(box, box, (), {}, number, history), Estimate(0.9 if found else 0.1, found, dict(TIMINGS))
 
 
 class ScriptedSearch:
-    """Answers what the script says, and counts; None is no answer to trust."""
+    """Answers the candidates, by their x, that the script says, and counts."""
 
-    def __init__(self, answers: list[float | None]) -> None:
-        self.answers, self.frames = answers, []
+    def __init__(self, answers: list[float | tuple[float, ...]], sure: bool = False) -> None:
+        self.answers, self.sure, self.frames = answers, sure, []
 
     def init(self, frame: np.ndarray, box: np.ndarray) -> vtt.State:
         return vtt.State(box, {}, np.empty((0, 4)), np.empty(0))
@@ -56,8 +52,8 @@ class ScriptedSearch:
     def step(self, state: vtt.State, frame: np.ndarray) -> tuple[vtt.State, Estimate]:
         answer = self.answers[len(self.frames)]
         self.frames.append(answer)
-        box = np.asarray([0.0 if answer is None else answer, 0.0, 10.0, 10.0])
-        return vtt.State(box, {}, box[None], np.ones(1)), Estimate(1.0, answer is not None, dict(TIMINGS))
+        boxes = np.asarray([[x, 0.0, 10.0, 10.0] for x in (answer if isinstance(answer, tuple) else (answer,))])
+        return vtt.State(boxes[0], {}, boxes, np.zeros(len(boxes))), Estimate(0.5, self.sure, dict(TIMINGS))
 
 
 def follow(local: ScriptedLocal, search: ScriptedSearch, interval: int = 1) -> list[str]:
@@ -80,7 +76,7 @@ def test_no_frame_is_searched_while_the_target_is_seen() -> None:
 
 
 def test_a_target_that_comes_back_elsewhere_is_found_and_followed() -> None:
-    local, search = ScriptedLocal([0, 5, None, None, 150, 160]), ScriptedSearch([None, None, 145])
+    local, search = ScriptedLocal([0, 5, None, None, 150, 160]), ScriptedSearch([100, 100, 145])
     assert follow(local, search) == ["T5", "L", "L", "R150", "T160"]
 
 
@@ -91,20 +87,34 @@ def test_a_candidate_that_the_local_tracker_does_not_confirm_is_not_believed() -
     assert local.looks == [(1, 0), (2, 5), (2, 100), (3, 6), (3, 100), (4, 7), (4, 100)]
 
 
-def test_a_search_that_is_not_sure_is_not_looked_at() -> None:
-    local, search = ScriptedLocal([0, None, 100]), ScriptedSearch([None, None])
-    assert follow(local, search) == ["L", "L"]
-    assert len(local.looks) == 2
+def test_a_candidate_that_the_search_is_sure_of_is_looked_at_every_time() -> None:
+    local, search = ScriptedLocal([0, 5, *[None] * 3]), ScriptedSearch([(100.0, 60.0)] * 3, sure=True)
+    follow(local, search)
+    assert [x for _, x in local.looks if x >= 60] == [100, 100, 100]
+
+
+def test_other_candidates_are_looked_at_in_turn_where_they_lie_apart() -> None:
+    # 100 and 103 overlap by more than half; four lie apart, and the fifth is never looked at.
+    candidates = (100.0, 103.0, 20.0, 60.0, 140.0, 180.0)
+    local, search = ScriptedLocal([0, 5, *[None] * 6, 185]), ScriptedSearch([candidates] * 7)
+    assert follow(local, search)[-1] == "L"
+    assert [x for number, x in local.looks[2:] if x in candidates] == [100, 20, 60, 140, 100, 20, 60]
+
+
+def test_a_target_that_was_seen_in_between_is_looked_for_at_the_best_candidate_again() -> None:
+    local, search = ScriptedLocal([0, 5, None, 5, None]), ScriptedSearch([(100.0, 60.0)] * 2)
+    assert follow(local, search) == ["T5", "L", "T5", "L"]
+    assert [x for _, x in local.looks if x >= 60] == [100, 100]
 
 
 def test_a_target_that_comes_back_nearby_needs_no_search() -> None:
-    local, search = ScriptedLocal([0, None, 10, 20]), ScriptedSearch([None])
+    local, search = ScriptedLocal([0, None, 10, 20]), ScriptedSearch([100])
     assert follow(local, search) == ["L", "T10", "T20"]
 
 
 def test_only_every_kth_lost_frame_is_searched() -> None:
     targets = [0, None, None, None, 150, 150, 150, 155]
-    local, search = ScriptedLocal(targets), ScriptedSearch([None, None, 150])
+    local, search = ScriptedLocal(targets), ScriptedSearch([100, 100, 150])
     # Lost in frames 1 to 6; searched in 1, 3 and 5.
     assert follow(local, search, interval=2) == ["L", "L", "L", "L", "R150", "T150", "T155"]
     assert len(search.frames) == 3
@@ -112,7 +122,7 @@ def test_only_every_kth_lost_frame_is_searched() -> None:
 
 def test_a_target_that_is_seen_and_lost_in_turns_is_searched_for_no_more_often() -> None:
     local = ScriptedLocal([0, *[None, 0] * 6])
-    search = ScriptedSearch([None] * 6)
+    search = ScriptedSearch([100] * 6)
     # Lost in frames 1, 3, 5, 7, 9, 11; one search in any four frames: in 1, 5 and 9.
     assert follow(local, search, interval=4) == ["L", "T0"] * 6
     assert len(search.frames) == 3
@@ -130,18 +140,22 @@ def test_a_frame_costs_two_local_steps_and_one_search_at_most() -> None:
     assert len(search.frames) == 30
 
 
-@pytest.mark.parametrize(("factor", "sizes"), [(0.5, [5] * 11), (0.8, [8, 6.4, 5.12] + [5] * 8), (3.0, [20] * 11)])
-def test_in_doubt_the_box_keeps_about_its_size_and_stays_in_the_frame(factor: float, sizes: list[float]) -> None:
-    local = ScriptedLocal([0, 195, *[None] * 12], factor)
-    assert follow(local, ScriptedSearch([195, *[None] * 12]))[-1] == "L"
-    np.testing.assert_allclose(local.sizes[3:], [[size, size] for size in sizes])
-    np.testing.assert_allclose([x + 5 for _, x in local.looks[3:]], [200] * 11)
-
-
 def test_a_model_that_is_told_of_earlier_boxes_is_told_of_the_candidate() -> None:
-    local, search = ScriptedLocal([0, 5, None, 150, 160], history=2), ScriptedSearch([None, 145])
+    local, search = ScriptedLocal([0, 5, None, 150, 160], history=2), ScriptedSearch([100, 145])
     assert follow(local, search) == ["T5", "L", "R150", "T160"]
     assert local.told[-2:] == [[145, 145], [145, 150]]
+
+
+def test_a_candidate_is_looked_at_with_the_size_that_was_seen_last() -> None:
+    class Wide(ScriptedSearch):
+        def step(self, state: vtt.State, frame: np.ndarray) -> tuple[vtt.State, Estimate]:
+            found, estimate = super().step(state, frame)
+            box = np.asarray([130.0, 0.0, 40.0, 20.0])  # about the centre (150, 10)
+            return vtt.State(box, {}, box[None], found.scores), estimate
+
+    local = ScriptedLocal([0, 5, None])
+    follow(local, Wide([0]))
+    assert local.regions[-1] == [145, 5, 10, 10]
 
 
 def test_candidates_outside_the_frame_are_brought_inside() -> None:

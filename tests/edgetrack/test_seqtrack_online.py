@@ -11,6 +11,7 @@ from synthetic_bundle import ColourNet, write_colour_bundle
 from edgetrack import Tracker, load
 from edgetrack.bundle import LikelihoodScore, PresenceScore
 from edgetrack.imaging import crop_square, overlap
+from edgetrack.kinds import Options, algorithm
 from edgetrack.seqtrack import calibrated_score
 
 MEAN, STD = np.asarray([0.5, 0.4, 0.3]), np.asarray([0.2, 0.25, 0.3])
@@ -144,6 +145,31 @@ def test_presence_reaches_the_score(scene, tmp_path) -> None:
         assert here.ok
         assert absent.score < 0.5
         assert not absent.ok
+
+
+@pytest.mark.parametrize("hold", [True, False])
+def test_in_doubt_the_region_keeps_its_size_and_its_centre_stays_in_the_frame(scene, tmp_path, hold) -> None:
+    frames, truth = scene
+    score = {"source": "presence", "presence": 1.0, "likelihood": 0.0, "intercept": 0.0, "ok_threshold": 0.5}
+    online = {"window": 0.0, "update_interval": None, "update_threshold": 0.0, "clip_margin": 10.0, "hold_size": hold}
+    shrinking = ColourNet(search_factor=3.2)  # answers 12 of 40 steps, of a region of 3.2 sides
+    bundle = write_colour_bundle(tmp_path / "bundle", shrinking, score=score, online=online)
+    model = load(bundle.root, "onnxruntime-cpu", threads=1)
+    tracker = algorithm(model, Options())
+    state = tracker.init(frames[0], np.asarray(truth[0], float))
+    state, seen = tracker.step(state, frames[1])
+    assert seen.ok
+    assert state.region.tolist() == state.box.tolist()
+    size, (height, width) = state.box[2:], frames[0].shape[:2]
+    for _ in range(8):
+        state, lost = tracker.step(state, np.full_like(frames[0], 60))
+        assert not lost.ok
+        centre = np.clip(state.box[:2] + state.box[2:] / 2, 0, (width, height))
+        expected = np.concatenate([centre - size / 2, size]) if hold else state.box
+        assert state.region == pytest.approx(expected)
+    least, most = (0.95, 0.97) if hold else (0, 0.96**7)  # the frame's edge may cut some off
+    assert (least * size < state.box[2:]).all()
+    assert (state.box[2:] < most * size).all()
 
 
 def test_likelihood_is_the_score_as_it_is() -> None:

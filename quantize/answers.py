@@ -32,7 +32,7 @@ class Answer(NamedTuple):
 def answer(model: Model, pair: Pair) -> Answer:
     """What a model answers to a batch."""
     if isinstance(model, VTT):
-        states, memory = model(normalised(pair.templates[:, 0]), normalised(pair.search), pair.extent)
+        states, memory, *_ = model(normalised(pair.templates[:, 0]), normalised(pair.search), pair.extent)
         # In half precision a box would be known to half a pixel.
         with torch.autocast(memory.device.type, enabled=False):
             boxes, logits = model.answer([states[-1].float()])

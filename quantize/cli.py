@@ -36,16 +36,14 @@ def export(
     settings: Annotated[list[str] | None, SETTINGS] = None,
 ) -> None:
     """Write the FP32 bundle of a checkpoint, checked against PyTorch on every CPU runtime installed."""
-    import torch
-
+    from edgetrack import EdgeTrackError
     from quantize.export import ExportError, export_bundle
-    from train.checkpoints import CheckpointError, load_model
+    from train.checkpoints import CheckpointError
 
-    torch.set_num_threads(1)
     try:
-        model, metadata = load_model(checkpoint)
+        model, metadata = _load(checkpoint)
         differences = export_bundle(model, out, name=name or out.stem, metadata=metadata, settings=settings or ())
-    except (CheckpointError, ExportError, ValueError) as error:
+    except (CheckpointError, EdgeTrackError, ExportError, ValueError) as error:
         _fail(error)
     _print_differences(differences)
     typer.echo(out)
@@ -150,16 +148,22 @@ def build(
     method: Annotated[str, METHOD] = "percentile",
     examples: Annotated[int, EXAMPLES] = 256,
     keep_float: Annotated[list[str] | None, KEEP_FLOAT] = None,
+    sequences: Annotated[
+        Path | None, typer.Option(help="Sequences in GOT-10k's layout, to track and score with every precision.")
+    ] = None,
 ) -> None:
     """Write the bundle with all precisions, FP32 and INT8, both checked against PyTorch on every CPU runtime."""
+    from edgetrack import EdgeTrackError
     from quantize.checkpoints import load_quantised
     from quantize.export import ExportError, Int8, export_bundle
     from quantize.fake import freeze
     from quantize.qdq import QdqError
+    from quantize.tracking import read_sequences
     from train.checkpoints import CheckpointError
     from train.data.labels import DatasetError
 
     try:
+        tracked = read_sequences(sequences) if sequences else ()
         model, metadata = _load(checkpoint)
         if int8 is None:
             quantised, found = _calibrated(checkpoint, data or [], method, examples, keep_float or [])
@@ -170,9 +174,15 @@ def build(
         freeze(quantised)
         variant = Int8(quantised, _int8_facts(found), _examples(found, data or [], PROVED, held_out=True))
         differences = export_bundle(
-            model, out, name=name or out.stem, metadata=metadata, settings=settings or (), int8=variant
+            model,
+            out,
+            name=name or out.stem,
+            metadata=metadata,
+            settings=settings or (),
+            int8=variant,
+            sequences=tracked,
         )
-    except (CheckpointError, DatasetError, ExportError, QdqError, ValueError) as error:
+    except (CheckpointError, DatasetError, EdgeTrackError, ExportError, QdqError, ValueError) as error:
         _fail(error)
     _print_differences(differences)
     _print_proof(out)
@@ -196,12 +206,15 @@ def _load(checkpoint: Path) -> tuple[Model, dict[str, Any]]:
 def _calibrated(
     checkpoint: Path, data: list[Path], method: str, examples: int, keep_float: list[str]
 ) -> tuple[Model, dict[str, Any]]:
-    """The checkpoint's model with rounding layers and ranges, and its metadata with how they were found."""
+    """The checkpoint's model, equalised, with rounding layers and ranges, and its metadata with how they were found."""
     from quantize.calibrate import calibrate
+    from quantize.equalise import equalise
     from quantize.placement import place
 
     model, metadata = _load(checkpoint)
-    calibrate(place(model, keep_float), _examples(metadata, data, examples, held_out=False), method)
+    batches = _examples(metadata, data, examples, held_out=False)
+    equalise(model, batches)
+    calibrate(place(model, keep_float), batches, method)
     facts = {"method": method, "examples": examples, "data": [path.name for path in data]}
     return model, {**metadata, "keep_float": keep_float, "calibration": facts}
 
@@ -253,8 +266,8 @@ def _print_proof(bundle: Path) -> None:
 
     from edgetrack.bundle import read_bundle
 
-    proof: Any = read_bundle(bundle).manifest.accuracy["int8"]
-    console = Console(stderr=True)
+    accuracy: dict[str, Any] = dict(read_bundle(bundle).manifest.accuracy)
+    proof, console = accuracy["int8"], Console(stderr=True)
     table = Table("backend", "graph", "in integers", "in float", title="INT8: what is executed")
     for backend, found in proof["runtimes"].items():
         for graph, operations in found["executed"].items():
@@ -275,3 +288,11 @@ def _print_proof(bundle: Path) -> None:
             f"{overlap['5th_percentile']:.3f}",
         )
     console.print(table)
+    if tracked := accuracy.get("tracking"):
+        table = Table("backend", "precision", "AUC", "box overlap with FP32")
+        table.title = f"tracking {tracked['sequences']} sequences, {tracked['frames']} frames"
+        for backend, variants in tracked["runtimes"].items():
+            for precision, found in variants.items():
+                overlap = found.get("overlap_with_fp32")
+                table.add_row(backend, precision, f"{found['auc']:.1%}", "" if overlap is None else f"{overlap:.3f}")
+        console.print(table)

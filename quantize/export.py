@@ -16,12 +16,13 @@ import numpy as np
 import onnx
 import torch
 from onnx.external_data_helper import set_external_data
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
 import edgetrack
-from edgetrack.bundle import MANIFEST, SCHEMA_VERSION, pack, validate_manifest, write_bundle
+from edgetrack.bundle import MANIFEST, SCHEMA_VERSION, Manifest, pack, validate_manifest, write_bundle
 from edgetrack_runtimes import SessionOptions, discover, open_session
 from edgetrack_runtimes.onnxruntime_session import ZERO_POINT_AFTER_RELU
 from quantize import kinds
@@ -30,6 +31,7 @@ from quantize.graphs import GraphSpec, named
 from quantize.placement import quantised_layers
 from quantize.proof import prove
 from quantize.qdq import check_qdq, check_tensorrt, fold
+from quantize.tracking import Truth, tracking
 from train.data.pairs import Pair
 from train.models.registry import Model
 from train.settings import with_settings
@@ -84,6 +86,7 @@ def export_bundle(
     metadata: Mapping[str, Any],
     settings: Iterable[str] = (),
     int8: Int8 | None = None,
+    sequences: Sequence[Truth] = (),
 ) -> list[Difference]:
     """Write the bundle of a model, a directory or, where `out` ends in .zip, an archive of one.
 
@@ -99,17 +102,24 @@ def export_bundle(
         metadata: of the checkpoint; what it says of training goes into the manifest's provenance.
         settings: KEY=VALUE on the manifest's name, description, online, score and accuracy.
         int8: adds the variant "int8"; what `quantize.proof` finds of it goes into the manifest's accuracy.
+        sequences: to track with every variant; what `quantize.tracking` finds goes there too.
 
     Returns:
         The largest difference per runtime, graph and output of the FP32 graphs.
 
     Raises:
-        ExportError: a graph differs from PyTorch, or `out` is something else than a bundle.
+        ExportError: a graph differs from PyTorch, `out` is something else than a bundle, or a setting does not fit.
         QdqError: an INT8 graph breaks a rule of `quantize.qdq`.
     """
     _check_target(out)
     manifest = with_settings(describe(model, name, metadata), settings)
     models = {"fp32": model} | ({"int8": int8.model} if int8 else {})
+    specs = {variant: kinds.graphs(each, torch.Generator().manual_seed(0)) for variant, each in models.items()}
+    manifest["variants"] = {
+        variant: {"graphs": {graph: _tensors(f"{variant}/{graph}.onnx", spec) for graph, spec in each.items()}}
+        for variant, each in specs.items()
+    }
+    _validated(manifest)  # a wrong setting is said before the minutes that the export takes
     facts = {key: manifest[key] for key in ("kind", "name", "preprocessing", "decoder", "queries") if key in manifest}
     out.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -117,29 +127,28 @@ def export_bundle(
         Progress(console=Console(stderr=True)) as progress,
     ):
         root = Path(scratch) / "bundle"
-        specs = {name: kinds.graphs(each, torch.Generator().manual_seed(0)) for name, each in models.items()}
+        paths = {variant: {graph: root / variant / f"{graph}.onnx" for graph in specs[variant]} for variant in models}
         task = progress.add_task("export", total=sum(len(each) + 1 for each in specs.values()))
-        manifest["variants"] = {}
         for variant, source in models.items():
-            protos, described = {}, {}
+            protos = {}
             for graph, spec in specs[variant].items():
                 progress.update(task, description=f"export {graph}, {variant}")
                 protos[graph] = _to_onnx(spec) if variant == "fp32" else _to_qdq(spec, source)
-                described[graph] = _tensors(f"{variant}/{graph}.onnx", spec)
                 progress.advance(task)
             write_sharing_weights(protos, root / variant, facts)
-            manifest["variants"][variant] = {"graphs": described}
         progress.update(task, description="compare with PyTorch")
-        differences = compare(model, {graph: root / "fp32" / f"{graph}.onnx" for graph in described})
+        differences = compare(model, paths["fp32"])
         progress.advance(task)
         if int8:
             progress.update(task, description="prove INT8")
             manifest["provenance"]["int8"] = dict(int8.facts)
-            manifest["accuracy"]["int8"] = _proof(
-                model, int8, {graph: root / "int8" / f"{graph}.onnx" for graph in described}
-            )
+            manifest["accuracy"]["int8"] = _proof(model, int8, paths["int8"])
             progress.advance(task)
-        write_bundle(root, validate_manifest(json.dumps(manifest)))
+        write_bundle(root, _validated(manifest))
+        if sequences:
+            progress.update(task, description="track")
+            manifest["accuracy"]["tracking"] = tracking(root, tuple(models), sequences)
+            write_bundle(root, _validated(manifest))
         if out.suffix == ".zip":
             pack(root, out)
         else:
@@ -147,6 +156,16 @@ def export_bundle(
                 shutil.rmtree(out)
             root.rename(out)
     return differences
+
+
+def _validated(manifest: Mapping[str, Any]) -> Manifest:
+    try:
+        return validate_manifest(json.dumps(manifest))
+    except ValidationError as error:
+        found = error.errors(include_url=False)
+        # The first part of a place is the manifest's kind.
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'][1:]))} is {e['input']!r}: {e['msg']}" for e in found)
+        raise ExportError(f"the manifest does not fit its schema, by --set or by the checkpoint: {problems}") from None
 
 
 def _to_qdq(spec: GraphSpec, model: Model) -> onnx.ModelProto:

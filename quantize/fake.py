@@ -68,17 +68,18 @@ class FakeQuantizeWeight(nn.Module):
 
     def freeze(self, weight: Tensor) -> None:
         """Keep the scales of `weight`: the exporter does not compute them in advance."""
-        self.scale = _channel_scales(weight)
+        self.scale = channel_scales(weight)
 
     def forward(self, weight: Tensor) -> Tensor:
         if not self.enabled:
             return weight
-        scale = _channel_scales(weight) if self.scale is None else self.scale
+        scale = channel_scales(weight) if self.scale is None else self.scale
         zero_point = torch.zeros(len(weight), dtype=torch.int32, device=weight.device)
         return torch.fake_quantize_per_channel_affine(weight.float(), scale, zero_point, 0, QMIN, QMAX)
 
 
-def _channel_scales(weight: Tensor) -> Tensor:
+def channel_scales(weight: Tensor) -> Tensor:
+    """What one step of rounding is in each output channel (N,) of a weight (N, ...)."""
     return weight.detach().float().flatten(1).abs().amax(1).clamp(min=1e-12) / QMAX
 
 

@@ -33,10 +33,6 @@ def feeds(model: Model, pair: Pair, index: int) -> dict[str, dict[str, Tensor]]:
     return vtt_feeds(model, pair, index) if isinstance(model, VTT) else seqtrack_feeds(model, pair, index)
 
 
-FRAME = {"seqtrack": "track", "vtt": "search"}
-"""By kind of model, the graph that answers a frame."""
-
-
 def box(model: Model, outputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """What was chosen in a frame's outputs, tokens (1, 4) or the best query (1,), and the box (1, 4) that it means.
 
@@ -72,12 +68,12 @@ def _seqtrack(config: SeqTrackConfig, metadata: Mapping[str, Any]) -> dict[str, 
             "prompt_frames": config.prompt_frames,
         },
         "templates": config.templates,
-        "online": metadata.get("online")
-        or {
+        "online": {
             "window": 1.0 if CENTRE_STEPS[config.order] else 0.0,
             "update_interval": 25 if config.templates > 1 else None,
             "update_threshold": 0.015,
             "clip_margin": 10.0,
+            **metadata.get("online", {}),
         },
         "score": metadata.get("score") or {"source": "likelihood", "ok_threshold": 0.0},
     }

@@ -14,6 +14,7 @@ import onnx
 import torch
 from torch import Tensor
 
+from edgetrack.kinds import FRAME_GRAPHS
 from edgetrack_runtimes import SessionOptions, discover, open_session
 from edgetrack_runtimes.onnxruntime_session import lower_zero_points, zero_points_after_relu
 from quantize import kinds
@@ -96,7 +97,7 @@ def prove(fp32: Model, int8: Model, graphs: Mapping[str, Path], pairs: Sequence[
         tokens, or of VTT's best query); of all the overlap of their boxes with FP32's.
     """
     examples = _examples(fp32, int8, pairs)
-    frame = kinds.FRAME[int8.config.kind]
+    frame = FRAME_GRAPHS[int8.config.kind]
     rounded = [kinds.box(int8, example.int8[frame]) for example in examples]
     report: dict[str, Any] = {
         "examples": len(examples),

@@ -24,9 +24,10 @@ ISOLATED = replace(JOINT, template_attention="isolated", stem_widths=(8, 8, 16),
 CONFIGS = {"joint": JOINT, "isolated": ISOLATED}
 
 
-def random_model(kind: str) -> SeqTrack:
+def random_model(kind: str, **changes: object) -> SeqTrack:
+    """`changes` replace entries of the configuration."""
     torch.manual_seed(7)
-    model = SeqTrack(CONFIGS[kind]).eval()
+    model = SeqTrack(replace(CONFIGS[kind], **changes)).eval()
     with torch.no_grad():
         # The random embedding is nearly the same for all tokens; a larger one makes each step depend on the last.
         model.decoder.embedding.weight.mul_(50)

@@ -138,6 +138,25 @@ def test_command_writes_a_bundle_and_settings_reach_the_manifest(tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".export")] == []
 
 
+def test_a_setting_that_does_not_fit_is_said_before_anything_is_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "quantize.export._to_onnx", lambda spec: pytest.fail("exported before the settings are checked")
+    )
+    save_model(tmp_path / "model.safetensors", random_model("isolated"))
+    arguments = ["export", str(tmp_path / "model.safetensors"), "--out", str(tmp_path / "small")]
+    for setting, problem in (
+        ("online.window=5", "online.window is 5: Input should be less than or equal to 1"),
+        ("online.window=wide", "online.window is 'wide': Input should be a valid number"),
+        ("online.breadth=1", "cannot apply --set 'online.breadth=1'"),
+    ):
+        result = CliRunner().invoke(app, [*arguments, "--set", setting])
+        assert result.exit_code == 1
+        assert problem in result.output
+    assert not (tmp_path / "small").exists()
+
+
 def test_what_is_not_a_bundle_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter.txt").write_text("dear")

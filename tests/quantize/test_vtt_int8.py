@@ -6,23 +6,29 @@ import copy
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from small_int8 import examples
+from test_qat import FEW, SETTINGS, invoke
+from test_tracking import BOX, write_sequence
 from test_vtt_export import BACKENDS, random_vtt
 from torch import nn
 
 import edgetrack
 from edgetrack.bundle import read_bundle
+from edgetrack.imaging import overlap
 from quantize.answers import answer, divergence
 from quantize.calibrate import calibrate
 from quantize.checkpoints import load_quantised, save_quantised
-from quantize.export import Int8, export_bundle
+from quantize.export import ExportError, Int8, _proof, export_bundle
 from quantize.fake import freeze
 from quantize.norms import fold_norms
 from quantize.placement import place, quantised_layers
 from quantize.qat import Distillation
 from quantize.sensitivity import set_rounding
+from train.checkpoints import save_model
 from train.models.resnet import RESNETS, ResNet
 from train.models.vtt import VTT
 from train.recipes import Recipe
@@ -111,3 +117,57 @@ def test_a_rounded_model_survives_its_file_and_learns(tmp_path: Path) -> None:
         optimiser.step()
         optimiser.zero_grad()
     assert min(losses[-3:]) < 0.95 * losses[0], losses
+
+
+def test_a_graph_that_is_further_away_than_rounding_is_refused(built: tuple[VTT, Path], tmp_path: Path) -> None:
+    """One activation is taken for twice what it is: its integers get another scale than they were made with."""
+    model, bundle = built
+    (tmp_path / "weights.bin").write_bytes((bundle / "int8" / "weights.bin").read_bytes())
+    paths = {name: tmp_path / f"{name}.onnx" for name in ("template", "search")}
+    for name, path in paths.items():
+        proto = onnx.load(bundle / "int8" / path.name, load_external_data=False)
+        if name == "search":
+            rounded = {node.output[0] for node in proto.graph.node if node.op_type == "QuantizeLinear"}
+            first = next(n for n in proto.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in rounded)
+            scale = next(tensor for tensor in proto.graph.initializer if tensor.name == first.input[1])
+            twice = 2 * numpy_helper.to_array(scale)
+            proto.graph.initializer.append(numpy_helper.from_array(twice, "twice"))
+            first.input[1] = "twice"
+        onnx.save(proto, path)
+    variant = Int8(model, {}, examples(model.config)[2:])
+    with pytest.raises(ExportError, match=r"int8 on \S+-cpu: search\.\w+ is .* at most .* is allowed"):
+        _proof(random_vtt("nano"), variant, paths)
+    intact = {name: bundle / "int8" / path.name for name, path in paths.items()}
+    assert _proof(random_vtt("nano"), variant, intact)["runtimes"].keys() == set(BACKENDS)
+
+
+def test_the_commands_make_a_bundle_of_both_precisions(tmp_path: Path) -> None:
+    save_model(tmp_path / "model.safetensors", random_vtt("nano"))
+    invoke("ptq", tmp_path / "model.safetensors", "--out", tmp_path / "ptq.safetensors", *FEW)
+    invoke("qat", tmp_path / "model.safetensors", "--out", tmp_path / "qat", *SETTINGS, *FEW)
+    calibrated, _ = load_quantised(tmp_path / "ptq.safetensors")
+    learned, metadata = load_quantised(tmp_path / "qat" / "model.safetensors")
+    assert metadata["training"]["step"] == 4
+    # Equalised alike, as they begin from the same examples; only the fine-tune moved.
+    start, _ = load_quantised(tmp_path / "qat" / "start.safetensors")
+    for name, value in calibrated.state_dict().items():
+        torch.testing.assert_close(start.state_dict()[name], value)
+    assert any(not torch.equal(learned.state_dict()[name], value) for name, value in start.state_dict().items())
+    write_sequence(tmp_path / "clips", "still", [BOX] * 3)
+    int8 = ("--int8", tmp_path / "qat" / "model.safetensors")
+    output = invoke(
+        *("build", tmp_path / "model.safetensors", *int8, "--out", tmp_path / "bundle"),
+        *("--sequences", tmp_path / "clips"),
+    )
+    assert "tracking 1 sequences, 3 frames" in output
+    manifest = read_bundle(tmp_path / "bundle").manifest
+    assert manifest.variants.keys() == {"fp32", "int8"}
+    assert manifest.provenance["int8"]["training"]["step"] == 4
+    assert manifest.accuracy["tracking"]["runtimes"].keys() == set(BACKENDS)
+    for backend, found in manifest.accuracy["tracking"]["runtimes"].items():
+        boxes = []
+        for precision in ("fp32", "int8"):
+            tracker = edgetrack.Tracker(tmp_path / "bundle", backend, precision=precision, threads=1)
+            tracker.init(np.zeros((60, 80, 3), np.uint8), BOX)
+            boxes.append([tracker.update(np.full((60, 80, 3), index, np.uint8)).box for index in (1, 2)])
+        assert found["int8"]["overlap_with_fp32"] == pytest.approx(float(overlap(*np.asarray(boxes)).mean()), abs=1e-4)

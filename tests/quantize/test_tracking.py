@@ -1,0 +1,131 @@
+"""Tracking scores against hand counts and the benchmarks' protocol, on made sequences and a tracker of known boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+from benchmarks.datasets import read_dataset
+from benchmarks.protocols import score
+from benchmarks.results import Track
+from quantize import tracking
+from quantize.tracking import read_sequences
+from train.data.labels import DatasetError
+
+BOX = (10.0, 10.0, 20.0, 20.0)
+GONE = (float("nan"),) * 4
+
+
+def write_sequence(root: Path, name: str, boxes: Sequence[Sequence[float]], **labels: Sequence[int]) -> None:
+    """Frames, each of one grey that is its number in the sequence, and their labels."""
+    folder = root / name
+    folder.mkdir(parents=True)
+    for index in range(len(boxes)):
+        cv2.imwrite(str(folder / f"{index + 1:08d}.png"), np.full((60, 80, 3), index, np.uint8))
+    (folder / "groundtruth.txt").write_text("".join(",".join(map(str, box)) + "\n" for box in boxes))
+    for label, values in labels.items():
+        (folder / f"{label}.label").write_text("".join(f"{value}\n" for value in values))
+    with (root / "list.txt").open("a") as file:
+        file.write(f"{name}\n")
+
+
+def part(share: float) -> tuple[float, ...]:
+    """A box whose overlap with `BOX` is `share`: a part of it."""
+    return (*BOX[:2], BOX[2] * share, BOX[3])
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A sequence of six frames, absent in the fourth by a box of nan, in the fifth and sixth by labels; one of two."""
+    write_sequence(
+        tmp_path, "long", [BOX, BOX, BOX, GONE, BOX, BOX], absence=[0, 0, 0, 0, 1, 0], cover=[8, 8, 4, 8, 8, 0]
+    )
+    write_sequence(tmp_path, "short", [BOX, BOX])
+    return tmp_path
+
+
+ANSWERS = {
+    "fp32": [[BOX, part(0.5), BOX, BOX, BOX], [(50.0, 40.0, 9.0, 9.0)]],
+    "int8": [[part(0.5), part(0.5), BOX, BOX, BOX], [BOX]],
+}
+"""By precision, to the frames after the first of both sequences."""
+
+
+@pytest.fixture
+def known_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trackers, on one runtime, whose answers are `ANSWERS`, and who insist on getting the frames in order."""
+
+    class Tracker:
+        def __init__(self, precision: str) -> None:
+            self.answers = iter(ANSWERS[precision])
+
+        def init(self, frame: np.ndarray, box: np.ndarray) -> None:
+            assert tuple(box) == BOX
+            self.frame, self.left = int(frame.max()), iter(next(self.answers))
+            assert self.frame == 0
+
+        def update(self, frame: np.ndarray) -> SimpleNamespace:
+            self.frame += 1
+            assert frame.max() == self.frame
+            return SimpleNamespace(box=next(self.left))
+
+    runtimes = [SimpleNamespace(backend=name, available=name == "a-cpu") for name in ("a-cpu", "b-cpu")]
+    monkeypatch.setattr(tracking, "discover", lambda: [*runtimes, SimpleNamespace(backend="a-gpu", available=True)])
+    monkeypatch.setattr("edgetrack.load", lambda bundle, backend, precision, threads: precision)
+    monkeypatch.setattr("edgetrack.Tracker", Tracker)
+
+
+@pytest.mark.usefixtures("known_boxes")
+def test_scores_are_those_counted_by_hand(root: Path) -> None:
+    report = tracking.tracking(root / "no bundle", ("fp32", "int8"), read_sequences(root))
+    assert (report["sequences"], report["frames"]) == (2, 8)
+    # Of the 21 thresholds an overlap of 1 passes 20 and one of 0.5 ten; two frames of the first sequence count.
+    half, whole = 10 / 21, 20 / 21
+    assert report["runtimes"] == {
+        "a-cpu": {
+            "fp32": {"auc": pytest.approx(((whole + half) / 2 + 0) / 2, abs=1e-4)},
+            "int8": {
+                "auc": pytest.approx((half + whole) / 2, abs=1e-4),
+                "overlap_with_fp32": pytest.approx(((0.5 + 1) / 2 + 0) / 2, abs=1e-4),
+            },
+        }
+    }
+
+
+@pytest.mark.usefixtures("known_boxes")
+def test_the_area_is_what_the_benchmarks_give(root: Path) -> None:
+    report = tracking.tracking(root / "no bundle", ("fp32", "int8"), read_sequences(root))
+    for precision, answers in ANSWERS.items():
+        results = []
+        for sequence, boxes in zip(read_dataset(str(root)).sequences, answers, strict=True):
+            count = len(sequence.frames)
+            track = Track(np.asarray([BOX, *boxes]), np.zeros(count), np.zeros(count), np.ones(count, bool))
+            results.append(sequence.result(track))
+        expected = score(results, "ope").metrics["auc"]
+        assert report["runtimes"]["a-cpu"][precision]["auc"] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.usefixtures("known_boxes")
+def test_a_frame_without_a_box_is_named(root: Path) -> None:
+    sequences = read_sequences(root)
+    (root / "short" / "00000002.png").unlink()
+    with pytest.raises(DatasetError, match=r"short: 1 frames but 2 boxes"):
+        tracking.tracking(root / "no bundle", ("fp32",), sequences)
+
+
+def test_what_cannot_be_begun_or_scored_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"no list\.txt: it is empty"):
+        read_sequences(tmp_path)
+    for name, boxes, labels, problem in (
+        ("begin", [GONE, BOX], {}, "a box for the first frame"),
+        ("score", [BOX, BOX], {"absence": [0, 1]}, "another to score"),
+        ("labels", [BOX, BOX], {"absence": [0]}, r"2 boxes but 1 entries of absence\.label"),
+    ):
+        write_sequence(tmp_path / name, name, boxes, **labels)
+        with pytest.raises(DatasetError, match=problem):
+            read_sequences(tmp_path / name)

@@ -28,14 +28,13 @@ from benchmarks.results import ResultsError
 from edgetrack import Model
 from edgetrack.drawing import annotate
 from edgetrack.imaging import box_to_crop, crop_square, import_cv2, letterbox
+from edgetrack.kinds import FRAME_GRAPHS
 from edgetrack_runtimes import Session, open_session
 from train.models.registry import config_from_dict
 from train.models.vtt import VTTConfig
 
 COORDINATES = {"xywh": ("cx", "cy", "w", "h"), "whxy": ("w", "h", "cx", "cy"), "corner": ("x1", "y1", "x2", "y2")}
 """What the four tokens say, by the order in which a model writes a box."""
-GRAPH = {"seqtrack": "track", "vtt": "search"}
-"""The graph that runs in each frame, by kind of model."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ class Revealed(Model):
                 "graphs belong to; expected a bundle written by python -m quantize"
             )
         self.config = config_from_dict(manifest.kind, values)
-        path = self.bundle.graph_path(variant, GRAPH[manifest.kind])
+        path = self.bundle.graph_path(variant, FRAME_GRAPHS[manifest.kind])
         with tempfile.TemporaryDirectory() as folder:
             # Whole in one file: weights beside the graph are looked for in its folder.
             proto, names = revealed(onnx.load(path))
@@ -102,7 +101,7 @@ class Revealed(Model):
         self.watched = _Session(opened, names)
 
     def session(self, graph: str) -> Session:
-        return self.watched if graph == GRAPH[self.manifest.kind] else super().session(graph)  # type: ignore[return-value]
+        return self.watched if graph == FRAME_GRAPHS[self.manifest.kind] else super().session(graph)  # type: ignore[return-value]
 
     def decoder(self) -> list[Floats]:
         """The decoder's last layer in the last frame: weights over the image (rows, columns), by token or query."""

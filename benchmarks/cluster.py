@@ -1,4 +1,4 @@
-"""Sequences over machines, with Ray where it is installed (``pip install ray``).
+"""Sequences over machines, with Ray where it is installed (``pip install --group ray`` in this checkout).
 
 ``RAY_ADDRESS`` names a cluster; without it the workers are on this machine. Every machine needs this checkout, the
 model and the dataset at the same paths; results come back and are written here.
@@ -24,7 +24,9 @@ def import_ray() -> ModuleType:
     try:
         import ray
     except ImportError:
-        raise ResultsError("--ray needs Ray; pip install ray, or use --processes alone on this machine") from None
+        raise ResultsError(
+            "--ray needs Ray; pip install --group ray in this checkout, or use --processes alone on this machine"
+        ) from None
     return ray
 
 

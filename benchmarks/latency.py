@@ -22,11 +22,10 @@ from benchmarks.accuracy import percentiles
 from benchmarks.contenders import EdgetrackContender, Frame, Spec
 from benchmarks.energy import EnergyMeter
 from benchmarks.records import load_average
+from edgetrack.kinds import FRAME_GRAPHS
 
 FILM = 120
 """Frames of the drawn film."""
-FRAME_GRAPHS = {"seqtrack": "track", "vtt": "search"}
-"""The graph that runs once a frame, by the model's kind; SeqTrack's in its default way of decoding."""
 
 
 @dataclass(frozen=True)

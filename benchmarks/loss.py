@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.accuracy import percentiles
-from benchmarks.metrics import Flags, Floats, overlaps
+from benchmarks.metrics import Flags, Floats
 from benchmarks.protocols import score
 from benchmarks.results import Result, Track
+from train.success import overlaps
 
 Tracked = Sequence[tuple[Result, Track]]
 """What a tracker said of each of some sequences, with the truth."""

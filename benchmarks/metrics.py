@@ -1,4 +1,5 @@
-"""The field's measures, as functions of boxes or of overlaps. Everything that needs a number takes it from here.
+"""The field's measures, as functions of boxes or of overlaps. Everything that needs a number takes it from here;
+overlap and the success curve, which also a bundle's manifest states, are in `train.success`.
 
 Boxes are (x, y, w, h) in pixels, arrays (N, 4). Rates and areas are fractions, 0 to 1. A frame that counts as a failure
 has overlap 0 and centre error infinity: the callers decide which frames those are (`benchmarks.protocols`).
@@ -11,13 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetrack.imaging import overlap
+from train.success import Floats, success_curve
 
-Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
-OVERLAPS = np.linspace(0, 1, 21)
-"""Thresholds of the success curve (Wu et al., OTB): 0, 0.05, ..., 1."""
 PIXELS = np.arange(51, dtype=np.float64)
 """Thresholds of the precision curve, in pixels."""
 NORMALISED = np.linspace(0, 0.5, 51)
@@ -40,14 +38,6 @@ TITLES = {
 """What the figures of `summary`, `presence` and `benchmarks.loss` are called in tables."""
 
 
-def overlaps(predicted: Floats, truth: Floats) -> Floats:
-    """Intersection over union, (N,); 0 for NaN boxes.
-
-    At most 1: rounding must not carry equal boxes over the threshold 1, which nothing passes.
-    """
-    return np.minimum(overlap(predicted, truth), 1.0)
-
-
 def centre_error(predicted: Floats, truth: Floats) -> Floats:
     """Distance of the boxes' centres in pixels, (N,)."""
     return np.linalg.norm(_centres(predicted) - _centres(truth), axis=1)
@@ -62,18 +52,13 @@ def _centres(boxes: Floats) -> Floats:
     return boxes[:, :2] + boxes[:, 2:] / 2
 
 
-def success_curve(areas: Floats, thresholds: Floats = OVERLAPS) -> Floats:
-    """Share of frames whose overlap is strictly above each threshold."""
-    return (areas[:, None] > thresholds).mean(axis=0)
-
-
 def precision_curve(errors: Floats, thresholds: Floats = PIXELS) -> Floats:
     """Share of frames whose centre error is at most each threshold."""
     return (errors[:, None] <= thresholds).mean(axis=0)
 
 
 class Curves(NamedTuple):
-    """Success over `OVERLAPS`, precision over `PIXELS`, normalised precision over `NORMALISED`.
+    """Success over `train.success.OVERLAPS`, precision over `PIXELS`, normalised precision over `NORMALISED`.
 
     overlap: the mean overlap and the shares of frames above 0.5 and 0.75, for which no curve is needed.
     """

@@ -7,8 +7,8 @@ each tracker goes its own way and a difference may grow: the success AUC.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,13 +21,13 @@ from benchmarks.accuracy import evaluate
 from benchmarks.contenders import EdgetrackContender, Spec
 from benchmarks.datasets import Dataset
 from benchmarks.datasets import Sequence as Video
-from benchmarks.latency import FRAME_GRAPHS
 from benchmarks.reference import ReferenceModel, reference_model
 from benchmarks.results import ResultsError
-from edgetrack.bundle import CropSettings, Manifest
-from edgetrack.decoding import STEPS, hanning_window
+from edgetrack import Model, kinds
+from edgetrack.decoding import tokens_to_box
 from edgetrack.errors import BackendError, OptionError
-from edgetrack.imaging import crop_square, enclosing_square, letterbox, normalise
+from edgetrack.seqtrack import GRAPHS
+from edgetrack_runtimes import Session
 
 Array = NDArray[Any]
 Example: TypeAlias = dict[str, list[dict[str, Any]]]
@@ -118,11 +118,19 @@ def compare(
 
 
 def feeds(reference: ReferenceModel, videos: Sequence[Video], per_sequence: int) -> Iterator[Example]:
-    """For each of some frames of each video: graph -> the feeds it is run on, one or, for `decode_step`, four.
+    """For each of some frames of each video: graph -> the feeds that one step of the online algorithm runs it on, by
+    every way of decoding that the model has; one or, for `decode_step`, as many as there are tokens to read and write.
 
-    A search crop is cut around the target's place in the frame before, as in tracking that goes well.
+    The step starts from the truth of the frames before, as in tracking that goes well: the last box is where a search
+    crop is cut, and where the model has a prompt the last ones are what it is told.
     """
-    make = _vtt_example if reference.manifest.kind == "vtt" else _seqtrack_example
+    steps = []
+    for options in map(kinds.Options, GRAPHS):
+        try:
+            watched = _Watched(reference, kinds.graphs(reference.manifest, options))
+        except OptionError:  # a way that this model does not have
+            continue
+        steps.append((watched, kinds.algorithm(watched, options)))
     for video in videos:
         seen = np.flatnonzero(~video.absent & np.isfinite(video.truth).all(axis=1))
         later = [int(i) for i in seen[1:] if i - 1 in seen]
@@ -130,54 +138,46 @@ def feeds(reference: ReferenceModel, videos: Sequence[Video], per_sequence: int)
             continue
         first = video.read(0)
         for index in dict.fromkeys(later[i] for i in np.linspace(0, len(later) - 1, per_sequence).round().astype(int)):
-            yield make(reference, first, video.truth[0], video.read(index), video.truth[index - 1])
+            frame, before = video.read(index), video.truth[seen[seen < index]]
+            example: Example = {}
+            for watched, algorithm in steps:
+                watched.fed.clear()
+                algorithm.step(_moved(algorithm.init(first, video.truth[0]), before), frame)
+                example |= {graph: list(fed) for graph, fed in watched.fed.items()}
+            yield example
 
 
-def _seqtrack_example(reference: ReferenceModel, first: Array, target: Array, frame: Array, before: Array) -> Example:
-    manifest: Any = reference.manifest
-    preprocessing = manifest.preprocessing
-    template = _crop(manifest, first, target, preprocessing.template)
-    templates = {"templates": np.stack([template] * manifest.templates)}
-    state = reference.session("template").run(templates)
-    encode = {"search": _crop(manifest, frame, before, preprocessing.search)[None], **state}
-    window = hanning_window(manifest.online.window, manifest.decoder.bins)
-    return {
-        "template": [templates],
-        "encode": [encode],
-        "decode_step": list(_steps(reference, reference.session("encode").run(encode))),
-        "track": [{**encode, "window": window}],
-    }
+def _moved(state: Any, boxes: Array) -> Any:
+    """The state of a target that has since been seen at `boxes` (N, 4), the last one being the frame before."""
+    told = len(getattr(state, "history", ()))
+    changes = {"box": boxes[-1], "region": boxes[-1], "history": (*state.history, *boxes)[-told:] if told else ()}
+    # VTT, which searches the whole frame, keeps neither a region nor a history.
+    return replace(state, **{each.name: changes[each.name] for each in fields(state) if each.name in changes})
 
 
-def _vtt_example(reference: ReferenceModel, first: Array, target: Array, frame: Array, before: Array) -> Example:
-    """The whole frame is searched: where the target was before plays no part."""
-    manifest: Any = reference.manifest
-    preprocessing = manifest.preprocessing
-    template = {"template": _crop(manifest, first, enclosing_square(target), preprocessing.template)[None]}
-    canvas = letterbox(frame, preprocessing.search.width, preprocessing.search.height)
-    search = {
-        "search": normalise(canvas.image, preprocessing.mean, preprocessing.std)[None],
-        "extent": canvas.extent.astype(np.float32)[None],
-    }
-    return {"template": [template], "search": [{**search, **reference.session("template").run(template)}]}
+class _Watched(Model):
+    """The reference as an online algorithm sees it; `fed` holds what its graphs are run on, by graph."""
+
+    def __init__(self, reference: ReferenceModel, graphs: Sequence[str]) -> None:
+        super().__init__(reference.bundle, reference.backend, "fp32", "fp32", reference.options)
+        self.fed: dict[str, list[dict[str, Any]]] = {}
+        self._noting = {graph: _Noting(reference.session(graph), graph, self.fed) for graph in graphs}
+
+    def session(self, graph: str) -> Any:
+        return self._noting[graph]
 
 
-def _steps(reference: ReferenceModel, cross: dict[str, Array]) -> Iterator[dict[str, Array]]:
-    session = reference.session("decode_step")
-    past = {name: np.zeros(session.inputs[name].shape, np.float32) for name in ("past_keys", "past_values")}
-    manifest: Any = reference.manifest
-    token = manifest.decoder.bins + 1
-    for position in range(STEPS):
-        step = {"token": np.asarray([token]), "position": np.asarray([position]), **past, **cross}
-        yield step
-        answer = session.run(step)
-        past = {"past_keys": answer["present_keys"], "past_values": answer["present_values"]}
-        token = int(answer["logits"][0, : manifest.decoder.bins].argmax())
+class _Noting:
+    """A session that notes what it is fed."""
 
+    def __init__(self, session: Session, graph: str, fed: dict[str, list[dict[str, Any]]]) -> None:
+        self.inputs, self.upload = session.inputs, session.upload
+        self._session, self._graph, self._fed = session, graph, fed
 
-def _crop(manifest: Manifest, frame: Array, box: Array, settings: CropSettings) -> Array:
-    crop = crop_square(frame, box, settings.factor, settings.size)
-    return normalise(crop.image, manifest.preprocessing.mean, manifest.preprocessing.std)
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
+        arrays = {name: v if isinstance(v, np.ndarray) else v.numpy() for name, v in feeds.items()}
+        self._fed.setdefault(self._graph, []).append(arrays)
+        return self._session.run(feeds)
 
 
 def compare_graphs(
@@ -206,7 +206,7 @@ def compare_graphs(
                 for name, value in expected.items():
                     if name != "tokens":
                         worst[name] = max(worst.get(name, 0.0), relative(found[name], value))
-                if graph == FRAME_GRAPHS[reference.manifest.kind]:
+                if graph == kinds.FRAME_GRAPHS[reference.manifest.kind]:
                     (box, choice), (other, another) = _answer(reference, expected), _answer(reference, found)
                     errors.append(np.abs(box - other).max())
                     equal.append(choice == another)
@@ -223,13 +223,14 @@ def compare_graphs(
 
 
 def _answer(reference: ReferenceModel, outputs: dict[str, Array]) -> tuple[Array, tuple[int, ...]]:
-    """The box that a frame's graph stands for, in units of the search image's side, and the choice that it made."""
+    """The box (4,) that a frame's graph stands for, cx, cy, w, h in units of the search image's side, and the choice
+    that it made."""
     manifest: Any = reference.manifest
     if manifest.kind == "vtt":
         best = int(outputs["scores"][0].argmax())
         return outputs["boxes"][0, best], (best,)
     tokens = outputs["tokens"][0]
-    return tokens / (manifest.decoder.bins - 1), tuple(tokens.tolist())
+    return tokens_to_box(tokens, manifest.decoder.bins, manifest.decoder.order), tuple(tokens.tolist())
 
 
 def relative(found: Array, expected: Array) -> float:

@@ -10,7 +10,6 @@ import numpy as np
 
 from benchmarks.metrics import (
     NORMALISED,
-    OVERLAPS,
     PIXELS,
     Curves,
     Flags,
@@ -18,11 +17,11 @@ from benchmarks.metrics import (
     centre_error,
     curves,
     normalised_centre_error,
-    overlaps,
     presence,
     summary,
 )
 from benchmarks.results import Result, ResultsError
+from train.success import OVERLAPS, overlaps
 
 
 @dataclass(frozen=True)

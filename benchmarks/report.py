@@ -15,13 +15,21 @@ from benchmarks.datasets import Dataset
 from benchmarks.datasets import Sequence as Video
 from benchmarks.metrics import TITLES
 from benchmarks.results import ResultsError, read_track, track_path
-from benchmarks.svg import Axis, Line, Plot, Point, pareto
+from benchmarks.svg import Axis, Line, Plot, Point, key_mark, pareto
 from edgetrack.imaging import import_cv2
 from edgetrack.sources import read_image
 
 SERIES = 8
 """Colours that can be told apart; plots show as many trackers, the best ones."""
 WIDE, NARROW = 860, 340
+MARKS = {
+    "ours": "edgetrack, floating point",
+    "ours int8": "edgetrack, INT8",
+    "peer": "OpenCV",
+    "reference": "PyTorch reference",
+}
+"""What the marks of a plot stand for: a shape is a kind of tracker, hollow is INT8."""
+_RUNTIMES = {"onnxruntime": "ort", "openvino": "ov"}
 _STRIP, _STRIP_WIDTH = 5, 240
 
 
@@ -46,6 +54,11 @@ class Entry:
         if identity["kind"] == "opencv":
             return "peer"
         return "reference" if str(identity.get("backend", "")).startswith("pytorch") else "ours"
+
+    @property
+    def mark(self) -> str:
+        """How it is marked in a plot: its kind, and whether it runs in INT8."""
+        return f"{self.kind} int8" if self.accuracy["contender"].get("precision") == "int8" else self.kind
 
     @property
     def headline(self) -> float:
@@ -144,9 +157,10 @@ def render(findings: Findings, title: str = "Trackers on this device", dataset: 
     )
 
 
-def _both(draw: Callable[[int, int], str], wide: int = WIDE, height: int = 420) -> str:
-    """A plot drawn for a desktop and for a phone; the page shows the one that fits."""
-    return f'<div class="wide">{draw(wide, height)}</div><div class="narrow">{draw(NARROW, min(height, 320))}</div>'
+def _both(draw: Callable[[int, int], str], wide: int = WIDE, height: int = 420, below: str = "") -> str:
+    """A plot drawn for a desktop and for a phone, there with something below; the page shows the one that fits."""
+    narrow = draw(NARROW, min(height, 320))
+    return f'<div class="wide">{draw(wide, height)}</div><div class="narrow">{narrow}{below}</div>'
 
 
 def _overview(entries: Sequence[Entry]) -> str:
@@ -169,26 +183,31 @@ def _overview(entries: Sequence[Entry]) -> str:
                 Point(
                     time,
                     entry.headline,
-                    entry.label if width > 500 else _short(entry.label),
+                    _short(entry.label) if width > 500 else str(number),
                     f"{entry.label}: {entry.headline:.1f} at {time:.2f} ms ({1000 / time:.0f} frames a second)",
-                    entry.kind,
+                    entry.mark,
                 )
-                for entry, time in zip(shown, times, strict=True)
+                for number, (entry, time) in enumerate(zip(shown, times, strict=True), 1)
             ]
         )
         return plot.svg()
 
-    kinds = {entry.kind for entry in shown}
-    names = {"ours": ("●", "edgetrack"), "peer": ("■", "OpenCV"), "reference": ("◇", "PyTorch reference")}
-    key = "".join(
-        f'<li class="{kind}">{symbol} <span>{name}</span></li>'
-        for kind, (symbol, name) in names.items()
-        if kind in kinds
+    # A phone has no room for names beside the marks: there they are numbered.
+    numbered = "".join(
+        f'<li class="{entry.mark}">{key_mark(entry.mark)} {escape(_short(entry.label))}: <b>{entry.headline:.1f}</b>, '
+        f"{time:.2f} ms</li>"
+        for entry, time in zip(shown, times, strict=True)
     )
+    marks = {entry.mark for entry in shown}
+    key = "".join(
+        f'<li class="{mark}">{key_mark(mark)} <span>{name}</span></li>' for mark, name in MARKS.items() if mark in marks
+    )
+    runtimes = {name: short for name, short in _RUNTIMES.items() if any(f" on {name}-" in e.label for e in shown)}
+    key += "".join(f"<li><span>{short}: {name}</span></li>" for name, short in runtimes.items())
     line = " Nothing is both quicker and better than what is on the broad line." if len(front) > 1 else ""
     return (
         f"<h2>Accuracy against latency</h2><p>Up and to the left is better.{line}</p>"
-        f'<figure>{_both(draw)}<ul class="key">{key}</ul></figure>'
+        f'<figure>{_both(draw, below=f"<ol>{numbered}</ol>")}<ul class="key">{key}</ul></figure>'
     )
 
 
@@ -197,8 +216,10 @@ def _name(entries: Sequence[Entry]) -> str:
 
 
 def _short(label: str) -> str:
-    """A label for a phone: without the runtime's long name."""
-    return label.replace(" on onnxruntime-", " ort-").replace(" on openvino-", " ov-").replace("OpenCV ", "")
+    """A label for where there is little room: without the long names of runtimes and whose tracker it is."""
+    for name, short in _RUNTIMES.items():
+        label = label.replace(f" on {name}-", f" {short}-")
+    return label.removeprefix("OpenCV ")
 
 
 def _table(entries: Sequence[Entry]) -> str:

@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
+from typing import NamedTuple
 
 FONT = 12
 """Font size in user units; a plot is drawn for the width at which it is shown, so this is pixels."""
 _CHARACTER = 6.4  # mean advance of a character of the page's font at this size
+_PASSES = 4
 
 
 @dataclass(frozen=True)
@@ -88,40 +90,40 @@ class Plot:
 
     def points(self, points: Sequence[Point]) -> None:
         """Marks with labels, each put where it covers no other as far as there is room."""
-        left, top, right, bottom = self._area
         marks = [self.at(p.x, p.y) for p in points]
-        taken = [(px - 7, py - 7, px + 7, py + 7) for px, py in marks]
-        for point in sorted(points, key=lambda p: -p.y):
-            px, py = self.at(point.x, point.y)
-            wide = _CHARACTER * len(point.label)
-            options = [(px + 10, py + 4, "start"), (px - 10, py + 4, "end")]
-            for down in (-11, 20, -26, 35, -41, 50, -56, 65):
-                options += [(px, py + down, "middle"), (px + 8, py + down, "start"), (px - 8, py + down, "end")]
-
-            def box(option: tuple[float, float, str], wide: float = wide) -> tuple[float, float, float, float]:
-                x, y, anchor = option
-                start = {"start": x, "end": x - wide, "middle": x - wide / 2}[anchor]
-                return start, y - FONT, start + wide, y + 3
-
-            def cost(option: tuple[float, float, str], own: tuple[float, float] = (px, py)) -> float:
-                a = box(option)
-                outside = max(0, left - a[0]) + max(0, a[2] - right) + max(0, top - a[1]) + max(0, a[3] - bottom)
-                others = min((_distance(a, mark) for mark in marks if mark != own), default=math.inf)
-                mistaken = max(0.0, _distance(a, own) + 4 - others)  # nearer to another mark than to its own
-                crossed = sum(_shared(a, b) for b in taken)
-                return 50 * outside + crossed + 20 * mistaken + 0.1 * abs(option[1] - own[1] - 4)
-
-            best = min(options, key=cost)
-            taken.append(box(best))
-            x, y, anchor = best
+        labels: dict[int, _Label] = {}
+        order = sorted(range(len(points)), key=lambda i: -points[i].y)
+        # Again and again, since the first ones were put before it was known where the others need to be.
+        for _ in range(_PASSES):
+            for i in order:
+                others = [label.box for j, label in labels.items() if j != i]
+                choices = _labels(marks[i], _CHARACTER * len(points[i].label))
+                labels[i] = min(choices, key=lambda label, i=i, others=others: self._cost(label, i, marks, others))
+        for i, point in enumerate(points):
+            (px, py), label = marks[i], labels[i]
+            near = (min(max(px, label.box[0]), label.box[2]), min(max(py, label.box[1]), label.box[3]))
             leader = ""
-            if abs(y - py) > FONT + 10:  # too far away to be taken for this mark's without a line
-                end = y - FONT if y > py else y + 3
-                leader = f'<line class="leader" x1="{px:.1f}" y1="{py:.1f}" x2="{px:.1f}" y2="{end:.1f}"/>'
+            if math.dist(near, marks[i]) > FONT:  # too far away to be taken for this mark's without a line
+                leader = f'<line class="leader" x1="{px:.1f}" y1="{py:.1f}" x2="{near[0]:.1f}" y2="{near[1]:.1f}"/>'
             self._marks.append(
                 f'<g class="{point.style}"><title>{escape(point.note)}</title>{leader}{_symbol(px, py, point.style)}'
-                f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(point.label)}</text></g>'
+                f'<text x="{label.x:.1f}" y="{label.y:.1f}" text-anchor="{label.anchor}">{escape(point.label)}</text>'
+                "</g>"
             )
+
+    def _cost(
+        self, label: _Label, index: int, marks: Sequence[tuple[float, float]], others: Sequence[tuple[float, ...]]
+    ) -> float:
+        """How badly a label stands for its mark, the one at `index`, among the other labels' boxes."""
+        left, top, right, bottom = self._area
+        box, own = label.box, marks[index]
+        outside = max(0, left - box[0]) + max(0, box[2] - right) + max(0, top - box[1]) + max(0, box[3] - bottom)
+        rest = [mark for i, mark in enumerate(marks) if i != index]
+        # Nearer to another mark than to its own.
+        mistaken = max(0.0, _distance(box, own) + 4 - min((_distance(box, mark) for mark in rest), default=math.inf))
+        covered = [(x - 7, y - 7, x + 7, y + 7) for x, y in marks] + list(others)
+        crossed = sum(_shared(box, each) for each in covered)
+        return 50 * outside + crossed + 20 * mistaken + 0.1 * abs(label.y - own[1] - 4)
 
     def svg(self) -> str:
         """The picture."""
@@ -150,10 +152,37 @@ class Plot:
         return "".join([*out, *self._marks, "</svg>"])
 
 
+class _Label(NamedTuple):
+    """Where a label may stand; `box` is the room that it takes: left, top, right, bottom."""
+
+    x: float
+    y: float
+    anchor: str
+    box: tuple[float, float, float, float]
+
+
+def _labels(mark: tuple[float, float], wide: float) -> list[_Label]:
+    """The places for a label of that width around a mark."""
+    px, py = mark
+    places = [(px + 10, py + 4, "start"), (px - 10, py + 4, "end")]
+    for down in (-11, 20, -26, 35, -41, 50, -56, 65, -71, 80):
+        places += [(px, py + down, "middle"), (px + 8, py + down, "start"), (px - 8, py + down, "end")]
+    begins = {"start": 0.0, "end": wide, "middle": wide / 2}
+    return [
+        _Label(x, y, anchor, (x - begins[anchor], y - FONT, x - begins[anchor] + wide, y + 3))
+        for x, y, anchor in places
+    ]
+
+
+def key_mark(style: str) -> str:
+    """The mark of a style by itself, for a key."""
+    return f'<svg class="mark" viewBox="-8 -8 16 16" aria-hidden="true">{_symbol(0, 0, style)}</svg>'
+
+
 def _symbol(x: float, y: float, style: str) -> str:
     """A circle, or a square for peers and a diamond for the reference: colour is not all that tells them apart."""
     if "peer" in style:
-        return f'<rect x="{x - 5:.1f}" y="{y - 5:.1f}" width="10" height="10"/>'
+        return f'<rect x="{x - 5.5:.1f}" y="{y - 5.5:.1f}" width="11" height="11"/>'
     if "reference" in style:
         return f'<path d="M{x:.1f} {y - 7:.1f}l7 7l-7 7l-7 -7z"/>'
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6"/>'

@@ -30,7 +30,7 @@ def import_trax() -> ModuleType:
     try:
         import trax
     except ImportError:
-        raise ResultsError("the VOT toolkit talks TraX; pip install vot-trax") from None
+        raise ResultsError("the VOT toolkit talks TraX: pip install --group toolkits") from None
     return trax
 
 

@@ -89,7 +89,7 @@ def test_a_cluster_gives_the_same_boxes(
 
 def test_a_missing_ray_is_named(bundle: Path, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ResultsError, match="pip install ray"):
+    with pytest.raises(ResultsError, match="pip install --group ray"):
         run_dataset(replace(SPEC, model=str(bundle)), data, tmp_path, cluster=True)
 
 

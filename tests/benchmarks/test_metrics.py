@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared import shared
 
 from benchmarks import metrics
 from benchmarks.protocols import PROTOCOLS, score
 from benchmarks.results import Result, ResultsError, read_npz, reports
+from train.success import overlaps, success_curve
 
 
 def made(name: str, truth: list, predicted: list, absent: list | None = None, **options: object) -> Result:
@@ -33,6 +34,7 @@ def test_max_gm_gives_published_rows(tpr: float, tnr: float, expected: float) ->
     assert round(100 * metrics.max_gm(tpr / 100, tnr / 100), 1) == expected
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_max_gm_is_the_maximum_over_p(tpr: float, tnr: float) -> None:
     p = np.linspace(0, 1, 20001)
@@ -52,20 +54,21 @@ def test_presence_counts_by_hand() -> None:
 
 def test_thresholds_of_success_are_strict_and_of_precision_are_not() -> None:
     truth, predicted = boxes_of_overlap([1.0, 0.5, 0.25])
-    areas = metrics.overlaps(np.asarray(predicted, float), np.asarray(truth, float))
-    curve = metrics.success_curve(areas)
+    areas = overlaps(np.asarray(predicted, float), np.asarray(truth, float))
+    curve = success_curve(areas)
     assert curve[0] == 1  # all above 0
     assert curve[10] == pytest.approx(1 / 3)  # 0.5 is not above 0.5
     assert curve[20] == 0  # nothing is above 1
     assert metrics.precision_curve(np.asarray([20.0, 20.1]))[20] == 0.5
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(*[st.floats(-500, 500)] * 2, *[st.floats(0.5, 500)] * 2), min_size=1, max_size=20),
 )
 def test_a_perfect_box_never_passes_the_threshold_1(boxes: list) -> None:
     box = np.asarray(boxes, float)
-    assert metrics.success_curve(metrics.overlaps(box, box))[-1] == 0
+    assert success_curve(overlaps(box, box))[-1] == 0
     assert (metrics.centre_error(box, box) == 0).all()
     assert (metrics.normalised_centre_error(box, box) == 0).all()
 
@@ -169,7 +172,7 @@ def test_overlaps_and_errors_agree_with_the_got10k_package(seed: int) -> None:
     result = random_results(seed)
     areas = toolkit.rect_iou(result.predicted, result.truth)
     errors = toolkit.center_error(result.predicted, result.truth)
-    np.testing.assert_allclose(metrics.overlaps(result.predicted, result.truth), areas, atol=1e-12)
+    np.testing.assert_allclose(overlaps(result.predicted, result.truth), areas, atol=1e-12)
     np.testing.assert_allclose(metrics.centre_error(result.predicted, result.truth), errors, atol=1e-9)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_models import random_model
 from typer.testing import CliRunner
 
 import edgetrack
@@ -16,7 +17,10 @@ from benchmarks.datasets import read_dataset
 from benchmarks.parity import Limits, compare_graphs, feeds, relative
 from benchmarks.reference import reference_model
 from edgetrack.sources import read_image
+from quantize.export import export_bundle
 from train.checkpoints import load_model, save_model
+from train.models.seqtrack import SeqTrack
+from train.models.vtt import VTT, VTTConfig
 
 
 def test_the_reference_tracks_as_the_exported_bundle_does(trained: tuple[Path, Path], dataset_folder: Path) -> None:
@@ -46,7 +50,7 @@ def test_feeds_are_the_references_own_and_leave_absent_frames_out(
     assert len(examples) == 11 + 11
     (track,), steps = examples[0]["track"], examples[0]["decode_step"]
     assert [int(step["position"][0]) for step in steps] == [0, 1, 2, 3]
-    answer = reference.session("track").run({**track, "window": np.ones_like(track["window"])})
+    answer = reference.session("track").run(track)
     assert [int(step["token"][0]) for step in steps][1:] == answer["tokens"][0, :3].tolist()
 
 
@@ -69,10 +73,76 @@ def test_other_weights_are_found_in_the_graph_they_are_in(
     assert tensors["decode_step"]["logits"] == pytest.approx(0.01 / 1.01, rel=0.01)
 
 
-def test_vtt_is_compared_on_whole_frames(dataset_folder: Path, tmp_path: Path) -> None:
-    from quantize.export import export_bundle
-    from train.models.vtt import VTT, VTTConfig
+SWITCHES: dict[str, dict[str, object]] = {
+    "bidirectional": {"decoding": "bidirectional", "memory": "token"},
+    "corner": {"order": "corner", "memory": "x"},
+    "prompt": {"prompt_frames": 3},
+}
 
+
+def switched(name: str, folder: Path) -> SeqTrack:
+    """A small model with one of the paper's switches thrown and random weights, saved as small.safetensors."""
+    model = random_model("isolated", encoder_depth=1, decoder_layers=1, **SWITCHES[name])
+    save_model(folder / "small.safetensors", model)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "graphs", "options"),
+    [
+        ("bidirectional", {"template", "track"}, {"window"}),
+        ("corner", {"template", "encode", "decode_step", "track"}, set()),
+        ("prompt", {"template", "encode", "decode_step", "track"}, {"window", "prompt"}),
+    ],
+)
+def test_a_switched_model_is_fed_what_it_takes(
+    name: str, graphs: set[str], options: set[str], dataset_folder: Path, tmp_path: Path
+) -> None:
+    switched(name, tmp_path)
+    reference = reference_model(tmp_path / "small.safetensors", "cpu", 1)
+    videos = read_dataset(str(dataset_folder), ("plain",)).sequences
+    examples = list(feeds(reference, videos, per_sequence=50))
+    assert len(examples) == 11
+    for index, example in enumerate(examples):
+        assert set(example) == graphs
+        (track,) = example["track"]
+        assert set(track) & {"window", "prompt"} == options
+        prompt: list[int] = []
+        if "prompt" in options:
+            # The boxes of the three frames before as they are drawn; until there are as many, the first stands in.
+            boxes = videos[0].truth[[max(0, index - back) for back in (2, 1, 0)]]
+            side = 4 * 24  # of the search crop: the square's, four times
+            shift = (boxes[:, :2] - boxes[-1, :2]) / side
+            prompt = np.floor(39 * np.column_stack([0 * shift + 24 / side, 0.5 + shift])).astype(int).ravel().tolist()
+            assert track["prompt"].tolist() == [prompt]
+        if "decode_step" in graphs:
+            steps = example["decode_step"]
+            answer = reference.session("track").run(track)["tokens"][0].tolist()
+            assert [int(step["position"][0]) for step in steps] == list(range(len(prompt) + 4))
+            assert [int(step["token"][0]) for step in steps] == [*prompt, 41, *answer[:3]]
+
+
+@pytest.mark.parametrize("name", sorted(SWITCHES))
+def test_a_switched_models_bundle_passes_and_anothers_fails(name: str, dataset_folder: Path, tmp_path: Path) -> None:
+    model = switched(name, tmp_path)
+    export_bundle(model, tmp_path / "small", name="small", metadata={})
+    with torch.no_grad():
+        for parameter in model.decoder.head.parameters():
+            parameter.copy_(torch.flip(parameter, (0,)))
+    save_model(tmp_path / "other.safetensors", model)
+    options = ["--dataset", str(dataset_folder), "--backend", "onnxruntime-cpu", "--max-box-error", "1e-4"]
+    arguments = [str(tmp_path / "small"), "--reference"]
+    code, content, output = run([*arguments, str(tmp_path / "small.safetensors"), *options], tmp_path)
+    assert code == 0, output
+    assert content["entries"][0]["equal_boxes"] == 1
+    assert content["entries"][0]["auc_drop"] == 0
+    arguments += [str(tmp_path / "other.safetensors"), "--no-closed-loop"]
+    code, _, output = run([*arguments, *options], tmp_path)
+    assert code == 3
+    assert "box error" in output
+
+
+def test_vtt_is_compared_on_whole_frames(dataset_folder: Path, tmp_path: Path) -> None:
     torch.manual_seed(5)
     shape = {"search_width": 96, "search_height": 64, "template_size": 32, "backbone": "resnet-nano", "dim": 16}
     model = VTT(VTTConfig(**shape, encoder_layers=1, decoder_layers=1, heads=2, ffn=24, queries=5)).eval()

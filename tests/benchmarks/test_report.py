@@ -65,6 +65,56 @@ def test_labels_of_close_marks_do_not_cover_each_other() -> None:
     assert all(later - earlier >= 12 for earlier, later in pairwise(rows))
 
 
+def boxes_of_labels(svg: str) -> list[tuple[float, float, float, float]]:
+    """Left, top, right, bottom of the text beside each mark, by a generous guess of its width."""
+    found = []
+    for x, y, anchor, text in re.findall(
+        r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)">([^<]+)</text></g>', svg
+    ):
+        left = float(x) - {"start": 0.0, "middle": 0.5, "end": 1.0}[anchor] * 6.4 * len(text)
+        found.append((left, float(y) - 10, left + 6.4 * len(text), float(y) + 3))
+    return found
+
+
+@pytest.mark.parametrize(("width", "numbers"), [(860, False), (340, True)])
+def test_a_crowd_can_be_read(width: int, numbers: bool) -> None:
+    """A model in two precisions on two runtimes, a second one, both together, and six peers; numbered on a phone."""
+    crowd = {
+        "TrackerNano (nanotrackv2)": (6.3, 69.5),
+        "seqtrack-nano + vtt-nano fp32 ort-cpu": (4.0, 64.1),
+        "seqtrack-nano fp32 ort-cpu": (3.8, 63.4),
+        "seqtrack-nano fp32 ov-cpu": (3.4, 63.4),
+        "seqtrack-nano int8 ov-cpu": (1.9, 61.6),
+        "seqtrack-nano int8 ort-cpu": (2.6, 61.2),
+        "CSRT": (19.0, 60.3),
+        "TrackerNano (nanotrackv1)": (7.2, 57.6),
+        "MIL": (20.0, 43.4),
+        "vtt-nano fp32 ort-cpu": (15.0, 41.0),
+        "KCF": (3.1, 39.8),
+        "MOSSE": (0.25, 33.7),
+    }
+    height = 320 if numbers else 420
+    plot = Plot(Axis(0.15, 44, "x", log=True), Axis(25, 75, "y"), width, height, "t")
+    points = [Point(*at, str(i) if numbers else name, "", "ours") for i, (name, at) in enumerate(crowd.items())]
+    plot.points(points)
+    labels = boxes_of_labels(plot.svg())
+    assert len(labels) == len(crowd)
+    marks = [plot.at(*at) for at in crowd.values()]
+    for i, (left, top, right, bottom) in enumerate(labels):
+        assert left > 40
+        assert right < width
+        for other in labels[:i]:
+            assert right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
+        assert not any(left < x < right and top < y < bottom for x, y in marks)
+
+
+def test_int8_is_marked_as_such() -> None:
+    fp32, int8 = (accuracy(f"a {name} on openvino-cpu", 0.5, 5.0, precision=name) for name in ("fp32", "int8"))
+    assert [entry.mark for entry in gather([fp32, int8]).entries] == ["ours", "ours int8"]
+    assert "edgetrack, INT8" in render(gather([fp32, int8]))
+    assert "edgetrack, INT8" not in render(gather([fp32]))
+
+
 def test_the_latest_record_of_a_tracker_counts_and_its_latency_is_found() -> None:
     latency = {**record("latency"), "contender": accuracy("a", 0, 0)["contender"], "update_ms": {"p50": 4.0}}
     found = gather([accuracy("a", 0.6, 9.0, "2026-01-02"), accuracy("a", 0.2, 9.0, "2026-01-01"), latency])
@@ -192,6 +242,7 @@ def page_of_all() -> str:
     several = [accuracy(f"tracker {i} <&>", 0.3 + i / 30, 3.0 + i, number=i) for i in range(10)]
     place = {"max_gm": 0.7, "auroc": 0.9, "ece": None, "returns": 8, "found": 0.25, "frames_to_find": 3.0}
     place |= {"update_ms": {"p99": 5.0, "max": 7.0}}
+    several[1]["contender"]["precision"] = "int8"
     several[0] |= {"loss": loss, "behaviour": dict.fromkeys(("given", "near", "far"), place)}
     others = [parity, realtime, {**record("ratios"), "entries": [entry]}, ablated()]
     return render(gather([*several, *others]))
@@ -264,6 +315,7 @@ PROBE = """<script>addEventListener("load", () => {
     text: Math.min(...[...document.querySelectorAll("svg.plot text")]
       .map(text => text.getBoundingClientRect().height).filter(height => height > 0)),
     background: getComputedStyle(document.body).backgroundColor,
+    fills: [...new Set([...document.querySelectorAll("svg.plot circle")].map(mark => getComputedStyle(mark).fill))],
   }, "*");
 });</script>"""
 
@@ -292,4 +344,5 @@ def test_the_page_in_a_browser(tmp_path: Path, width: int) -> None:
     assert found["plots"] * 2 == found["all"] > 0  # of each plot the one drawn for this width
     assert found["loaded"] == 0
     assert found["text"] >= 11  # still to be read
+    assert len(found["fills"]) == 2  # INT8 is hollow
     assert found["background"] in ("rgb(252, 252, 250)", "rgb(20, 23, 26)")

@@ -48,4 +48,4 @@ def test_a_missing_trax_is_named(monkeypatch: pytest.MonkeyPatch, bundle: Path) 
     monkeypatch.setitem(sys.modules, "trax", None)
     result = CliRunner().invoke(app, ["vot", str(bundle), "--backend", "onnxruntime-cpu"])
     assert result.exit_code == 1
-    assert "pip install vot-trax" in result.stderr
+    assert "pip install --group toolkits" in result.stderr

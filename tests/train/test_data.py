@@ -136,7 +136,7 @@ class SquareSource:
 
 def test_boxes_are_where_the_target_is() -> None:
     config = SeqTrackConfig(search_size=128, template_size=64, templates=1)
-    pairs = PairConfig(grey=0, occlude=0, distract=0, absent=0, centre_jitter=2.0)
+    pairs = PairConfig(grey=0, occlude=0, distract=0, paint=0, absent=0, centre_jitter=2.0)
     dataset = PairDataset([(SquareSource(), 1.0)], config, pairs, Sprites([], 1.0), seed=0, length=60)
     seen = 0
     for i in range(60):

@@ -57,6 +57,8 @@ class FrameDataset(PairDataset):
     def _search(self, rng: Rng, view: View) -> tuple[Image, Box]:
         window = self._window(rng, view) if rng.random() < self._pairs.window else whole(view.image)
         image, box = self._scaled(rng, window.cut(view.image)), window.to_units(view.box)
+        if rng.random() < self._pairs.paint:
+            self._paint(rng, image, box)
         if rng.random() < self._pairs.distract:
             self._distract(rng, image, box)
         if rng.random() < self._pairs.occlude:
@@ -64,7 +66,7 @@ class FrameDataset(PairDataset):
         return image, box
 
     def _absent(self, rng: Rng, view: View) -> Image:
-        """A part of the scene without the target, the scene with the target covered, or another scene."""
+        """A part of the scene without the target, the scene with the target painted over, or another scene."""
         kind = rng.integers(3)
         if kind == 0:
             for _ in range(TRIES):
@@ -78,7 +80,7 @@ class FrameDataset(PairDataset):
             return self._scaled(rng, window.cut(other.image))
         window = whole(view.image)
         image = self._scaled(rng, window.cut(view.image))
-        self._cover(rng, image, window.to_units(view.box), other.image)
+        self._hide(rng, image, window.to_units(view.box), other.image)
         return image
 
     def _window(self, rng: Rng, view: View) -> Window:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from edgetrack.imaging import box_to_crop, crop_square
-from train.data import augment
+from train.data import augment, conceal
 from train.data.images import Image
 from train.data.labels import Box, DatasetError
 from train.data.scenes import Sprites, paste, transform
@@ -39,7 +38,9 @@ class PairConfig:
     """Scenes with a third to a sixteenth of their light."""
     occlude: float = 0.15
     distract: float = 0.15
-    absent: float = 0.1
+    paint: float = 0.1
+    """Present targets with a place beside them painted over, or paint alone would tell that a target is absent."""
+    absent: float = 0.2
     max_gap: int = 400
     """Frames between the search view and a template."""
     reduced: bool = False
@@ -59,11 +60,28 @@ class PairConfig:
 
 
 OFFICIAL = PairConfig(
-    scale_jitter=0.5, template_jitter=0.0, grey=0.05, dim=0.0, occlude=0.0, distract=0.0, absent=0.0, official=True
+    scale_jitter=0.5,
+    template_jitter=0.0,
+    grey=0.05,
+    dim=0.0,
+    occlude=0.0,
+    distract=0.0,
+    paint=0.0,
+    absent=0.0,
+    official=True,
 )
 """SeqTrack's published training."""
 WHOLE_FRAMES = PairConfig(
-    template_jitter=0.0, grey=0.0, dim=0.0, occlude=0.0, distract=0.0, absent=0.0, window=0.5, shrink=0.5, degrade=False
+    template_jitter=0.0,
+    grey=0.0,
+    dim=0.0,
+    occlude=0.0,
+    distract=0.0,
+    paint=0.0,
+    absent=0.0,
+    window=0.5,
+    shrink=0.5,
+    degrade=False,
 )
 """VTT's published training: scales, crops and flips."""
 BROKEN = 20
@@ -202,6 +220,8 @@ class PairDataset(Dataset[Pair]):
         around = self._jitter(rng, view)
         image, scale = crop_square(view.image, around, config.search_factor, config.search_size)
         box = box_to_crop(view.box, around, scale, config.search_size)
+        if rng.random() < self._pairs.paint:
+            self._paint(rng, image, box)
         if rng.random() < self._pairs.distract:
             self._distract(rng, image, box)
         if rng.random() < self._pairs.occlude:
@@ -249,38 +269,63 @@ class PairDataset(Dataset[Pair]):
         return np.concatenate([0.5 + drift / factor, shape * np.exp(grown) / factor], 1)
 
     def _absent(self, rng: Rng, view: View) -> Image:
-        """A search crop without the target: the same scene elsewhere, the target covered, or another scene."""
+        """A search crop without the target: the same scene elsewhere, the target painted over, another object of the
+        same picture, or another scene."""
         config = self._config
-        kind = rng.integers(3)
-        if kind == 0:
-            side = float(np.sqrt(view.box[2] * view.box[3]))
-            height, width = view.image.shape[:2]
-            reach = 0.5 * (config.search_factor * side + view.box[2:])
-            for _ in range(4):
-                centre = rng.random(2) * (width, height)
-                if (np.abs(centre - (view.box[:2] + view.box[2:] / 2)) > reach).any():
-                    around = np.asarray([*(centre - side / 2), side, side])
-                    return crop_square(view.image, around, config.search_factor, config.search_size).image
-        other = self._views(rng)[-1]
-        if kind == 1:
-            around = self._jitter(rng, view)
+        kind = rng.choice(("elsewhere", "hidden", "beside", "other"))
+        if kind == "elsewhere" and (around := self._elsewhere(rng, view)) is not None:
+            return crop_square(view.image, around, config.search_factor, config.search_size).image
+        if kind == "beside" and (around := self._beside(rng, view)) is not None:
             image, scale = crop_square(view.image, around, config.search_factor, config.search_size)
-            self._cover(rng, image, box_to_crop(view.box, around, scale, config.search_size), other.image)
+            box = box_to_crop(view.box, around, scale, config.search_size)
+            if (np.abs(box[:2] - 0.5) < 0.5 + box[2:] / 2).all():
+                conceal.erase(rng, image, box)
             return image
-        return crop_square(other.image, self._jitter(rng, other), config.search_factor, config.search_size).image
+        other = self._views(rng)[-1]
+        if kind == "other":
+            return crop_square(other.image, self._jitter(rng, other), config.search_factor, config.search_size).image
+        around = self._jitter(rng, view)
+        image, scale = crop_square(view.image, around, config.search_factor, config.search_size)
+        self._hide(rng, image, box_to_crop(view.box, around, scale, config.search_size), other.image)
+        return image
+
+    def _elsewhere(self, rng: Rng, view: View) -> Box | None:
+        """A place in the picture whose search crop does not show the target; None where none was found."""
+        side = float(np.sqrt(view.box[2] * view.box[3]))
+        height, width = view.image.shape[:2]
+        reach = 0.5 * (self._config.search_factor * side + view.box[2:])
+        for _ in range(4):
+            centre = rng.random(2) * (width, height)
+            if (np.abs(centre - (view.box[:2] + view.box[2:] / 2)) > reach).any():
+                return np.asarray([*(centre - side / 2), side, side])
+        return None
+
+    def _beside(self, rng: Rng, view: View) -> Box | None:
+        """Around another object, of the target's kind as often as not, that the target does not hide; None where there
+        is none."""
+        if not len(view.others):
+            return None
+        box = view.others[int(rng.integers(len(view.others)))]
+        low, high = np.maximum(box[:2], view.box[:2]), np.minimum(box[:2] + box[2:], view.box[:2] + view.box[2:])
+        if np.maximum(high - low, 0).prod() > 0.2 * box[2:].prod():
+            return None
+        return self._jitter(rng, View(view.image, box))
 
     @staticmethod
-    def _cover(rng: Rng, image: Image, box: Box, texture: Image) -> None:
-        """Lay a piece of another picture, with soft edges, over the whole of `box`."""
-        sides = image.shape[1::-1]
-        width, height = (max(4, int(v * s * rng.uniform(1.15, 1.6))) for v, s in zip(box[2:], sides, strict=True))
-        x, y = (int(rng.integers(0, max(1, n - 16))) for n in (texture.shape[1], texture.shape[0]))
-        piece = cv2.resize(texture[y : y + height, x : x + width], (width, height), interpolation=cv2.INTER_LINEAR)
-        alpha = np.zeros((height, width), np.uint8)
-        border = max(1, min(width, height) // 20)
-        alpha[border:-border, border:-border] = 255
-        alpha = cv2.GaussianBlur(alpha, (0, 0), border / 2)
-        paste(image, np.dstack([piece, alpha]), int(box[0] * sides[0] - width / 2), int(box[1] * sides[1] - height / 2))
+    def _hide(rng: Rng, image: Image, box: Box, texture: Image) -> None:
+        """Paint the target over, with what is beside it or with a piece of another picture."""
+        if rng.random() < 0.6:
+            conceal.erase(rng, image, box)
+        else:
+            conceal.cover(rng, image, box, texture)
+
+    def _paint(self, rng: Rng, image: Image, box: Box) -> None:
+        """Paint over a place of the target's size that does not touch it."""
+        for _ in range(4):
+            place = np.concatenate([rng.random(2), box[2:]])
+            if (np.abs(place[:2] - box[:2]) > 1.6 * box[2:]).any():
+                conceal.erase(rng, image, place, spared=box)
+                return
 
     def _distract(self, rng: Rng, image: Image, box: Box) -> None:
         """Paste a cut-out beside the target, about its size."""

@@ -8,7 +8,7 @@ cropping and augmentation are `train.data.pairs`'.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import cv2
@@ -33,11 +33,13 @@ class View:
         image: BGR uint8 (H, W, 3).
         box: (x, y, w, h) in pixels of `image`.
         past: (F, 4), the boxes in the frames before, oldest first, where they are known and asked for.
+        others: (K, 4), the boxes of other objects in the image, as far as they are known.
     """
 
     image: Image
     box: Box
     past: NDArray[np.float64] | None = None
+    others: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 4)))
 
 
 class Source(Protocol):
@@ -136,12 +138,13 @@ class StillSource:
         # Smaller objects have more real surroundings: they are drawn more often.
         share = still.boxes[:, 2:].prod(1) / (image.shape[0] * image.shape[1])
         weight = 1 / (share + 0.05)
-        box = still.boxes[rng.choice(len(still.boxes), p=weight / weight.sum())]
+        chosen = rng.choice(len(still.boxes), p=weight / weight.sum())
+        view = View(image, still.boxes[chosen], others=np.delete(still.boxes, chosen, axis=0))
         # Reflections are rare: they show the target's own mirror image, which is a fair distractor only now and then.
         extension = EXTENSIONS[rng.choice(4, p=(0.5, 0.15, 0.15, 0.2))]
         other = int(rng.integers(len(self._stills)))
         scenery = self._cache.read(self._stills[other].path) if extension == "scenery" else None
-        return [self._extend(self._stretch(rng, View(image, box)), extension, scenery) for _ in range(templates + 1)]
+        return [self._extend(self._stretch(rng, view), extension, scenery) for _ in range(templates + 1)]
 
     def _stretch(self, rng: Rng, view: View) -> View:
         """Another aspect, by up to 20%; large objects shrunk. Scale itself is the crop's matter."""
@@ -156,7 +159,7 @@ class StillSource:
             interpolation=int(rng.choice((cv2.INTER_LINEAR, cv2.INTER_AREA))),
         )
         fx, fy = image.shape[1] / view.image.shape[1], image.shape[0] / view.image.shape[0]
-        return View(image, view.box * (fx, fy, fx, fy))
+        return View(image, view.box * (fx, fy, fx, fy), others=view.others * (fx, fy, fx, fy))
 
     @staticmethod
     def _extend(view: View, extension: str, scenery: Image | None) -> View:
@@ -164,14 +167,14 @@ class StillSource:
         if extension == "none":
             return view
         border = int(2.5 * np.sqrt(view.box[2] * view.box[3]))
-        box = np.add(view.box, (border, border, 0, 0))
+        box, others = (np.add(boxes, (border, border, 0, 0)) for boxes in (view.box, view.others))
         if scenery is None:
             mode = cv2.BORDER_REFLECT_101 if extension == "reflect" else cv2.BORDER_REPLICATE
-            return View(cv2.copyMakeBorder(view.image, *[border] * 4, mode), box)
+            return View(cv2.copyMakeBorder(view.image, *[border] * 4, mode), box, others=others)
         height, width = view.image.shape[:2]
         image = cv2.resize(scenery, (width + 2 * border, height + 2 * border), interpolation=cv2.INTER_LINEAR)
         image[border : border + height, border : border + width] = view.image
-        return View(image, box)
+        return View(image, box, others=others)
 
 
 class PlainStillSource:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from train.checkpoints import CheckpointError, load_model, read_tensors, save_mo
 from train.data.mixture import datasets
 from train.evaluation import iou
 from train.loop import fit
+from train.models.seqtrack import SeqTrack, SeqTrackConfig
 from train.objective import normalised, objective
 from train.optimiser import learning_rate
 from train.recipes import Recipe
@@ -96,6 +98,43 @@ def test_weights_of_another_model_are_no_start(tmp_path: Path) -> None:
         CheckpointError, match=r"does not fit .*embedding.weight has shape \(32, 16\), expected \(22, 16\)"
     ):
         run(SEQTRACK, tmp_path / "run", start=tmp_path / "other.safetensors")
+
+
+def test_weights_of_other_crop_sizes_are_a_start(tmp_path: Path) -> None:
+    """The box stays where it is in the crop, whatever the crop's size."""
+    small = SEQTRACK.model
+    assert isinstance(small, SeqTrackConfig)
+    torch.manual_seed(0)
+    model = SeqTrack(small)
+    with torch.no_grad():  # positions that say where a token lies: along x in one half of the features, along y
+        for table, dim in ((model.encoder.search_position, small.encoder_dim), (model.decoder.memory_position, 16)):
+            side = math.isqrt(table.shape[1])
+            x, y = (axis.flatten() for axis in torch.meshgrid(*[torch.linspace(0, 1, side)] * 2, indexing="xy"))
+            table[0, :, : dim // 2], table[0, :, dim // 2 :] = x[:, None], y[:, None]
+    save_model(tmp_path / "small.safetensors", model)
+    large = replace(small, search_size=2 * small.search_size, template_size=2 * small.template_size)
+    run(
+        replace(SEQTRACK, model=large, steps=1, decay=0, warmup=1, lr=1e-12, ema=0.0),
+        tmp_path,
+        start=tmp_path / "small.safetensors",
+    )
+    resized, _ = load_model(tmp_path / "model.safetensors")
+    side = large.grid[0]
+    x = torch.linspace(0, 1, side).expand(side, side).flatten()
+    for table in (resized.encoder.search_position, resized.decoder.memory_position):
+        torch.testing.assert_close(table[0, :, 0], x, atol=0.03, rtol=0)
+        torch.testing.assert_close(table[0, :, -1].view(side, side), table[0, :, 0].view(side, side).T)
+    same, given = resized.state_dict(), model.state_dict()
+    assert all(torch.allclose(same[name], given[name], atol=1e-6) for name in same if "_position" not in name)
+
+
+@pytest.mark.parametrize("memory", ["xz", "token"])
+def test_positions_that_are_not_the_search_crops_are_not_resized(memory: str, tmp_path: Path) -> None:
+    recipe = replace(SEQTRACK, model=replace(SEQTRACK.model, memory=memory))
+    save_model(tmp_path / "small.safetensors", objective(recipe).model)
+    large = replace(recipe, model=replace(recipe.model, search_size=2 * recipe.model.search_size))
+    with pytest.raises(CheckpointError, match="search_position has shape"):
+        run(large, tmp_path / "run", start=tmp_path / "small.safetensors")
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_batch(tmp_path: Path) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from train.checkpoints.foreign import OfficialWeightsError, check_fit, count
+from train.checkpoints.positions import resized
 from train.models.seqtrack import SeqTrack, SeqTrackConfig
 from train.models.vtt import VTT, VTTConfig
 
@@ -98,11 +97,9 @@ def _check_sizes(given: Mapping[str, Tensor], config: SeqTrackConfig) -> None:
 
 def _resized(table: Tensor, side: int) -> Tensor:
     """Positions (1, 1 + n * n, D), the class token's first -> (1, side * side, D), row by row."""
-    tokens = table.shape[1] - 1
-    n = math.isqrt(tokens)
-    if n * n != tokens:
-        raise OfficialWeightsError(f"pos_embed has {tokens + 1} positions; expected a class token's and a square's")
-    grid = table[:, 1:].unflatten(1, (n, n)).movedim(-1, 1)  # (1, D, n, n)
-    if side != n:
-        grid = F.interpolate(grid, (side, side), mode="bicubic", align_corners=True)
-    return grid.flatten(2).transpose(1, 2)
+    try:
+        return resized(table[:, 1:], side)
+    except ValueError:
+        raise OfficialWeightsError(
+            f"pos_embed has {table.shape[1]} positions; expected a class token's and a square's"
+        ) from None

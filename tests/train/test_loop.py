@@ -48,7 +48,7 @@ def test_a_run_goes_on_as_it_was_begun_or_not_at_all(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("recipe", "loss"), [(SEQTRACK, "coordinates"), (VTT, "box")], ids=["seqtrack", "vtt"])
 def test_training_lowers_the_loss(recipe: Recipe, loss: str, tmp_path: Path) -> None:
-    log = run(replace(recipe, steps=30, lr=2e-3, decay=4), tmp_path, every=10)
+    log = run(replace(recipe, steps=60, lr=2e-3, decay=4), tmp_path, every=20)
     assert log[-1][loss] < log[0][loss]
 
 

@@ -114,6 +114,7 @@ class OnlineSettings(_Part):
         clip_margin: pixels of a box's width and height that are kept in view.
         hold_size: whether the searched region keeps its size while the score is below its threshold; for scores that
             are calibrated.
+        look_around: whether a lost target is looked for around where it was, too; for scores that are calibrated.
     """
 
     window: float = Field(ge=0, le=1)
@@ -121,6 +122,7 @@ class OnlineSettings(_Part):
     update_threshold: float = Field(ge=0)
     clip_margin: float = Field(ge=0)
     hold_size: bool = False
+    look_around: bool = False
 
 
 class LikelihoodScore(_Part):

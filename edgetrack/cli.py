@@ -138,6 +138,9 @@ def track(
     update_threshold: Annotated[
         float | None, typer.Option(help="Update only above this mean token likelihood.")
     ] = None,
+    look_around: Annotated[
+        bool | None, typer.Option(help="Look at one more place a frame while the target is lost; the model's choice.")
+    ] = None,
     redetect: Annotated[
         str | None, typer.Option(help="A VTT model: search the whole frame with it while the target is lost.")
     ] = None,
@@ -164,6 +167,7 @@ def track(
         window=window,
         update_interval=update_interval,
         update_threshold=update_threshold,
+        look_around=look_around,
         cache_dir=cache_dir,
         redetect=redetect,
     )

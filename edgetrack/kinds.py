@@ -9,6 +9,7 @@ from edgetrack import seqtrack, vtt
 from edgetrack.decoding import CENTRE_STEPS
 from edgetrack.errors import OptionError
 from edgetrack.longterm import LongTerm
+from edgetrack.lookaround import Around, LookAround
 
 if TYPE_CHECKING:
     from edgetrack.bundle import Manifest, SeqTrackManifest
@@ -26,6 +27,7 @@ class Options(NamedTuple):
     window: float | None = None
     update_interval: int | None = None
     update_threshold: float | None = None
+    look_around: bool | None = None
 
 
 def check(options: Options) -> None:
@@ -41,6 +43,8 @@ def check(options: Options) -> None:
     _check_number("update_threshold", options.update_threshold, 0.0, math.inf)
     if interval is not None and (isinstance(interval, bool) or not isinstance(interval, int) or interval < 0):
         raise OptionError(f"got update_interval={interval!r}; expected a whole number of frames, or 0 to never update")
+    if options.look_around is not None and not isinstance(options.look_around, bool):
+        raise OptionError(f"got look_around={options.look_around!r}; expected True, False, or None for the model's own")
 
 
 def graphs(manifest: Manifest, options: Options) -> tuple[str, ...]:
@@ -68,7 +72,11 @@ def algorithm(model: Model, options: Options) -> Algorithm:
     manifest = model.manifest
     if manifest.kind == "vtt":
         return vtt.VTT(model)
-    return seqtrack.SeqTrack(model, options.decode, _settings(manifest, options))
+    around, settings = _around(manifest, options), _settings(manifest, options)
+    if around is None:
+        return seqtrack.SeqTrack(model, options.decode, settings)
+    tracker = seqtrack.SeqTrack(model, options.decode, settings._replace(only_sure=True, hold_size=True))
+    return LookAround(tracker, around, manifest.online.clip_margin)
 
 
 def redetecting(local: Model, search: Model, options: Options, interval: int) -> Algorithm:
@@ -85,7 +93,16 @@ def redetecting(local: Model, search: Model, options: Options, interval: int) ->
         )
     settings = _settings(manifest, options)._replace(only_sure=True, hold_size=True)
     tracker = seqtrack.SeqTrack(local, options.decode, settings)
-    return LongTerm(tracker, vtt.VTT(search), interval, manifest.online.clip_margin)
+    return LongTerm(tracker, vtt.VTT(search), interval, manifest.online.clip_margin, _around(manifest, options))
+
+
+def _around(manifest: SeqTrackManifest, options: Options) -> Around | None:
+    """How the tracker looks around, if it does: from crop to crop by half a crop, and for half of the certainty that
+    the manifest's threshold leaves open."""
+    wanted = manifest.online.look_around if options.look_around is None else options.look_around
+    if not wanted:
+        return None
+    return Around(0.5 * manifest.preprocessing.search.factor, 0.5 + 0.5 * manifest.score.ok_threshold)
 
 
 def _settings(manifest: SeqTrackManifest, options: Options) -> seqtrack.Settings:

@@ -4,7 +4,9 @@ While the local tracker's score is below its threshold the target is lost. Then 
 candidate is given to the local tracker to look at in the same frame: the best one where the search is sure of it, and
 else the best in the first search, in the next the second best that lies elsewhere, and so on in turn, because a search
 that errs would err in the same way again. The local tracker looks with the size at which the target was seen last: a
-search knows better where than how large. Only if the local tracker is sure, too, the target is found again.
+search knows better where than how large. Only if the local tracker is sure, too, the target is found again. A local
+tracker that looks around (`edgetrack.lookaround`) looks at one of its own places in every second frame in which the
+search is not sure.
 
 Otherwise the local tracker goes on from its own answer, in a region of the size that the target had when it was seen
 last.
@@ -15,22 +17,23 @@ searched, also where the target is lost and seen in turns. No template is taken 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgetrack.imaging import clip_box, overlap
-from edgetrack.online import Estimate
+from edgetrack.imaging import overlap
+from edgetrack.lookaround import look, next_place
+from edgetrack.online import REDETECT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgetrack import seqtrack, vtt
+    from edgetrack.lookaround import Around
+    from edgetrack.online import Estimate
 
-REDETECT = "redetect"
-"""The stage, after `edgetrack.online.STAGES`, that a search and the look at its candidate are counted as."""
 CANDIDATES = 4
 """How many candidates are looked at in turn."""
 
@@ -42,6 +45,7 @@ class State:
     Attributes:
         local: the local tracker's.
         searched: the global search's, as it was left by the last search.
+        seen: float64 (4,), where the target was seen last, as `box`.
         turn: searches since the target was seen last.
         wait: frames to come that will not be searched, for the sake of the time they take.
         has_searched: whether the last frame was searched.
@@ -49,6 +53,7 @@ class State:
 
     local: seqtrack.State
     searched: vtt.State
+    seen: NDArray[np.float64]
     turn: int
     wait: int
     has_searched: bool
@@ -67,38 +72,52 @@ class LongTerm:
         search: on any model of its kind.
         interval: frames from one search to the next, at least.
         margin: pixels of a candidate's width and height that are kept in view.
+        around: how the local tracker looks around; None where it does not.
     """
 
-    def __init__(self, local: seqtrack.SeqTrack, search: vtt.VTT, interval: int, margin: float) -> None:
+    def __init__(
+        self, local: seqtrack.SeqTrack, search: vtt.VTT, interval: int, margin: float, around: Around | None = None
+    ) -> None:
         self._local, self._search, self._interval, self._margin = local, search, interval, margin
+        self._around = around
 
     def init(self, frame: NDArray[np.uint8], box: NDArray[np.float64]) -> State:
         """Take the target from `frame` at `box`."""
-        return State(self._local.init(frame, box), self._search.init(frame, box), 0, 0, False)
+        local = self._local.init(frame, box)
+        return State(local, self._search.init(frame, box), local.box, 0, 0, False)
 
     def step(self, state: State, frame: NDArray[np.uint8]) -> tuple[State, Estimate]:
         """Find the target of `state` in `frame`."""
         local, found = self._local.step(state.local, frame)
         timings = {**found.timings, REDETECT: 0.0}
         if found.ok or state.wait:
-            turn = 0 if found.ok else state.turn
-            after = State(local, state.searched, turn, max(state.wait - 1, 0), False)
+            seen, turn = (local.box, 0) if found.ok else (state.seen, state.turn)
+            after = State(local, state.searched, seen, turn, max(state.wait - 1, 0), False)
             return after, found._replace(timings=timings)
         started = perf_counter_ns()
         searched, best = self._search.step(state.searched, frame)
-        candidates = _apart(searched.boxes)
-        candidate = candidates[0 if best.ok else state.turn % len(candidates)]
-        size = state.local.region[2:]
-        box = np.concatenate([candidate[:2] + 0.5 * candidate[2:] - 0.5 * size, size])
-        box = clip_box(box, (frame.shape[1], frame.shape[0]), self._margin)
-        # Where it was before is of no use to a model that is told of it.
-        there = replace(state.local, box=box, region=box, history=(box,) * len(state.local.history))
-        confirmed, seen = self._local.step(there, frame)
+        box, needed = self._candidate(state, frame, searched, best.ok)
+        there, elsewhere = look(self._local, state.local, frame, box, self._margin)
         timings[REDETECT] = (perf_counter_ns() - started) / 1e6
-        if seen.ok:
-            estimate = Estimate(seen.score, True, timings, redetected=True)
-            return State(confirmed, searched, 0, self._interval - 1, True), estimate
-        return State(local, searched, state.turn + 1, self._interval - 1, True), found._replace(timings=timings)
+        if elsewhere.ok and elsewhere.score >= needed:
+            estimate = elsewhere._replace(timings=timings, redetected=True)
+            return State(there, searched, there.box, 0, self._interval - 1, True), estimate
+        after = State(local, searched, state.seen, state.turn + 1, self._interval - 1, True)
+        return after, found._replace(timings=timings)
+
+    def _candidate(
+        self, state: State, frame: NDArray[np.uint8], searched: vtt.State, is_sure: bool
+    ) -> tuple[NDArray[np.float64], float]:
+        """Where to look now (4,), and the score that it takes beside the local tracker's own threshold."""
+        turn = state.turn
+        if self._around is not None and not is_sure:
+            turn, place_is_due = divmod(turn, 2)
+            if place_is_due:
+                return next_place(state.seen, frame, self._around, turn), self._around.sure
+        candidates = _apart(searched.boxes)
+        candidate = candidates[0 if is_sure else turn % len(candidates)]
+        size = state.local.region[2:]
+        return np.concatenate([candidate[:2] + 0.5 * candidate[2:] - 0.5 * size, size]), 0.0
 
 
 def _apart(boxes: NDArray[np.float64]) -> NDArray[np.float64]:

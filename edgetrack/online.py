@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 
 STAGES = ("crop", "graph", "postprocess", "template")
 """A step's time: making the search image, running graphs on it, turning outputs into a box, updating the template."""
+REDETECT = "redetect"
+"""The stage after them that looking for a lost target elsewhere is counted as."""
 
 
 class Estimate(NamedTuple):
     """What one step found: the score in the manifest's terms, milliseconds by stage, and whether the target had been
-    lost and a global search found it again."""
+    lost and was found again elsewhere."""
 
     score: float
     ok: bool

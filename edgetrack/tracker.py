@@ -33,7 +33,7 @@ class TrackState(str, Enum):
     LOST = "lost"
     """It cannot be located now."""
     REDETECTED = "redetected"
-    """It was lost, and a search of the whole frame found it again."""
+    """It was lost, and was found again elsewhere in the frame."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,9 @@ class Track:
         score: how sure the tracker is, in the terms of the model's calibration.
         ok: whether the score reaches the model's threshold; False means "cannot locate the target now", not a fault.
         latency_ms: wall time of the whole `Tracker.update` call, in milliseconds.
-        timings: milliseconds by stage: "crop", "graph", "postprocess", "template"; with `redetect`, also "redetect".
-        redetected: whether the target had been lost and a search of the whole frame found it in this one.
+        timings: milliseconds by stage: "crop", "graph", "postprocess", "template"; with `redetect` or `look_around`,
+            also "redetect".
+        redetected: whether the target had been lost and was found elsewhere in this frame.
     """
 
     box: tuple[float, float, float, float]
@@ -92,12 +93,15 @@ class Tracker:
         update_interval: frames between template updates; 0 never updates.
         update_threshold: a template is replaced when the mean of the four token likelihoods is above this; 0 is the
             paper's naive update.
+        look_around: whether, while the target is lost, one more place around it is looked at in every frame, for which
+            a lost frame takes twice as long; no template is replaced then.
         redetect: a model of kind "vtt", given as `model` is. While the target is lost the whole frame is searched with
             it, and what it finds is taken once `model`, of kind "seqtrack", is sure of it, too; no template is replaced
             while it is not.
         redetect_interval: frames from one such search to the next, at least.
 
-    Window and updates default to the model's manifest. They and `decode` are SeqTrack's: VTT has no such options.
+    Window, updates and looking around default to the model's manifest. They and `decode` are SeqTrack's: VTT has no
+    such options.
 
     Raises:
         OptionError: an option is out of range, or one that the model cannot do.
@@ -115,12 +119,13 @@ class Tracker:
         window: float | None = None,
         update_interval: int | None = None,
         update_threshold: float | None = None,
+        look_around: bool | None = None,
         allow_fallback: bool = False,
         cache_dir: str | os.PathLike[str] | None = None,
         redetect: str | os.PathLike[str] | Model | None = None,
         redetect_interval: int = 1,
     ) -> None:
-        options = Options(decode, plain(window), plain(update_interval), plain(update_threshold))
+        options = Options(decode, plain(window), plain(update_interval), plain(update_threshold), plain(look_around))
         check(options)
         self._model = load_graphs(
             model, lambda manifest: graphs(manifest, options), backend, precision, threads, allow_fallback, cache_dir

@@ -235,7 +235,7 @@ def calibrate(
     facts = {key: value for key, value in metadata.items() if key not in ("kind", "config")}
     if model.config.kind == "seqtrack":
         # A calibrated score says when the tracker is in doubt; the rest of its behaviour is the export's to default.
-        facts["online"] = {"window": window, "hold_size": True}
+        facts["online"] = {"window": window, "hold_size": True, "look_around": True}
     facts |= {"score": score, "calibration": {"pairs": count, "auroc": auroc, "error": error}}
     save_model(checkpoint, model, **facts)
     typer.echo(f"AUROC {auroc:.3f}, expected calibration error {error:.3f} on {count} held-out pairs")

@@ -6,67 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scripted
+from scripted import ScriptedLocal, ScriptedSearch
 from synthetic_bundle import write_colour_bundle
 from synthetic_vtt import QUERIES, write_cells_bundle
 
-from edgetrack import OptionError, Tracker, TrackState, load, seqtrack, vtt
+from edgetrack import OptionError, Tracker, TrackState, load, vtt
 from edgetrack.longterm import LongTerm
-from edgetrack.online import STAGES, Estimate
-
-FRAME = np.zeros((100, 200, 3), np.uint8)
-TIMINGS = dict.fromkeys(STAGES, 0.0)
-
-
-class ScriptedLocal:
-    """Sees the target, 10 px wide, only near where the script says it is; otherwise its box moves 1 px a frame."""
-
-    def __init__(self, targets: list[float | None], history: int = 0) -> None:
-        self.targets, self.history = targets, history
-        self.looks, self.regions, self.told = [], [], []
-
-    def init(self, frame: np.ndarray, box: np.ndarray) -> seqtrack.State:
-        return seqtrack.State(box, box, (), {}, 0, (box,) * self.history)
-
-    def step(self, state: seqtrack.State, frame: np.ndarray) -> tuple[seqtrack.State, Estimate]:
-        number = state.frame + 1
-        x = state.region[0] + state.region[2] / 2 - 5  # where a box 10 px wide would lie
-        self.looks.append((number, float(x)))
-        self.regions.append(state.region.tolist())
-        self.told.append([box[0] for box in state.history])
-        target = self.targets[number]
-        found = target is not None and abs(target - x) <= 20
-        box = np.asarray([target if found else x + 1, 0.0, 10.0, 10.0])
-        history = (*state.history[1:], box) if state.history else ()
-        return seqtrack.State(box, box, (), {}, number, history), Estimate(0.9 if found else 0.1, found, dict(TIMINGS))
-
-
-class ScriptedSearch:
-    """Answers the candidates, by their x, that the script says, and counts."""
-
-    def __init__(self, answers: list[float | tuple[float, ...]], sure: bool = False) -> None:
-        self.answers, self.sure, self.frames = answers, sure, []
-
-    def init(self, frame: np.ndarray, box: np.ndarray) -> vtt.State:
-        return vtt.State(box, {}, np.empty((0, 4)), np.empty(0))
-
-    def step(self, state: vtt.State, frame: np.ndarray) -> tuple[vtt.State, Estimate]:
-        answer = self.answers[len(self.frames)]
-        self.frames.append(answer)
-        boxes = np.asarray([[x, 0.0, 10.0, 10.0] for x in (answer if isinstance(answer, tuple) else (answer,))])
-        return vtt.State(boxes[0], {}, boxes, np.zeros(len(boxes))), Estimate(0.5, self.sure, dict(TIMINGS))
+from edgetrack.online import Estimate
 
 
 def follow(local: ScriptedLocal, search: ScriptedSearch, interval: int = 1) -> list[str]:
-    """T, L or R for each frame, as the tracker would report it, and the box's x where it is ok."""
-    combined = LongTerm(local, search, interval, 5.0)  # type: ignore[arg-type]
-    state = combined.init(FRAME, np.asarray([0.0, 0.0, 10.0, 10.0]))
-    said = []
-    for _ in local.targets[1:]:
-        state, found = combined.step(state, FRAME)
-        assert set(found.timings) == {*STAGES, "redetect"}
-        word = "R" if found.redetected else "T" if found.ok else "L"
-        said.append(f"{word}{state.box[0]:g}" if found.ok else word)
-    return said
+    """What the two together say of each frame."""
+    return scripted.follow(LongTerm(local, search, interval, 5.0), local)  # type: ignore[arg-type]
 
 
 def test_no_frame_is_searched_while_the_target_is_seen() -> None:

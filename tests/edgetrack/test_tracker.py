@@ -235,6 +235,7 @@ BAD_OPTIONS = [
     ({"update_interval": -1}, "update_interval=-1; expected a whole number"),
     ({"update_interval": 2.5}, "update_interval=2.5"),
     ({"update_interval": True}, "update_interval=True"),
+    ({"look_around": 1}, "look_around=1; expected True, False"),
     ({"threads": 0}, "threads=0; expected a whole number of at least 1"),
     ({"threads": 1.5}, "threads=1.5"),
     ({"update_interval": np.float32(2)}, "update_interval=2.0; expected a whole number"),

@@ -1,0 +1,135 @@
+"""Looking around for a lost target: beside its own answer, a local tracker looks at one more place a frame.
+
+The places lie on a grid about where the target was seen last, half a search crop apart, so that wherever it is in
+between, some crop shows it well inside; they are taken in turn, the nearest first, and then again, since the target may
+come back where it was not a moment ago. The tracker's own answers are of no use for this: while the target is not
+there they wander off. This is the local-to-global search of DaSiamRPN (Zhu et al., ECCV 2018) with more places instead
+of a wider crop: a model sees the target in them as large as it was trained to.
+
+A place was chosen by nothing that has seen the target, so that the local tracker must be surer of it than of what it
+follows: half of what its threshold leaves open.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from edgetrack.imaging import clip_box
+from edgetrack.online import REDETECT
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgetrack import seqtrack
+    from edgetrack.online import Estimate
+
+RINGS = 2
+"""Of places about the middle, where the frame has room for them."""
+
+
+class Around(NamedTuple):
+    """How a model looks around.
+
+    Attributes:
+        reach: from one place to the next, in units of the geometric mean side of the target's box.
+        sure: the score from which on the target is taken to be at a place.
+    """
+
+    reach: float
+    sure: float
+
+
+def places(box: NDArray[np.float64], frame_size: tuple[int, int], reach: float) -> NDArray[np.float64]:
+    """Where to look for a target that was seen at `box` -> (P, 4), (x, y, w, h) in pixels of the frame.
+
+    The nearest come first, but for the place itself: it comes last, because it is where a tracker that has just lost
+    its target has looked.
+
+    Args:
+        box: (x, y, w, h) in pixels of the frame.
+        frame_size: width and height of the frame. Centres that lie outside are brought to the border, where that is
+            less than half a step away or the box itself, and else left out.
+        reach: from one place to the next, in units of the box's geometric mean side.
+    """
+    step = reach * float(np.sqrt(box[2] * box[3]))
+    centre, size = box[:2] + 0.5 * box[2:], np.asarray(frame_size, np.float64)
+    along = np.arange(-RINGS, RINGS + 1)
+    offsets = np.stack(np.meshgrid(along, along), axis=-1).reshape(-1, 2)
+    offsets = offsets[np.argsort((offsets**2).sum(axis=1), kind="stable")]
+    centres = centre + step * np.roll(offsets, -1, axis=0)
+    outside = np.maximum(-centres, centres - size).max(axis=1)
+    outside[-1] = 0
+    centres = np.clip(centres[outside < 0.5 * step], 0, size)
+    return np.concatenate([centres - 0.5 * box[2:], np.broadcast_to(box[2:], centres.shape)], axis=1)
+
+
+def next_place(box: NDArray[np.float64], frame: NDArray[np.uint8], around: Around, turn: int) -> NDArray[np.float64]:
+    """The place (4,) whose turn it is, for a target that was seen at `box`."""
+    all_places = places(box, (frame.shape[1], frame.shape[0]), around.reach)
+    place: NDArray[np.float64] = all_places[turn % len(all_places)]
+    return place
+
+
+def look(
+    tracker: seqtrack.SeqTrack, state: seqtrack.State, frame: NDArray[np.uint8], box: NDArray[np.float64], margin: float
+) -> tuple[seqtrack.State, Estimate]:
+    """Have a local tracker look for its target around `box`, of which `margin` pixels are brought into view."""
+    box = clip_box(box, (frame.shape[1], frame.shape[0]), margin)
+    # Where it was before is of no use to a model that is told of it.
+    return tracker.step(replace(state, box=box, region=box, history=(box,) * len(state.history)), frame)
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Where the target is.
+
+    Attributes:
+        local: the local tracker's.
+        seen: float64 (4,), where the target was seen last, as `box`.
+        turn: places looked at since then.
+    """
+
+    local: seqtrack.State
+    seen: NDArray[np.float64]
+    turn: int
+
+    @property
+    def box(self) -> NDArray[np.float64]:
+        """float64 (4,), (x, y, w, h) in pixels of the last frame."""
+        return self.local.box
+
+
+class LookAround:
+    """A local tracker that looks around while its target is lost: at most two of its steps a frame.
+
+    Args:
+        local: must not update its templates where it is not sure, and must hold the size of its region.
+        around: how it looks around.
+        margin: pixels of a place's width and height that are kept in view.
+    """
+
+    def __init__(self, local: seqtrack.SeqTrack, around: Around, margin: float) -> None:
+        self._local, self._around, self._margin = local, around, margin
+
+    def init(self, frame: NDArray[np.uint8], box: NDArray[np.float64]) -> State:
+        """Take the target from `frame` at `box`."""
+        local = self._local.init(frame, box)
+        return State(local, local.box, 0)
+
+    def step(self, state: State, frame: NDArray[np.uint8]) -> tuple[State, Estimate]:
+        """Find the target of `state` in `frame`."""
+        local, found = self._local.step(state.local, frame)
+        timings = {**found.timings, REDETECT: 0.0}
+        if found.ok:
+            return State(local, local.box, 0), found._replace(timings=timings)
+        started = perf_counter_ns()
+        place = next_place(state.seen, frame, self._around, state.turn)
+        there, elsewhere = look(self._local, state.local, frame, place, self._margin)
+        timings[REDETECT] = (perf_counter_ns() - started) / 1e6
+        if elsewhere.score >= self._around.sure:
+            return State(there, there.box, 0), elsewhere._replace(timings=timings, redetected=True)
+        return State(local, state.seen, state.turn + 1), found._replace(timings=timings)

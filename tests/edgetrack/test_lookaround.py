@@ -1,0 +1,143 @@
+"""Looking around for a lost target: where, in which order, what is believed, and what it costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scripted import FRAME, ScriptedLocal, ScriptedSearch, follow
+from synthetic_bundle import ColourNet, write_colour_bundle
+
+from edgetrack import Tracker, TrackState
+from edgetrack.longterm import LongTerm
+from edgetrack.lookaround import Around, LookAround, places
+
+REACH = 2.0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_places_are_a_grid_about_the_box_in_the_frame_nearest_first(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    width, height = rng.integers(40, 400, 2).tolist()
+    box = np.concatenate([rng.uniform(-10, (width, height)), rng.uniform(5, 60, 2)])
+    step = REACH * float(np.sqrt(box[2] * box[3]))
+    expected = []
+    for i in range(-2, 3):
+        for j in range(-2, 3):
+            x, y = box[0] + box[2] / 2 + i * step, box[1] + box[3] / 2 + j * step
+            inside = -step / 2 < x < width + step / 2 and -step / 2 < y < height + step / 2
+            if inside or (i, j) == (0, 0):  # the box's own place comes last
+                expected.append((i * i + j * j or 9, min(max(x, 0), width), min(max(y, 0), height)))
+    found = places(box, (width, height), REACH)
+    centres = found[:, :2] + found[:, 2:] / 2
+    assert len(found) == len(expected)
+    assert sorted(map(tuple, centres.round(6).tolist())) == sorted((round(x, 6), round(y, 6)) for _, x, y in expected)
+    ranks = {(round(x, 6), round(y, 6), distance) for distance, x, y in expected}
+    order = sorted(distance for distance, _, _ in expected)
+    assert {(*centre, rank) for centre, rank in zip(centres.round(6).tolist(), order, strict=True)} == ranks
+    assert (found[:, 2:] == box[2:]).all()
+
+
+def test_every_point_between_places_lies_well_inside_some_crop() -> None:
+    box = np.asarray([300.0, 300.0, 20.0, 20.0])
+    around = places(box, (640, 640), REACH)
+    centres = around[:, :2] + around[:, 2:] / 2
+    assert len(centres) == 25
+    points = np.random.default_rng(0).uniform(310 - 5 * 20, 310 + 5 * 20, (500, 2))
+    # Half a step off at most: with a reach of half the crop's side, a quarter of it.
+    assert np.abs(points[:, None] - centres).max(2).min(1).max() <= REACH * 20 / 2
+
+
+def test_a_frame_no_larger_than_the_crop_is_looked_at_as_it_is() -> None:
+    box = np.asarray([20.0, 20.0, 40.0, 40.0])
+    assert places(box, (70, 70), REACH).tolist() == [box.tolist()]
+
+
+def alone(local: ScriptedLocal, reach: float = REACH, sure: float = 0.75) -> list[str]:
+    return follow(LookAround(local, Around(reach, sure), 5.0), local)  # type: ignore[arg-type]
+
+
+def test_nothing_else_is_looked_at_while_the_target_is_seen() -> None:
+    local = ScriptedLocal([0, 5, 15, 30])
+    assert alone(local) == ["T5", "T15", "T30"]
+    assert [number for number, _ in local.looks] == [1, 2, 3]
+
+
+def test_places_are_taken_in_turn_until_the_target_is_there() -> None:
+    # Two rings of places, 20 px apart, lie about x = 95; at 140 the target is not seen from 90, but from the second.
+    local = ScriptedLocal([90, 90, *[None] * 4, *[140] * 30])
+    said = alone(local)
+    assert said[0] == "T90"
+    assert said[1:5] == ["L"] * 4
+    found = said.index("R140")
+    assert set(said[5:found]) <= {"L"}
+    assert set(said[found + 1 :]) == {"T140"}
+    # Where it was and one place, in every frame that it is lost in; no place twice.
+    beside = [region for number, region in zip((n for n, _ in local.looks), local.regions, strict=True) if number > 1]
+    beside = [tuple(region) for region in beside[: 2 * found]][1::2]
+    assert len(set(beside)) == len(beside)
+
+
+@pytest.mark.parametrize("score", [0.7, 0.8])
+def test_a_place_takes_more_than_the_threshold(score: float) -> None:
+    # At 125 it is not seen from 90, but from the places at 110 and 130.
+    said = alone(ScriptedLocal([90, 90, *[None] * 3, *[125] * 30], score=score))
+    assert ("R125" in said) == (score > 0.75)
+
+
+def test_a_lost_frame_costs_two_steps_and_says_how_long() -> None:
+    local = ScriptedLocal([90, *[None] * 30])
+    algorithm = LookAround(local, Around(REACH, 0.75), 5.0)  # type: ignore[arg-type]
+    state = algorithm.init(FRAME, np.asarray([90.0, 0.0, 10.0, 10.0]))
+    for number in range(1, 31):
+        state, found = algorithm.step(state, FRAME)
+        assert len(local.looks) == 2 * number
+        assert not found.ok
+        assert found.timings["redetect"] > 0
+
+
+def test_with_a_search_that_is_not_sure_candidates_and_places_take_turns() -> None:
+    local, search = ScriptedLocal([90, *[None] * 4]), ScriptedSearch([(20.0, 160.0)] * 4)
+    follow(LongTerm(local, search, 1, 5.0, Around(REACH, 0.75)), local)  # type: ignore[arg-type]
+    assert [x for _, x in local.looks if x in (20, 160)] == [20, 160]
+    assert len(local.looks) == 8
+
+
+def test_a_search_that_is_sure_goes_first() -> None:
+    local, search = ScriptedLocal([90, *[None] * 4]), ScriptedSearch([(20.0, 160.0)] * 4, sure=True)
+    follow(LongTerm(local, search, 1, 5.0, Around(REACH, 0.75)), local)  # type: ignore[arg-type]
+    assert [x for _, x in local.looks if x in (20, 160)] == [20] * 4
+
+
+# On a bundle: an orange square that vanishes and comes back outside of the search crop, away from where the net drifts.
+
+CALIBRATED = {"source": "presence", "presence": 1.0, "likelihood": 0.0, "intercept": 0.0, "ok_threshold": 0.5}
+ONLINE = {"window": 0.0, "update_interval": None, "update_threshold": 0.0, "clip_margin": 10.0}
+ONLINE |= {"hold_size": True, "look_around": True}
+
+
+@pytest.mark.parametrize("asked", [None, False])
+def test_the_manifest_says_whether_and_the_user_may_say_no(tmp_path: Path, asked: bool | None) -> None:
+    bundle = write_colour_bundle(tmp_path / "colour", ColourNet(), score=CALIBRATED, online=ONLINE)
+    tracker = Tracker(bundle.root, "onnxruntime-cpu", threads=1, look_around=asked)
+    tracker.init(frame_with(160, 120), (160, 120, 32, 32))
+    tracks = [tracker.update(frame_with(160, 120))]
+    tracks += [tracker.update(frame_with(None, None)) for _ in range(3)]
+    tracks += [tracker.update(frame_with(20, 120)) for _ in range(30)]
+    states = [track.state for track in tracks]
+    assert states[:4] == [TrackState.TRACKED, *[TrackState.LOST] * 3]
+    if asked is None:
+        assert states.count(TrackState.REDETECTED) == 1
+        assert states[-1] == TrackState.TRACKED
+        assert np.abs(np.asarray(tracks[-1].box[:2]) - (20, 120)).max() < 12
+    else:
+        assert set(states[4:]) == {TrackState.LOST}
+        assert all("redetect" not in track.timings for track in tracks)
+
+
+def frame_with(x: int | None, y: int | None) -> np.ndarray:
+    frame = np.full((192, 320, 3), 60, np.uint8)
+    if x is not None and y is not None:
+        frame[y : y + 32, x : x + 32] = (30, 120, 230)
+    return frame

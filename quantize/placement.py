@@ -61,8 +61,7 @@ def _vtt(config: VTTConfig) -> tuple[Rule, ...]:
         # Never called: its weight is what a template's kernel is folded into, an input of the frame's graph.
         Rule(nn.Linear, "reduce", None),
         Rule(nn.Linear),
-        # Runs at init alone, and what it puts out scales the channels of every frame.
-        Rule(nn.Conv2d, "phi", None),
+        Rule(nn.Conv2d, "phi", {"output": True}),
         Rule(nn.Conv2d, "backbone.conv1", None),  # three channels, as above
         # A block's last convolution and its shortcut go into a sum, not into a ReLU and the next convolution.
         *(

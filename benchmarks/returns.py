@@ -30,8 +30,9 @@ from edgetrack.sources import read_image
 
 SHORTEST = 12
 """Frames with the target in sight, from the first on, that a sequence is made of at least."""
-REGION = 4.0
-"""Side of the region that a local tracker searches, in units of the target's geometric mean side: SeqTrack's."""
+REGION = 5.0
+"""Side of the largest region that a local tracker here searches, in units of the target's geometric mean side: that of
+seqtrack-nano."""
 
 
 class Lengths(NamedTuple):

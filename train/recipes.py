@@ -192,7 +192,7 @@ _ALL_FOUR = {"lasot": 1.0, "got10k": 1.0, "coco": 1.0, "trackingnet": 1.0}
 _PAPER_PRESETS = tuple(name for name in seqtrack.PRESETS if name != "seqtrack-nano")
 
 RECIPES: dict[str, Recipe] = {
-    "seqtrack-nano": Recipe(seqtrack.PRESETS["seqtrack-nano"]),
+    "seqtrack-nano": Recipe(seqtrack.PRESETS["seqtrack-nano"], pairs=PairConfig(centre_jitter=4.5)),
     **{name: _paper(name, 60_000, _ALL_FOUR) for name in _PAPER_PRESETS},
     "vtt-nano": _VTT_NANO,
     "vtt-r50-coco": _vtt_paper(20, 0, {"coco": 1.0}),

@@ -114,8 +114,9 @@ PRESETS: dict[str, SeqTrackConfig] = {
     "seqtrack-l256": _L256,
     "seqtrack-l384": replace(_L256, search_size=384, template_size=384),
     "seqtrack-nano": SeqTrackConfig(
-        search_size=128,
+        search_size=160,
         template_size=64,
+        search_factor=5.0,
         template_factor=2.0,
         templates=1,
         stem_widths=(24, 48, 96),

@@ -139,6 +139,7 @@ def test_online_options_reach_the_tracker(
 
     monkeypatch.setattr(edgetrack, "Tracker", spy)
     options = ("--decode", "cached", "--window", 0.25, "--update-interval", 3, "--update-threshold", 0.1)
+    options = (*options, "--no-look-around")
     result = track(folder, *options, "--precision", "fp32", "--cache-dir", tmp_path / "engines")
     assert result.exit_code == 0
     assert seen == {
@@ -148,6 +149,7 @@ def test_online_options_reach_the_tracker(
         "window": 0.25,
         "update_interval": 3,
         "update_threshold": 0.1,
+        "look_around": False,
         "cache_dir": tmp_path / "engines",
         "redetect": None,
     }

@@ -78,8 +78,8 @@ def test_both_runtimes_compute_in_integers_and_answer_like_the_fake_quant_model(
         executed = found["executed"]
         # OpenVINO computes the shortcuts, 1x1 convolutions of stride 2, in float.
         floating = len(shortcuts) if backend == "openvino-cpu" else 0
-        # phi is the template's. What the first decoder layer asks follows from the learned queries alone, so that product
-        # is a constant.
+        # phi is the template's. What the first decoder layer asks follows from the learned queries alone, so that
+        # product is a constant.
         assert sum(executed["search"]["integer"].values()) == len(rounded) - 2 - floating, (backend, executed)
         assert sum(executed["template"]["integer"].values()) == len(backbone) + 1 - floating, (backend, executed)
         assert all(difference < 0.05 for difference in found["difference"].values()), found["difference"]

@@ -6,7 +6,7 @@ else the best in the first search, in the next the second best that lies elsewhe
 that errs would err in the same way again. The local tracker looks with the size at which the target was seen last: a
 search knows better where than how large. Only if the local tracker is sure, too, the target is found again. A local
 tracker that looks around (`edgetrack.lookaround`) looks at one of its own places in every second frame in which the
-search is not sure.
+search is not sure, and asks as much of the candidates then as of the places.
 
 Otherwise the local tracker goes on from its own answer, in a region of the size that the target had when it was seen
 last.
@@ -109,15 +109,17 @@ class LongTerm:
         self, state: State, frame: NDArray[np.uint8], searched: vtt.State, is_sure: bool
     ) -> tuple[NDArray[np.float64], float]:
         """Where to look now (4,), and the score that it takes beside the local tracker's own threshold."""
-        turn = state.turn
+        turn, needed = state.turn, 0.0
         if self._around is not None and not is_sure:
+            # A candidate that the search itself doubts has no more for it than a place.
             turn, place_is_due = divmod(turn, 2)
+            needed = self._around.sure
             if place_is_due:
-                return next_place(state.seen, frame, self._around, turn), self._around.sure
+                return next_place(state.seen, frame, self._around, turn), needed
         candidates = _apart(searched.boxes)
         candidate = candidates[0 if is_sure else turn % len(candidates)]
         size = state.local.region[2:]
-        return np.concatenate([candidate[:2] + 0.5 * candidate[2:] - 0.5 * size, size]), 0.0
+        return np.concatenate([candidate[:2] + 0.5 * candidate[2:] - 0.5 * size, size]), needed
 
 
 def _apart(boxes: NDArray[np.float64]) -> NDArray[np.float64]:

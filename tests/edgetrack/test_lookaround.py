@@ -104,6 +104,13 @@ def test_with_a_search_that_is_not_sure_candidates_and_places_take_turns() -> No
     assert len(local.looks) == 8
 
 
+@pytest.mark.parametrize(("score", "sure"), [(0.7, False), (0.7, True), (0.8, False)])
+def test_a_candidate_takes_as_much_as_a_place_unless_the_search_is_sure(score: float, sure: bool) -> None:
+    local, search = ScriptedLocal([20, *[160] * 2], score=score), ScriptedSearch([160.0] * 2, sure=sure)
+    said = follow(LongTerm(local, search, 1, 5.0, Around(REACH, 0.75)), local)  # type: ignore[arg-type]
+    assert ("R160" in said) == (sure or score > 0.75)
+
+
 def test_a_search_that_is_sure_goes_first() -> None:
     local, search = ScriptedLocal([90, *[None] * 4]), ScriptedSearch([(20.0, 160.0)] * 4, sure=True)
     follow(LongTerm(local, search, 1, 5.0, Around(REACH, 0.75)), local)  # type: ignore[arg-type]

@@ -279,10 +279,12 @@ def test_errors_of_several_lines_become_one(capsys: pytest.CaptureFixture[str]) 
 
 @pytest.fixture
 def heard() -> Iterator[None]:
-    """SIGINT as a terminal's: a shell starts what it runs in the background with it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Signals as a terminal's: a shell starts what it runs in the background with SIGINT ignored, nohup with SIGHUP."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.usefixtures("heard")

@@ -1,7 +1,8 @@
 """What SeqTrack is trained with, cross-entropy over tokens, and auxiliary losses: a dense one, and VTT's matching.
 
 Every loss is a sum over what it applies to, and `terms` counts that. The caller divides by counts over the joint batch,
-so that a batch spread over processes, or cut into parts, has the gradient of the whole.
+so that a batch spread over processes, or cut into parts, has the gradient of the whole; but for `matching_loss`, which
+compares the images of a part with each other.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Layers that compute in float32 with the rounding of INT8: what is trained, calibrated and exported.
 
-Weights are rounded per output channel, activations per tensor; both symmetrically, to integers -128..127 with zero
+Weights are rounded per output channel, or row of a table, activations per tensor; all symmetrically, to integers -128..127 with zero
 point 0, which is what ONNX Runtime, OpenVINO and TensorRT all compute exactly. A weight's scale follows from the
 weight; an activation's is learned, and starts from calibration (`quantize.calibrate`).
 """
@@ -59,7 +59,7 @@ class FakeQuantize(nn.Module):
 
 
 class FakeQuantizeWeight(nn.Module):
-    """Rounds a weight (N, ...) with one scale for each of its N output channels: its largest magnitude over 127."""
+    """Rounds a weight (N, ...) with one scale for each of its N output channels or rows: its largest magnitude over 127."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,6 +94,17 @@ class QuantLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(self.input(x), self.weights(self.weight), self.bias)
+
+
+class QuantEmbedding(nn.Module):
+    """A table of rounded rows, each with its scale. It is there for the bytes: what is looked up is float."""
+
+    def __init__(self, source: nn.Embedding) -> None:
+        super().__init__()
+        self.weight, self.weights = source.weight, FakeQuantizeWeight()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.embedding(x, self.weights(self.weight))
 
 
 class QuantConv2d(nn.Module):
@@ -142,7 +153,7 @@ def freeze(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, FakeQuantize):
             module.freeze()
-        elif isinstance(module, (QuantLinear, QuantConv2d)):
+        elif isinstance(module, (QuantLinear, QuantConv2d, QuantEmbedding)):
             module.weights.freeze(module.weight)
     for module in model.modules():
         if isinstance(module, QuantConv2d) and module.bias is not None:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from quantize.fake import FakeQuantize, QuantAttend, QuantConv2d, QuantLinear
+from quantize.fake import FakeQuantize, QuantAttend, QuantConv2d, QuantEmbedding, QuantLinear
 from quantize.norms import fold_norms
 from train.models.attention import Attend
 from train.models.registry import Config, Model
@@ -20,7 +20,12 @@ from train.models.vtt import VTTConfig
 
 ModelT = TypeVar("ModelT", bound=Model)
 
-LAYERS: dict[type[nn.Module], Any] = {nn.Linear: QuantLinear, nn.Conv2d: QuantConv2d, Attend: QuantAttend}
+LAYERS: dict[type[nn.Module], Any] = {
+    nn.Linear: QuantLinear,
+    nn.Conv2d: QuantConv2d,
+    nn.Embedding: QuantEmbedding,
+    Attend: QuantAttend,
+}
 """What each type of module is replaced by."""
 ATTENTION_TOKENS = 256
 """From how many search tokens on (256 px at patch 16) the attention's matrix products pay for rounding their operands;
@@ -47,6 +52,7 @@ def _seqtrack(config: SeqTrackConfig) -> tuple[Rule, ...]:
     last = len(config.stem_widths)
     return (
         Rule(nn.Linear),
+        Rule(nn.Embedding),
         Rule(nn.Conv2d, "encoder.stem.proj", {"output": True}),
         # Three channels fill no integer dot product: in INT8 it takes twice its float time on OpenVINO, as long on ORT.
         Rule(nn.Conv2d, "encoder.stem.convs.0", None),

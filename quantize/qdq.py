@@ -269,7 +269,8 @@ def check_qdq(proto: onnx.ModelProto, integer: Iterable[str] = ()) -> Layers:
 
     - A scale is a positive constant, a zero point a constant int8 0.
     - A QuantizeLinear stands on an activation and feeds DequantizeLinear nodes of its own scale only.
-    - A weight is int8, and its DequantizeLinear feeds a convolution or product along the output channels.
+    - A weight is int8, and its DequantizeLinear feeds a convolution or product along the output channels, or a Gather
+      along the rows.
     - A convolution or product has both operands from a DequantizeLinear, nothing between, or none.
     - What is added to a product is not a vector, and what an integer convolution puts out is quantised again, at once
       or after its ReLU.
@@ -317,12 +318,14 @@ def _check_pair(graph: _Graph, node: NodeProto) -> None:
             raise QdqError(f"{where}: reads {node.input[0]}; expected a QuantizeLinear or an int8 constant")
     else:
         for consumer in graph.consumers[node.output[0]]:
-            axis = {"Conv": 0, "MatMul": weight.ndim - 1}.get(consumer.op_type)
+            axis, operand = {"Conv": (0, 1), "MatMul": (weight.ndim - 1, 1), "Gather": (0, 0)}.get(
+                consumer.op_type, (None, 0)
+            )
             found = helper.get_node_attr_value(node, "axis") if scale.ndim else axis
-            if axis is None or consumer.input[1] != node.output[0] or found != axis:
+            if axis is None or consumer.input[operand] != node.output[0] or found != axis:
                 raise QdqError(
                     f"{where}: a weight with scales along axis {found} feeds {consumer.op_type}; expected a Conv's or "
-                    "MatMul's second operand, along its output channels"
+                    "MatMul's second operand, along its output channels, or a Gather's first, along its rows"
                 )
 
 

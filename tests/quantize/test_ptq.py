@@ -15,7 +15,7 @@ from torch import nn
 
 from quantize.answers import answer
 from quantize.calibrate import METHODS, Histogram, calibrate
-from quantize.fake import FakeQuantize, QuantLinear, freeze
+from quantize.fake import FakeQuantize, QuantEmbedding, QuantLinear, freeze
 from quantize.placement import place, quantised_layers, roundings
 from train.models.seqtrack import SeqTrack
 
@@ -39,6 +39,19 @@ def test_a_linear_layer_rounds_inputs_by_tensor_and_weights_by_output() -> None:
     learned = layer(x)
     freeze(layer)
     torch.testing.assert_close(layer(x), learned)
+
+
+def test_a_table_rounds_each_row_by_itself() -> None:
+    torch.manual_seed(0)
+    table = QuantEmbedding(nn.Embedding(5, 8))
+    with torch.no_grad():
+        table.weight[1] *= 100
+    rows = table.weight.detach().numpy()
+    expected = rounded(rows, np.abs(rows).max(1, keepdims=True) / 127)[[1, 4, 1]]
+    learned = table(torch.tensor([1, 4, 1]))
+    np.testing.assert_allclose(learned.detach().numpy(), expected, rtol=1e-6)
+    freeze(table)
+    torch.testing.assert_close(table(torch.tensor([1, 4, 1])), learned)
 
 
 def test_a_scale_learns_to_fit_its_values() -> None:
@@ -74,7 +87,8 @@ def test_without_rounding_the_model_is_the_one_it_was_made_of(kind: str) -> None
 
 def test_placement_follows_type_size_and_the_exceptions() -> None:
     layers = quantised_layers(place(random_model("isolated")))
-    float_layers = {n for n, m in random_model("isolated").named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
+    kinds = (nn.Linear, nn.Conv2d, nn.Embedding)
+    float_layers = {n for n, m in random_model("isolated").named_modules() if isinstance(m, kinds)}
     assert float_layers - layers.keys() == {"encoder.stem.convs.0"}
     assert [layers[f"encoder.stem.convs.{i}"].output is not None for i in (1, 2, 3)] == [False, False, True]
     large = place(SeqTrack(replace(ISOLATED, search_size=256)))

@@ -146,8 +146,7 @@ def export_bundle(
             progress.advance(task)
         write_bundle(root, _validated(manifest))
         if sequences:
-            progress.update(task, description="track")
-            manifest["accuracy"]["tracking"] = tracking(root, tuple(models), sequences)
+            manifest["accuracy"]["tracking"] = tracking(root, tuple(models), sequences, progress)
             write_bundle(root, _validated(manifest))
         if out.suffix == ".zip":
             pack(root, out)

@@ -1,8 +1,8 @@
 """Layers that compute in float32 with the rounding of INT8: what is trained, calibrated and exported.
 
-Weights are rounded per output channel, or row of a table, activations per tensor; all symmetrically, to integers -128..127 with zero
-point 0, which is what ONNX Runtime, OpenVINO and TensorRT all compute exactly. A weight's scale follows from the
-weight; an activation's is learned, and starts from calibration (`quantize.calibrate`).
+Weights are rounded per output channel, or row of a table, activations per tensor; all symmetrically, to integers
+-128..127 with zero point 0, which is what ONNX Runtime, OpenVINO and TensorRT all compute exactly. A weight's scale
+follows from the weight; an activation's is learned, and starts from calibration (`quantize.calibrate`).
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ class FakeQuantize(nn.Module):
 
 
 class FakeQuantizeWeight(nn.Module):
-    """Rounds a weight (N, ...) with one scale for each of its N output channels or rows: its largest magnitude over 127."""
+    """Rounds a weight (N, ...) with one scale for each of its N output channels or rows: their largest magnitude over
+    127."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ from benchmarks.datasets import read_dataset
 from benchmarks.protocols import score
 from benchmarks.results import Track
 from quantize import tracking
-from quantize.tracking import read_sequences
+from quantize.tracking import moved, read_sequences
 from train.data.labels import DatasetError
 
 BOX = (10.0, 10.0, 20.0, 20.0)
@@ -58,21 +59,28 @@ ANSWERS = {
 
 @pytest.fixture
 def known_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trackers, on one runtime, whose answers are `ANSWERS`, and who insist on getting the frames in order."""
+    """Trackers, on one runtime, who insist on getting the frames in order. Their answers are `ANSWERS` from the true
+    first box; from any other they answer the truth in INT8, and a half of it in FP32."""
+
+    turns: dict[str, int] = {}
 
     class Tracker:
         def __init__(self, precision: str) -> None:
-            self.answers = iter(ANSWERS[precision])
+            self.precision = precision
 
         def init(self, frame: np.ndarray, box: np.ndarray) -> None:
-            assert tuple(box) == BOX
-            self.frame, self.left = int(frame.max()), iter(next(self.answers))
+            self.frame = int(frame.max())
             assert self.frame == 0
+            self.answers: Iterator[tuple[float, ...]] = repeat(BOX if self.precision == "int8" else part(0.5))
+            if tuple(box) == BOX:
+                turn = turns.get(self.precision, 0)
+                turns[self.precision] = turn + 1
+                self.answers = iter(ANSWERS[self.precision][turn])
 
         def update(self, frame: np.ndarray) -> SimpleNamespace:
             self.frame += 1
             assert frame.max() == self.frame
-            return SimpleNamespace(box=next(self.left))
+            return SimpleNamespace(box=next(self.answers))
 
     runtimes = [SimpleNamespace(backend=name, available=name == "a-cpu") for name in ("a-cpu", "b-cpu")]
     monkeypatch.setattr(tracking, "discover", lambda: [*runtimes, SimpleNamespace(backend="a-gpu", available=True)])
@@ -88,13 +96,30 @@ def test_scores_are_those_counted_by_hand(root: Path) -> None:
     half, whole = 10 / 21, 20 / 21
     assert report["runtimes"] == {
         "a-cpu": {
-            "fp32": {"auc": pytest.approx(((whole + half) / 2 + 0) / 2, abs=1e-4)},
+            "fp32": {
+                "auc": pytest.approx(((whole + half) / 2 + 0) / 2, abs=1e-4),
+                "sre": pytest.approx(half, abs=1e-4),
+            },
             "int8": {
                 "auc": pytest.approx((half + whole) / 2, abs=1e-4),
+                "sre": pytest.approx(whole, abs=1e-4),
                 "overlap_with_fp32": pytest.approx(((0.5 + 1) / 2 + 0) / 2, abs=1e-4),
             },
         }
     }
+
+
+def test_first_boxes_are_moved_and_scaled_as_sre_has_it() -> None:
+    box = np.asarray([10.0, 20.0, 30.0, 50.0])
+    starts = moved(box)
+    assert len({tuple(start) for start in starts} - {tuple(box)}) == 12
+    centres = (starts[:, :2] + starts[:, 2:] / 2 - [25.0, 45.0]) / box[2:]
+    sizes = starts[:, 2:] / box[2:]
+    np.testing.assert_allclose(np.abs(centres[:8]).max(axis=1), 0.1)
+    np.testing.assert_allclose(sizes[:8], 1)
+    np.testing.assert_allclose(centres[8:], 0, atol=1e-12)
+    np.testing.assert_allclose(sizes[8:], np.repeat([[0.8], [0.9], [1.1], [1.2]], 2, axis=1))
+    np.testing.assert_allclose(centres.sum(axis=0), 0, atol=1e-12)
 
 
 @pytest.mark.usefixtures("known_boxes")

@@ -506,6 +506,35 @@ def ratios(
 
 
 @app.command()
+def precisions(
+    model: Annotated[list[str], typer.Argument(help="Shipped names or bundles.")],
+    backend: Annotated[list[str] | None, typer.Option(help="All that work here by default. Repeatable.")] = None,
+    threads: ThreadsOption = 1,
+    runs: Annotated[int, typer.Option(help="Runs of each graph, in turns.", min=3)] = 300,
+    json: JsonOption = None,
+) -> None:
+    """Time the graph of a frame in each precision, in turns, and compare the bytes."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from benchmarks import records
+    from benchmarks.precisions import PRECISIONS, measure
+    from edgetrack_runtimes import discover
+
+    backends = backend or [status.backend for status in discover() if status.available]
+    with _progress("time", len(model) * len(backends)) as advance:
+        entries = [entry for each in model for entry in measure(each, backends, threads, runs, advance)]
+    records.write(records.record("precisions", entries=entries), json)
+    table = Table("model", "backend", "FP32, ms", *(f"{name} / fp32" for name in PRECISIONS[1:]), "bytes, int8 / fp32")
+    for entry in entries:
+        shares = (f"{entry['of_fp32'][name]:.2f}" if name in entry["of_fp32"] else "" for name in PRECISIONS[1:])
+        sizes = entry["bytes"]
+        smaller = f"{sizes['int8'] / sizes['fp32']:.1%}" if "int8" in sizes else ""
+        table.add_row(entry["model"], entry["backend"], f"{entry['milliseconds']['fp32']:.2f}", *shares, smaller)
+    Console(stderr=json == "-").print(table)
+
+
+@app.command()
 def attention(
     model: Annotated[str, typer.Argument(help="A shipped name, a bundle, or a checkpoint, which is exported first.")],
     dataset: DatasetOption,

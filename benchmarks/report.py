@@ -14,6 +14,7 @@ import numpy as np
 from benchmarks.datasets import Dataset
 from benchmarks.datasets import Sequence as Video
 from benchmarks.metrics import TITLES
+from benchmarks.precisions import PRECISIONS
 from benchmarks.results import ResultsError, read_track, track_path
 from benchmarks.svg import Axis, Line, Plot, Point, key_mark, pareto
 from edgetrack.imaging import import_cv2
@@ -80,6 +81,7 @@ class Findings:
     parity: list[dict[str, Any]]
     realtime: list[dict[str, Any]]
     ratios: list[dict[str, Any]]
+    precisions: list[dict[str, Any]]
     ablations: list[dict[str, Any]]
     records: list[dict[str, Any]]
 
@@ -110,7 +112,7 @@ def gather(records: Sequence[dict[str, Any]]) -> Findings:
     entries.sort(key=lambda entry: -entry.headline)
     for index, entry in enumerate(entries):
         entry.style = f"s{index}" if index < SERIES else ""
-    others = (found.get(kind, []) for kind in ("parity", "realtime", "ratios", "ablations"))
+    others = (found.get(kind, []) for kind in ("parity", "realtime", "ratios", "precisions", "ablations"))
     return Findings(entries, *others, ordered)
 
 
@@ -145,6 +147,7 @@ def render(findings: Findings, title: str = "Trackers on this device", dataset: 
         _realtime(findings.realtime),
         _parity(findings.parity),
         _ratios(findings.ratios),
+        _precisions(findings.precisions),
         _ablations(findings.ablations),
         _attributes(entries),
         _sequences(entries, dataset),
@@ -476,6 +479,26 @@ def _ratios(records: Sequence[dict[str, Any]]) -> str:
         head,
         rows,
         "Time to decode four tokens as a share of encoding; encoding with isolated as a share of joint templates.",
+    )
+
+
+def _precisions(records: Sequence[dict[str, Any]]) -> str:
+    entries = [entry for record in records for entry in record["entries"]]
+    if not entries:
+        return ""
+    names = [name for name in PRECISIONS[1:] if any(name in entry["of_fp32"] for entry in entries)]
+    rows = [
+        [
+            escape(f"{entry['model']} on {entry['backend']}"),
+            f"{entry['milliseconds']['fp32']:.1f}",
+            *(f"{entry['of_fp32'][name]:.2f}" if name in entry["of_fp32"] else "" for name in names),
+            _percent(entry["bytes"]["int8"] / entry["bytes"]["fp32"]) if "int8" in entry["bytes"] else "",
+        ]
+        for entry in entries
+    ]
+    head = ["", "fp32, ms", *(f"{name} / fp32" for name in names), "bytes, int8 / fp32, %"]
+    return "<h2>What a precision saves</h2>" + _tabulate(
+        head, rows, "Time of the graph that answers a frame, run in turns, and the bytes of the files."
     )
 
 

@@ -244,7 +244,10 @@ def page_of_all() -> str:
     place |= {"update_ms": {"p99": 5.0, "max": 7.0}}
     several[1]["contender"]["precision"] = "int8"
     several[0] |= {"loss": loss, "behaviour": dict.fromkeys(("given", "near", "far"), place)}
+    saved = {"model": "m", "backend": "b", "milliseconds": {"fp32": 9.0}, "of_fp32": {"fp32": 1.0, "int8": 0.56}}
+    saved["bytes"] = {"fp32": 1000, "int8": 292}
     others = [parity, realtime, {**record("ratios"), "entries": [entry]}, ablated()]
+    others.append({**record("precisions"), "entries": [saved]})
     return render(gather([*several, *others]))
 
 
@@ -266,9 +269,11 @@ def test_the_page_is_whole_and_needs_nothing_else() -> None:
         "does not wait",
         "trained model",
         "caching",
+        "precision saves",
         "choice",
     ):
         assert title in page
+    assert "<td>9.0</td><td>0.56</td><td>29.2</td>" in page.replace("\n", "")
 
 
 def test_command_shows_frames_of_the_dataset(bundle: Path, dataset_folder: Path, tmp_path: Path) -> None:

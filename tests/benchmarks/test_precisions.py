@@ -1,0 +1,71 @@
+"""The ratios of precisions: of a clock that runs do advance, and of a bundle on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks import precisions
+from benchmarks.cli import app
+from benchmarks.results import ResultsError
+from edgetrack.errors import OptionError
+
+
+def test_medians_are_taken_in_turns_and_without_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, order = [0.0], []
+    spec = SimpleNamespace(shape=(1, 3, 4, 4), dtype=np.dtype(np.float32))
+
+    def session(precision: str) -> SimpleNamespace:
+        count = [0]
+
+        def run(feeds: dict[str, np.ndarray]) -> None:
+            assert feeds["search"].shape == spec.shape
+            order.append(precision)
+            count[0] += 1
+            slow = 50 if count[0] <= precisions.WARMUP else 1
+            clock[0] += slow * {"fp32": 0.010, "int8": 0.004, "bf16": 0.006}[precision]
+
+        return SimpleNamespace(run=run, inputs={"search": spec})
+
+    files = {"fp32/a.onnx": 700, "fp32/w.bin": 300, "int8/a.onnx": 290}
+    manifest = SimpleNamespace(
+        name="m",
+        kind="seqtrack",
+        variants=("fp32", "int8"),
+        files={name: SimpleNamespace(bytes=size) for name, size in files.items()},
+    )
+
+    def load(model: str, backend: str, precision: str, threads: int) -> SimpleNamespace:
+        if precision == "fp16":
+            raise OptionError("no fp16")
+        return SimpleNamespace(manifest=manifest, session=lambda graph: session(precision), close=lambda: None)
+
+    monkeypatch.setattr("edgetrack.load", load)
+    monkeypatch.setattr(precisions, "perf_counter", lambda: clock[0])
+    (entry,) = precisions.measure("m", ["b"], runs=5)
+    assert entry["of_fp32"] == pytest.approx({"fp32": 1.0, "int8": 0.4, "bf16": 0.6})
+    assert entry["milliseconds"]["fp32"] == pytest.approx(10.0)
+    assert entry["bytes"] == {"fp32": 1000, "int8": 290}
+    assert entry["refused"] == {"fp16": "no fp16"}
+    assert order == ["fp32", "int8", "bf16"] * (precisions.WARMUP + 5)
+
+
+def test_command_measures_a_bundle(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    bundle, out = trained[1], tmp_path / "p.json"
+    arguments = ["precisions", str(bundle), "--backend", "onnxruntime-cpu", "--runs", "3", "--json", str(out)]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    (entry,) = json.loads(out.read_text())["entries"]
+    assert entry["of_fp32"]["fp32"] == 1
+    assert entry["milliseconds"]["fp32"] > 0
+    assert "has fp32" in entry["refused"]["int8"]
+    assert entry["bytes"] == {"fp32": sum(file.stat().st_size for file in (bundle / "fp32").iterdir())}
+
+
+def test_without_fp32_there_is_nothing_to_compare_with(bundle: Path) -> None:
+    with pytest.raises(ResultsError, match="has no FP32 on openvino-npu to compare with: "):
+        precisions.measure(str(bundle), ["openvino-npu"])

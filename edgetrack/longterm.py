@@ -4,15 +4,15 @@ While the local tracker's score is below its threshold the target is lost. Then 
 candidate is given to the local tracker to look at in the same frame: the best one where the search is sure of it, and
 else the best in the first search, in the next the second best that lies elsewhere, and so on in turn, because a search
 that errs would err in the same way again. The local tracker looks with the size at which the target was seen last: a
-search knows better where than how large. Only if the local tracker is sure, too, the target is found again. A local
-tracker that looks around (`edgetrack.lookaround`) looks at one of its own places in every second frame in which the
-search is not sure, and asks as much of the candidates then as of the places.
+search knows better where than how large. Only if the local tracker is sure, too, the target is found again.
 
-Otherwise the local tracker goes on from its own answer, in a region of the size that the target had when it was seen
-last.
+A local tracker that looks around (`edgetrack.lookaround`) does so first, which costs less than a search, and asks of a
+candidate that the search itself doubts as much as of a place. Where nothing is found the local tracker goes on from its
+own answer, in a region of the size that the target had when it was seen last.
 
-A frame costs at most two local steps and one search, and of any `interval` frames in succession at most one is
-searched, also where the target is lost and seen in turns. No template is taken from a frame in which it stays lost.
+A frame costs at most two local steps and one search, or three where the tracker looks around, and of any `interval`
+frames in succession at most one is searched, also where the target is lost and seen in turns. No template is taken from
+a frame in which it stays lost.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgetrack.imaging import overlap
-from edgetrack.lookaround import look, next_place
+from edgetrack.lookaround import look, look_around
 from edgetrack.online import REDETECT
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ class State:
         local: the local tracker's.
         searched: the global search's, as it was left by the last search.
         seen: float64 (4,), where the target was seen last, as `box`.
-        turn: searches since the target was seen last.
+        lost: frames since the target was seen last.
+        searches: searches since then.
         wait: frames to come that will not be searched, for the sake of the time they take.
         has_searched: whether the last frame was searched.
     """
@@ -54,7 +55,8 @@ class State:
     local: seqtrack.State
     searched: vtt.State
     seen: NDArray[np.float64]
-    turn: int
+    lost: int
+    searches: int
     wait: int
     has_searched: bool
 
@@ -84,42 +86,42 @@ class LongTerm:
     def init(self, frame: NDArray[np.uint8], box: NDArray[np.float64]) -> State:
         """Take the target from `frame` at `box`."""
         local = self._local.init(frame, box)
-        return State(local, self._search.init(frame, box), local.box, 0, 0, False)
+        return State(local, self._search.init(frame, box), local.box, 0, 0, 0, False)
 
     def step(self, state: State, frame: NDArray[np.uint8]) -> tuple[State, Estimate]:
         """Find the target of `state` in `frame`."""
         local, found = self._local.step(state.local, frame)
-        timings = {**found.timings, REDETECT: 0.0}
-        if found.ok or state.wait:
-            seen, turn = (local.box, 0) if found.ok else (state.seen, state.turn)
-            after = State(local, state.searched, seen, turn, max(state.wait - 1, 0), False)
-            return after, found._replace(timings=timings)
+        wait = max(state.wait - 1, 0)
+        if found.ok:
+            after = State(local, state.searched, local.box, 0, 0, wait, False)
+            return after, found._replace(timings={**found.timings, REDETECT: 0.0})
         started = perf_counter_ns()
-        searched, best = self._search.step(state.searched, frame)
-        box, needed = self._candidate(state, frame, searched, best.ok)
-        there, elsewhere = look(self._local, state.local, frame, box, self._margin)
-        timings[REDETECT] = (perf_counter_ns() - started) / 1e6
-        if elsewhere.ok and elsewhere.score >= needed:
-            estimate = elsewhere._replace(timings=timings, redetected=True)
-            return State(there, searched, there.box, 0, self._interval - 1, True), estimate
-        after = State(local, searched, state.seen, state.turn + 1, self._interval - 1, True)
+        elsewhere, searched, has_searched = None, state.searched, False
+        if self._around is not None:
+            elsewhere = look_around(self._local, state.local, frame, state.seen, state.lost, self._around, self._margin)
+        if elsewhere is None and not state.wait:
+            searched, best = self._search.step(state.searched, frame)
+            elsewhere = self._confirmed(state, frame, searched, best.ok)
+            wait, has_searched = self._interval - 1, True
+        timings = {**found.timings, REDETECT: (perf_counter_ns() - started) / 1e6}
+        if elsewhere is not None:
+            there, again = elsewhere
+            after = State(there, searched, there.box, 0, 0, wait, has_searched)
+            return after, again._replace(timings=timings, redetected=True)
+        after = State(local, searched, state.seen, state.lost + 1, state.searches + has_searched, wait, has_searched)
         return after, found._replace(timings=timings)
 
-    def _candidate(
+    def _confirmed(
         self, state: State, frame: NDArray[np.uint8], searched: vtt.State, is_sure: bool
-    ) -> tuple[NDArray[np.float64], float]:
-        """Where to look now (4,), and the score that it takes beside the local tracker's own threshold."""
-        turn, needed = state.turn, 0.0
-        if self._around is not None and not is_sure:
-            # A candidate that the search itself doubts has no more for it than a place.
-            turn, place_is_due = divmod(turn, 2)
-            needed = self._around.sure
-            if place_is_due:
-                return next_place(state.seen, frame, self._around, turn), needed
+    ) -> tuple[seqtrack.State, Estimate] | None:
+        """What the local tracker finds at the candidate whose turn it is; None where it is not sure enough of it."""
         candidates = _apart(searched.boxes)
-        candidate = candidates[0 if is_sure else turn % len(candidates)]
+        candidate = candidates[0 if is_sure else state.searches % len(candidates)]
         size = state.local.region[2:]
-        return np.concatenate([candidate[:2] + 0.5 * candidate[2:] - 0.5 * size, size]), needed
+        box = np.concatenate([candidate[:2] + 0.5 * candidate[2:] - 0.5 * size, size])
+        there, found = look(self._local, state.local, frame, box, self._margin)
+        needed = 0.0 if self._around is None or is_sure else self._around.sure
+        return (there, found) if found.ok and found.score >= needed else None
 
 
 def _apart(boxes: NDArray[np.float64]) -> NDArray[np.float64]:

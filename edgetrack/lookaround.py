@@ -67,13 +67,6 @@ def places(box: NDArray[np.float64], frame_size: tuple[int, int], reach: float) 
     return np.concatenate([centres - 0.5 * box[2:], np.broadcast_to(box[2:], centres.shape)], axis=1)
 
 
-def next_place(box: NDArray[np.float64], frame: NDArray[np.uint8], around: Around, turn: int) -> NDArray[np.float64]:
-    """The place (4,) whose turn it is, for a target that was seen at `box`."""
-    all_places = places(box, (frame.shape[1], frame.shape[0]), around.reach)
-    place: NDArray[np.float64] = all_places[turn % len(all_places)]
-    return place
-
-
 def look(
     tracker: seqtrack.SeqTrack, state: seqtrack.State, frame: NDArray[np.uint8], box: NDArray[np.float64], margin: float
 ) -> tuple[seqtrack.State, Estimate]:
@@ -81,6 +74,22 @@ def look(
     box = clip_box(box, (frame.shape[1], frame.shape[0]), margin)
     # Where it was before is of no use to a model that is told of it.
     return tracker.step(replace(state, box=box, region=box, history=(box,) * len(state.history)), frame)
+
+
+def look_around(
+    tracker: seqtrack.SeqTrack,
+    state: seqtrack.State,
+    frame: NDArray[np.uint8],
+    seen: NDArray[np.float64],
+    turn: int,
+    around: Around,
+    margin: float,
+) -> tuple[seqtrack.State, Estimate] | None:
+    """Have a local tracker look at the place whose turn it is, for a target that was seen last at `seen`; None where
+    it is not sure enough that it is there."""
+    all_places = places(seen, (frame.shape[1], frame.shape[0]), around.reach)
+    there, found = look(tracker, state, frame, all_places[turn % len(all_places)], margin)
+    return (there, found) if found.score >= around.sure else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,9 +136,9 @@ class LookAround:
         if found.ok:
             return State(local, local.box, 0), found._replace(timings=timings)
         started = perf_counter_ns()
-        place = next_place(state.seen, frame, self._around, state.turn)
-        there, elsewhere = look(self._local, state.local, frame, place, self._margin)
+        elsewhere = look_around(self._local, state.local, frame, state.seen, state.turn, self._around, self._margin)
         timings[REDETECT] = (perf_counter_ns() - started) / 1e6
-        if elsewhere.score >= self._around.sure:
-            return State(there, there.box, 0), elsewhere._replace(timings=timings, redetected=True)
+        if elsewhere is not None:
+            there, again = elsewhere
+            return State(there, there.box, 0), again._replace(timings=timings, redetected=True)
         return State(local, state.seen, state.turn + 1), found._replace(timings=timings)

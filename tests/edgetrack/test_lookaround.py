@@ -97,11 +97,28 @@ def test_a_lost_frame_costs_two_steps_and_says_how_long() -> None:
         assert found.timings["redetect"] > 0
 
 
-def test_with_a_search_that_is_not_sure_candidates_and_places_take_turns() -> None:
+def test_with_a_search_places_are_looked_at_first_and_then_a_candidate() -> None:
     local, search = ScriptedLocal([90, *[None] * 4]), ScriptedSearch([(20.0, 160.0)] * 4)
     follow(LongTerm(local, search, 1, 5.0, Around(REACH, 0.75)), local)  # type: ignore[arg-type]
-    assert [x for _, x in local.looks if x in (20, 160)] == [20, 160]
-    assert len(local.looks) == 8
+    assert [number for number, _ in local.looks] == [n for n in range(1, 5) for _ in range(3)]
+    assert [x for _, x in local.looks[2::3]] == [20, 160, 20, 160]
+    alone_local = ScriptedLocal([90, *[None] * 4])
+    alone(alone_local)
+    assert [look for i, look in enumerate(local.looks) if i % 3 < 2] == alone_local.looks
+
+
+def test_a_target_that_is_at_a_place_is_not_searched_for() -> None:
+    local, search = ScriptedLocal([90, 90, *[None] * 3, *[125] * 30]), ScriptedSearch([20.0] * 20)
+    said = follow(LongTerm(local, search, 1, 5.0, Around(REACH, 0.75)), local)  # type: ignore[arg-type]
+    assert said == alone(ScriptedLocal(local.targets))
+    assert len(search.frames) == said.count("L")
+
+
+def test_between_searches_the_tracker_looks_around() -> None:
+    local, search = ScriptedLocal([90, *[None] * 9]), ScriptedSearch([20.0] * 3)
+    follow(LongTerm(local, search, 4, 5.0, Around(REACH, 0.75)), local)  # type: ignore[arg-type]
+    assert len(search.frames) == 3
+    assert len(local.looks) == 2 * 9 + 3
 
 
 @pytest.mark.parametrize(("score", "sure"), [(0.7, False), (0.7, True), (0.8, False)])
@@ -109,12 +126,6 @@ def test_a_candidate_takes_as_much_as_a_place_unless_the_search_is_sure(score: f
     local, search = ScriptedLocal([20, *[160] * 2], score=score), ScriptedSearch([160.0] * 2, sure=sure)
     said = follow(LongTerm(local, search, 1, 5.0, Around(REACH, 0.75)), local)  # type: ignore[arg-type]
     assert ("R160" in said) == (sure or score > 0.75)
-
-
-def test_a_search_that_is_sure_goes_first() -> None:
-    local, search = ScriptedLocal([90, *[None] * 4]), ScriptedSearch([(20.0, 160.0)] * 4, sure=True)
-    follow(LongTerm(local, search, 1, 5.0, Around(REACH, 0.75)), local)  # type: ignore[arg-type]
-    assert [x for _, x in local.looks if x in (20, 160)] == [20] * 4
 
 
 # On a bundle: an orange square that vanishes and comes back outside of the search crop, away from where the net drifts.

@@ -205,6 +205,10 @@ def calibrate(
     checkpoint: Annotated[Path, typer.Argument(help="Weights written by fit; the calibration is added to the file.")],
     data: Annotated[list[str] | None, typer.Option(help="The datasets given to fit. Repeatable.")] = None,
     pairs: Annotated[int, typer.Option(help="Held-out pairs to decode; half to fit, half to measure.")] = 4096,
+    absent: Annotated[
+        float,
+        typer.Option(help="Share of them without the target: the more, the less a score promises.", min=0, max=1),
+    ] = 0.33,
     window: Annotated[
         float, typer.Option(help="SeqTrack: strength of the Hanning penalty the tracker will use.")
     ] = 1.0,
@@ -225,7 +229,8 @@ def calibrate(
         model, metadata = load_model(checkpoint)
         if "recipe" not in metadata:
             raise CheckpointError(f"{checkpoint} names no recipe; expected weights written by: python -m train fit")
-        _, held_out = datasets(Recipe.from_dict(metadata["recipe"]), data or [], validation_pairs=pairs)
+        recipe = Recipe.from_dict(metadata["recipe"])
+        _, held_out = datasets(recipe, data or [], validation_pairs=pairs, validation_absent=absent)
     except (CheckpointError, DatasetError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
@@ -236,6 +241,6 @@ def calibrate(
     if model.config.kind == "seqtrack":
         # A calibrated score says when the tracker is in doubt; the rest of its behaviour is the export's to default.
         facts["online"] = {"window": window, "hold_size": True, "look_around": True}
-    facts |= {"score": score, "calibration": {"pairs": count, "auroc": auroc, "error": error}}
+    facts |= {"score": score, "calibration": {"pairs": count, "absent": absent, "auroc": auroc, "error": error}}
     save_model(checkpoint, model, **facts)
     typer.echo(f"AUROC {auroc:.3f}, expected calibration error {error:.3f} on {count} held-out pairs")

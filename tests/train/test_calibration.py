@@ -76,6 +76,17 @@ def test_the_command_adds_the_map_to_the_weights(tmp_path: Path) -> None:
     PresenceScore.model_validate(metadata["score"])
 
 
+@pytest.mark.parametrize("absent", [0.0, 1.0])
+def test_the_share_without_the_target_is_as_asked(tmp_path: Path, absent: float) -> None:
+    _, held_out = datasets(RECIPE, [], validation_pairs=8, validation_absent=absent)
+    assert [bool(pair.present) for pair in map(held_out.__getitem__, range(8))] == [not absent] * 8
+    path = tmp_path / "model.safetensors"
+    save_model(path, SeqTrack(RECIPE.model), recipe=RECIPE.to_dict())
+    result = CliRunner().invoke(app, ["calibrate", str(path), "--pairs", "8", "--absent", str(absent)])
+    assert result.exit_code == 0, result.output
+    assert load_model(path)[1]["calibration"]["absent"] == absent
+
+
 def test_weights_without_a_recipe_are_refused(tmp_path: Path) -> None:
     save_model(tmp_path / "model.safetensors", SeqTrack(RECIPE.model))
     result = CliRunner().invoke(app, ["calibrate", str(tmp_path / "model.safetensors")])

@@ -38,6 +38,7 @@ def datasets(
     *,
     cache_bytes: int = 4 << 30,
     validation_pairs: int = VALIDATION_PAIRS,
+    validation_absent: float = 0.25,
 ) -> tuple[PairDataset, PairDataset]:
     """Training and validation datasets from any number of folders; with none at all every example is drawn.
 
@@ -47,6 +48,7 @@ def datasets(
         roots: datasets as `train.data.readers` writes them.
         cache_bytes: for decoded pictures, in all loading processes together.
         validation_pairs: length of the validation dataset.
+        validation_absent: share of its examples that are without the target.
 
     Raises:
         DatasetError: a folder that is no dataset, a split that is kept for measuring, or ratios and folders that do not
@@ -80,7 +82,7 @@ def datasets(
                 sources += _of_files(recipe, [part for part in parts if part.name == name], share, share, cache)
         if not sum(weight for _, weight in sources):
             sources = [(scenes, 1.0)]
-        pairs = replace(recipe.pairs, absent=0.25) if held_out else recipe.pairs
+        pairs = replace(recipe.pairs, absent=validation_absent) if held_out else recipe.pairs
         kind = FrameDataset if isinstance(recipe.model, VTTConfig) else PairDataset
         return kind(sources, recipe.model, pairs, sprites, seed=seed, length=length)
 

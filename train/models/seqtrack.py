@@ -114,8 +114,8 @@ PRESETS: dict[str, SeqTrackConfig] = {
     "seqtrack-l256": _L256,
     "seqtrack-l384": replace(_L256, search_size=384, template_size=384),
     "seqtrack-nano": SeqTrackConfig(
-        search_size=160,
-        template_size=64,
+        search_size=192,
+        template_size=80,
         search_factor=5.0,
         template_factor=2.0,
         templates=1,
@@ -132,7 +132,7 @@ PRESETS: dict[str, SeqTrackConfig] = {
     ),
 }
 """The paper's four variants (Tab. 1) and the edge preset. The edge preset's template is the middle of what the search
-crop would show, at the same scale, so a matching patch looks the same in both."""
+crop would show, at nearly the same scale, so a matching patch looks the same in both."""
 
 
 class SeqTrack(nn.Module):

@@ -15,6 +15,7 @@ from benchmarks.accuracy import percentiles
 from benchmarks.metrics import Flags, Floats
 from benchmarks.protocols import score
 from benchmarks.results import Result, Track
+from train.reliability import auroc, expected_calibration_error
 from train.success import overlaps
 
 Tracked = Sequence[tuple[Result, Track]]
@@ -84,9 +85,6 @@ def summary(near: Tracked, far: Tracked) -> dict[str, Any]:
 
 def reliability(right: Flags, scores: Floats) -> dict[str, float | None]:
     """AUROC and expected calibration error of scores (N,) for what was right (N,); see `behaviour`."""
-    # Brings torch, which what is timed should not share its process with.
-    from train.calibration import auroc, expected_calibration_error
-
     if not len(scores) or np.isnan(scores).any():
         return {"auroc": None, "ece": None}
     probabilities = bool((scores >= 0).all() and (scores <= 1).all())

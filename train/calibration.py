@@ -19,6 +19,7 @@ from train.data.pairs import Pair
 from train.evaluation import iou, predict
 from train.models.registry import Model
 from train.models.vtt import VTT
+from train.reliability import auroc, expected_calibration_error
 
 FIELDS = {"seqtrack": ("presence", "presence", "likelihood", "intercept"), "vtt": ("logistic", "slope", "intercept")}
 """By kind of model, what the map and then its coefficients are called in a bundle's manifest."""
@@ -97,28 +98,6 @@ def logistic_regression(
         if np.abs(step).max() < 1e-8:
             break
     return coefficients
-
-
-def auroc(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> float:
-    """Area under the ROC curve, by ranks; ties count half. NaN when only one class is there."""
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]  # average rank of tied scores, from 1
-    positives = int(labels.sum())
-    negatives = labels.size - positives
-    if not positives or not negatives:
-        return float("nan")
-    return float((ranks[labels].sum() - positives * (positives + 1) / 2) / (positives * negatives))
-
-
-def expected_calibration_error(probability: NDArray[np.float64], labels: NDArray[np.bool_], bins: int = 10) -> float:
-    """Mean distance between what was promised and what came true, over bins of equal width (Guo et al. 2017, Eq. 3)."""
-    index = np.minimum((probability * bins).astype(int), bins - 1)
-    gaps = [
-        abs(probability[index == b].mean() - labels[index == b].mean()) * (index == b).mean()
-        for b in range(bins)
-        if (index == b).any()
-    ]
-    return float(np.sum(gaps))
 
 
 def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:

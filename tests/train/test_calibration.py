@@ -10,12 +10,13 @@ from typer.testing import CliRunner
 
 from edgetrack.bundle import PresenceScore
 from edgetrack.seqtrack import calibrated_score, score_features
-from train.calibration import auroc, calibrate, expected_calibration_error, logistic_regression
+from train.calibration import calibrate, logistic_regression
 from train.checkpoints import load_model, save_model
 from train.cli import app
 from train.data.mixture import datasets
 from train.models.seqtrack import SeqTrack
 from train.recipes import RECIPES, override
+from train.reliability import auroc, expected_calibration_error
 
 RECIPE = override(
     RECIPES["seqtrack-nano"],

@@ -1,19 +1,20 @@
 """What a precision saves: a bundle's graph of a frame in each of them, in turns, and the bytes of its variants.
 
-Medians from separate runs compare what else the machine did then; in turns that falls on all precisions alike.
+Medians from separate runs would compare what else the machine did then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from time import perf_counter
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 import edgetrack
 from benchmarks.results import ResultsError
+from benchmarks.turns import in_turns
 from edgetrack.errors import BackendError, OptionError
 from edgetrack.kinds import FRAME_GRAPHS
 
@@ -80,10 +81,5 @@ def _time(models: dict[str, edgetrack.Model], runs: int) -> dict[str, float]:
     generator = np.random.default_rng(0)
     inputs = next(iter(sessions.values())).inputs
     feeds = {name: generator.random(spec.shape).astype(spec.dtype) for name, spec in inputs.items()}
-    seconds = {name: np.empty(runs) for name in sessions}
-    for index in range(-WARMUP, runs):
-        for name, session in sessions.items():
-            started = perf_counter()
-            session.run(feeds)
-            seconds[name][max(index, 0)] = perf_counter() - started  # the warm-up's are written over
+    seconds = in_turns({name: partial(session.run, feeds) for name, session in sessions.items()}, runs, WARMUP)
     return {name: 1e3 * float(np.median(values)) for name, values in seconds.items()}

@@ -14,22 +14,22 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from benchmarks.turns import Seconds, in_turns
 from edgetrack.decoding import STEPS
 from edgetrack_runtimes import Session, SessionOptions, open_session
 from quantize.export import OPSET
 from quantize.graphs import GraphSpec, seqtrack_graphs
 from train.models.seqtrack import PRESETS, SeqTrack
 
-Seconds = NDArray[np.float64]
+WARMUP = 3
 
 
 class NaiveStep(nn.Module):
@@ -86,20 +86,15 @@ def measure(
 def _time(
     backend: str, paths: Mapping[str, Path], specs: Mapping[str, GraphSpec], threads: int | None, rounds: int
 ) -> dict[str, Seconds]:
-    """Seconds of every run of every graph. In turns, so that what else the machine does falls on all of them alike."""
+    """Seconds of every run of every graph."""
     with ExitStack() as stack:
         sessions = {
             name: stack.enter_context(open_session(backend, path, SessionOptions(threads=threads)))
             for name, path in paths.items()
         }
         feeds = {name: _feeds(sessions[name], spec) for name, spec in specs.items()}
-        times = {name: np.empty(rounds) for name in specs}
-        for index in range(-3, rounds):
-            for name, session in sessions.items():
-                started = perf_counter()
-                session.run(feeds[name])
-                times[name][index] = perf_counter() - started  # the warm-up's are written over
-    return times
+        calls = {name: partial(session.run, feeds[name]) for name, session in sessions.items()}
+        return in_turns(calls, rounds, WARMUP)
 
 
 def shares(times: Mapping[str, Seconds]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import precisions
+from benchmarks import precisions, turns
 from benchmarks.cli import app
 from benchmarks.results import ResultsError
 from edgetrack.errors import OptionError
@@ -46,7 +46,7 @@ def test_medians_are_taken_in_turns_and_without_the_warm_up(monkeypatch: pytest.
         return SimpleNamespace(manifest=manifest, session=lambda graph: session(precision), close=lambda: None)
 
     monkeypatch.setattr("edgetrack.load", load)
-    monkeypatch.setattr(precisions, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(turns, "perf_counter", lambda: clock[0])
     (entry,) = precisions.measure("m", ["b"], runs=5)
     assert entry["of_fp32"] == pytest.approx({"fp32": 1.0, "int8": 0.4, "bf16": 0.6})
     assert entry["milliseconds"]["fp32"] == pytest.approx(10.0)

@@ -85,8 +85,15 @@ def look_around(
     around: Around,
     margin: float,
 ) -> tuple[seqtrack.State, Estimate] | None:
-    """Have a local tracker look at the place whose turn it is, for a target that was seen last at `seen`; None where
-    it is not sure enough that it is there."""
+    """Have a local tracker look at the place whose turn it is; None where it is not sure that the target is there.
+
+    Args:
+        state: the tracker's, from before this frame.
+        seen: (x, y, w, h) in pixels of the frame, where the target was seen last.
+        turn: frames that it has been lost for; the places are taken in turn.
+        around: how it looks around.
+        margin: pixels of the place's width and height that are kept in view.
+    """
     all_places = places(seen, (frame.shape[1], frame.shape[0]), around.reach)
     there, found = look(tracker, state, frame, all_places[turn % len(all_places)], margin)
     return (there, found) if found.score >= around.sure else None

@@ -105,6 +105,7 @@ class QuantEmbedding(nn.Module):
         self.weight, self.weights = source.weight, FakeQuantizeWeight()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Ids (...) -> rows (..., D)."""
         return F.embedding(x, self.weights(self.weight))
 
 

@@ -81,7 +81,8 @@ def ablate(
     rows = []
     for ablation in ABLATIONS:
         advance(ablation.title)
-        chosen = override(RECIPES[recipe], [*settings, *ablation.settings])
+        # From nothing, so all of the model learns.
+        chosen = override(RECIPES[recipe], ["frozen=[]", "encoder_lr=1", *settings, *ablation.settings])
         folder = out / "runs" / ablation.weights
         fit(chosen, *datasets(chosen, roots), folder, workers=1, every=max(1, chosen.steps // 4))
         spec = Spec(str(folder / WEIGHTS), "cpu", threads=threads, **ablation.online)

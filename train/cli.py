@@ -95,11 +95,15 @@ def _opened(
 
 @app.command("import")
 def import_weights(
-    file: Annotated[Path, typer.Argument(help="A checkpoint of SeqTrack's, MAE's, DETR's or torchvision's (.pth).")],
+    file: Annotated[
+        Path, typer.Argument(help="A checkpoint of SeqTrack's, MAE's, DETR's, torchvision's or EfficientNet's (.pth).")
+    ],
     out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
     preset: Annotated[
         str | None,
-        typer.Option("--as", help="The preset it must be, or is to begin: a seqtrack- for a MAE, a vtt- for a ResNet."),
+        typer.Option(
+            "--as", help="The preset it must be, or is to begin: one with a ViT for a MAE, with a backbone else."
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -112,18 +116,18 @@ def import_weights(
 ) -> None:
     """Convert weights from elsewhere; nothing in the file is run.
 
-    An official SeqTrack is complete; a MAE becomes a SeqTrack, and a ResNet a VTT, to begin training from.
+    An official SeqTrack is complete; a MAE becomes a SeqTrack, and a ResNet or EfficientNet a tracker that has it as
+    its backbone, to begin training from.
     """
-    from train.checkpoints import OfficialWeightsError, is_mae, read_state, save_model
+    from train.checkpoints import OfficialWeightsError, is_convolutional, is_mae, read_state, save_model
     from train.models.registry import PRESETS
-    from train.models.vtt import VTTConfig
 
     if preset is not None and preset not in PRESETS:
         raise typer.BadParameter(f"{preset!r} is not a preset; expected one of {', '.join(PRESETS)}")
     config = PRESETS[preset] if preset else None
     try:
         state = read_state(file)
-        if isinstance(config, VTTConfig) or is_mae(state):
+        if is_convolutional(state) or is_mae(state):
             model, source = _begun(state, config, settings or []), f"backbone of {file.name}, else random"
         else:
             model, source = _official_seqtrack(state, preset, settings or []), f"official SeqTrack weights, {file.name}"
@@ -138,19 +142,20 @@ def _begun(state: dict[str, Tensor], config: Config | None, settings: list[str])
     """A model to begin training from: the backbone from a file, the rest as random as it is each time."""
     import torch
 
-    from train.checkpoints import seqtrack_from_mae, vtt_from_resnet
+    from train.checkpoints import is_mae, seqtrack_from_mae, with_backbone
+    from train.models.registry import config_from_dict
     from train.models.seqtrack import SeqTrackConfig
-    from train.models.vtt import VTTConfig
     from train.settings import with_settings
 
     if config is None:
-        raise ValueError("a MAE's encoder alone does not say what tracker it begins; add --as, such as seqtrack-b256")
+        raise ValueError("a backbone alone does not say what tracker it begins; add --as, such as seqtrack-b256")
+    config = config_from_dict(config.kind, with_settings(config.to_dict(), settings))
     torch.manual_seed(0)
-    if isinstance(config, VTTConfig):
-        if settings:
-            raise ValueError("got --set with a ResNet's weights; expected none, they fill the backbone alone")
-        return vtt_from_resnet(state, config)
-    return seqtrack_from_mae(state, SeqTrackConfig.from_dict(with_settings(config.to_dict(), settings)))
+    if not is_mae(state):
+        return with_backbone(state, config)
+    if not isinstance(config, SeqTrackConfig):
+        raise ValueError("a MAE's encoder begins a SeqTrack; got --as of another kind")
+    return seqtrack_from_mae(state, config)
 
 
 def _official_seqtrack(state: dict[str, Tensor], preset: str | None, settings: list[str]) -> SeqTrack:

@@ -84,6 +84,7 @@ def fit(
 
     Raises:
         CheckpointError: `out` holds a run with other settings, but for its length, or `start` is no such weights.
+        ValueError: the recipe freezes what would be random.
         FloatingPointError: the loss is not finite; the batch is in `out`.
     """
     with processes() as ranks:
@@ -123,6 +124,12 @@ class Run:
         self.before: list[dict[str, Any]] = []
         if start is not None:
             self._begin_from(start)
+        elif recipe.freezes and not (out / STATE).is_file():
+            raise ValueError(
+                f"the recipe keeps parts of the model as they begin ({recipe.freezes}), and they would begin random; "
+                "give --start with trained weights, such as those in train/weights or of python -m train import, or "
+                "let all of it learn with --set frozen=[] --set encoder_lr=1"
+            )
         self.average = {name: t.detach().clone() for name, t in self.objective.model.state_dict().items()}
         self.optimiser = build(self.objective, recipe)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=recipe.precision == "fp16")

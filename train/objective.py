@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import fnmatch
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -43,8 +44,20 @@ class Objective(nn.Module):
         self.recipe, self.model = recipe, model
         if recipe.encoder_lr == 0:
             model.get_submodule(model.pretrained).requires_grad_(False)
+        self._freeze(recipe.frozen)
         # Absent where nothing asks for it, so that every parameter has a gradient in every process.
         self.dense = nn.Linear(width, 5) if recipe.dense > 0 else None
+
+    def _freeze(self, patterns: Iterable[str]) -> None:
+        parameters = dict(self.model.named_parameters())
+        for pattern in patterns:
+            names = fnmatch.filter(parameters, pattern)
+            if not names:
+                raise ValueError(
+                    f"frozen is {pattern!r}, which is no parameter's name; expected one like {min(parameters)}"
+                )
+            for name in names:
+                parameters[name].requires_grad_(False)
 
     def counts(self, pair: Pair) -> Tensor:
         """What the terms are sums over in this batch, in the order of `losses`."""

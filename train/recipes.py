@@ -59,7 +59,9 @@ class Recipe:
     steps: int = 14_000
     lr: float = 8e-4
     encoder_lr: float = 1.0
-    """The learning rate of the encoder, or of VTT's backbone, as a share of `lr`; 0 freezes it."""
+    """The learning rate of what is pretrained, the encoder or the backbone, as a share of `lr`; 0 freezes it."""
+    frozen: tuple[str, ...] = ()
+    """Parameters of the model that stay as they begin, by name with *, ? and [0-9]."""
     beta2: float = 0.98
     schedule: str = "linear"
     """What the last `decay` steps do: "linear" to zero, or "step" to a tenth."""
@@ -92,6 +94,11 @@ class Recipe:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
 
+    @property
+    def freezes(self) -> str:
+        """What does not learn, in words; empty where all of the model does."""
+        return ", ".join([*self.frozen, *(["encoder_lr is 0"] if self.encoder_lr == 0 else [])])
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `from_dict` is the inverse."""
         return {**dataclasses.asdict(self), "model": {"kind": self.model.kind, **self.model.to_dict()}}
@@ -107,6 +114,7 @@ class Recipe:
                 "mixture": Mixture(**values["mixture"]),
                 "pairs": PairConfig(**values["pairs"]),
                 "assignment": Assignment(**values.get("assignment", {})),
+                "frozen": tuple(values.get("frozen", ())),
             }
         )
 
@@ -170,6 +178,12 @@ def _vtt_paper(epochs: int, decay: int, ratios: dict[str, float]) -> Recipe:
     )
 
 
+_SEQTRACK_NANO = Recipe(
+    seqtrack.PRESETS["seqtrack-nano"],
+    pairs=PairConfig(centre_jitter=4.5),
+)
+"""The edge preset."""
+
 _VTT_NANO = Recipe(
     vtt.PRESETS["vtt-nano"],
     mixture=Mixture(video=0.4, stills=0.3, scenes=0.3),
@@ -192,7 +206,7 @@ _ALL_FOUR = {"lasot": 1.0, "got10k": 1.0, "coco": 1.0, "trackingnet": 1.0}
 _PAPER_PRESETS = tuple(name for name in seqtrack.PRESETS if name != "seqtrack-nano")
 
 RECIPES: dict[str, Recipe] = {
-    "seqtrack-nano": Recipe(seqtrack.PRESETS["seqtrack-nano"], pairs=PairConfig(centre_jitter=4.5)),
+    "seqtrack-nano": _SEQTRACK_NANO,
     **{name: _paper(name, 60_000, _ALL_FOUR) for name in _PAPER_PRESETS},
     "vtt-nano": _VTT_NANO,
     "vtt-r50-coco": _vtt_paper(20, 0, {"coco": 1.0}),

@@ -104,7 +104,7 @@ def test_a_switch_is_a_setting_of_the_recipe(tmp_path: Path) -> None:
         "search_size": 64, "template_size": 32, "encoder_dim": 32, "encoder_depth": 1, "encoder_heads": 2,
         "decoder_dim": 16, "decoder_heads": 2, "decoder_ffn": 16, "bins": 40,
     }.items()]  # fmt: skip
-    short = ["--set=steps=2", "--set=batch=2", "--set=decay=1", "--workers=0"]
+    short = ["--set=steps=2", "--set=batch=2", "--set=decay=1", "--set=frozen=[]", "--workers=0"]
     run = ["fit", "seqtrack-nano", "--out", str(tmp_path / "run"), *small, *short]
     result = CliRunner().invoke(
         train, [*run, "--set=model.decoding=bidirectional", "--set=model.prompt_frames=4", "--set=model.order=corner"]

@@ -58,7 +58,8 @@ def test_the_readme_begins_where_its_imports_end() -> None:
 
 
 def fit(out: Path, *more: str) -> Any:
-    return CliRunner().invoke(train.cli.app, ["fit", "seqtrack-nano", "--out", str(out), "--workers", "0", *more])
+    options = ["--out", str(out), "--workers", "0", "--set", "frozen=[]"]
+    return CliRunner().invoke(train.cli.app, ["fit", "seqtrack-nano", *options, *more])
 
 
 def test_a_short_run_validates_on_as_many_pairs_as_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,6 +74,16 @@ def test_a_short_run_validates_on_as_many_pairs_as_asked(tmp_path: Path, monkeyp
     assert result.exit_code == 0, result.output
     assert lengths == [3]
     assert json.loads((tmp_path / "log.jsonl").read_text())["pairs"] == 2
+
+
+def test_what_begins_random_is_not_frozen(tmp_path: Path) -> None:
+    for setting, kept in (('frozen=["encoder.norm.*"]', "encoder.norm.*"), ("encoder_lr=0", "encoder_lr is 0")):
+        result = fit(tmp_path / "run", "--set", setting)
+        assert result.exit_code == 1
+        assert f"as they begin ({kept}), and they would begin random; give --start" in result.stderr
+    result = fit(tmp_path / "run", "--set", 'frozen=["encoder.none.*"]')
+    assert result.exit_code == 1
+    assert "frozen is 'encoder.none.*', which is no parameter's name" in result.stderr
 
 
 def test_what_cannot_run_is_said(tmp_path: Path) -> None:

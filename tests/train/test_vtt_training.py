@@ -20,7 +20,7 @@ from edgetrack.imaging import letterbox
 from edgetrack.vtt import calibrated_score
 from train.assignment import assignment_loss, box_loss
 from train.calibration import _decode
-from train.checkpoints import OfficialWeightsError, load_model, read_tensors, save_model, vtt_from_resnet
+from train.checkpoints import OfficialWeightsError, load_model, read_tensors, save_model, with_backbone
 from train.cli import app
 from train.data.frames import FrameDataset, Window
 from train.data.mixture import datasets
@@ -290,11 +290,11 @@ def test_a_backbone_is_taken_from_torchvision_or_detr(prefix: str, tmp_path: Pat
         file |= {"transformer.encoder.weight": torch.zeros(3)}
     else:
         file |= {"fc.weight": torch.zeros(3, 3), "fc.bias": torch.zeros(3), "bn1.num_batches_tracked": torch.tensor(1)}
-    model = vtt_from_resnet(file, SMALL_R50)
+    model = with_backbone(file, SMALL_R50)
     assert all(torch.equal(tensor, given[name]) for name, tensor in model.backbone.state_dict().items())
     del file[f"{prefix}layer1.0.conv1.weight"]
     with pytest.raises(OfficialWeightsError, match=r"not the weights of a resnet50: missing: layer1\.0\.conv1\.weight"):
-        vtt_from_resnet(file, SMALL_R50)
+        with_backbone(file, SMALL_R50)
 
 
 def test_import_writes_weights_to_begin_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
-"""Weights in and out: safetensors files of our own, and those of SeqTrack, MAE, DETR and torchvision."""
+"""Weights in and out: safetensors files of our own, and those of SeqTrack, MAE, DETR, torchvision and
+EfficientNet."""
 
-from train.checkpoints.backbones import is_mae, seqtrack_from_mae, vtt_from_resnet
+from train.checkpoints.backbones import is_convolutional, is_mae, seqtrack_from_mae, with_backbone
 from train.checkpoints.files import CheckpointError, load_model, read_tensors, save_model, write_tensors
 from train.checkpoints.foreign import OfficialWeightsError, read_state
 from train.checkpoints.official import seqtrack_from_official
@@ -8,6 +9,7 @@ from train.checkpoints.official import seqtrack_from_official
 __all__ = [
     "CheckpointError",
     "OfficialWeightsError",
+    "is_convolutional",
     "is_mae",
     "load_model",
     "read_state",
@@ -15,6 +17,6 @@ __all__ = [
     "save_model",
     "seqtrack_from_mae",
     "seqtrack_from_official",
-    "vtt_from_resnet",
+    "with_backbone",
     "write_tensors",
 ]

@@ -34,6 +34,8 @@ class SeqTrackConfig:
     patch: int = 16
     stem_widths: tuple[int, ...] = ()
     """Widths of the convolutional stem's inner layers; empty for plain patches."""
+    backbone: str = ""
+    """Instead of either: the network, one of `BACKBONES`, whose features are projected to tokens."""
     encoder_dim: int = 768
     encoder_depth: int = 12
     encoder_heads: int = 12
@@ -138,9 +140,6 @@ crop would show, at nearly the same scale, so a matching patch looks the same in
 class SeqTrack(nn.Module):
     """The model. Images are normalised RGB float; see `edgetrack.imaging.normalise`."""
 
-    pretrained: ClassVar[str] = "encoder"
-    """The part that comes with weights from elsewhere and may learn at a rate of its own."""
-
     def __init__(self, config: SeqTrackConfig) -> None:
         super().__init__()
         self.config = config
@@ -149,6 +148,7 @@ class SeqTrack(nn.Module):
             template_size=config.template_size,
             patch=config.patch,
             stem_widths=config.stem_widths,
+            backbone_name=config.backbone,
             dim=config.encoder_dim,
             depth=config.encoder_depth,
             heads=config.encoder_heads,
@@ -167,6 +167,11 @@ class SeqTrack(nn.Module):
             decoding=config.decoding,
             prompt=4 * config.prompt_frames,
         )
+
+    @property
+    def pretrained(self) -> str:
+        """The part that comes with weights from elsewhere and may learn at a rate of its own."""
+        return "encoder.stem.features" if self.config.backbone else "encoder"
 
     def template_state(self, templates: Tensor) -> TemplateState:
         """(B, T, 3, St, St) -> what `encode_search` needs of the templates."""

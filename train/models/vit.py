@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from train.models.attention import Attend, merge_heads, split_heads
+from train.models.backbones import BACKBONES, backbone, check_backbone
 
 TEMPLATE_ATTENTION = ("joint", "isolated", "separate")
 
@@ -46,6 +47,18 @@ class ConvStem(nn.Module):
         for conv in self.convs[:-1]:
             x = F.relu(conv(x))
         return self.convs[-1](x).flatten(2).transpose(1, 2)  # (B, N, D)
+
+
+class BackboneStem(nn.Module):
+    """A convolutional network, whose features may come from elsewhere, and a projection of each cell."""
+
+    def __init__(self, dim: int, name: str) -> None:
+        super().__init__()
+        self.features = backbone(name)
+        self.proj = nn.Conv2d(BACKBONES[name].channels, dim, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.proj(self.features(images)).flatten(2).transpose(1, 2)  # (B, N, D)
 
 
 class Attention(nn.Module):
@@ -114,6 +127,7 @@ class ViT(nn.Module):
         template_size: int,
         patch: int,
         stem_widths: Sequence[int],
+        backbone_name: str,
         dim: int,
         depth: int,
         heads: int,
@@ -129,13 +143,25 @@ class ViT(nn.Module):
             raise ValueError(
                 f"stem_widths {stem_widths} make a patch of {2 ** (len(stem_widths) + 1)}, but patch is {patch}"
             )
+        if backbone_name:
+            if stem_widths:
+                raise ValueError(
+                    f"got a backbone, {backbone_name!r}, and stem_widths {stem_widths}; expected one of them"
+                )
+            check_backbone(backbone_name)
+            if patch != BACKBONES[backbone_name].stride:
+                raise ValueError(f"{backbone_name} has stride {BACKBONES[backbone_name].stride}, but patch is {patch}")
         for name, size in (("search_size", search_size), ("template_size", template_size)):
             if size % patch:
                 raise ValueError(f"{name} is {size}; expected a multiple of the patch size {patch}")
         self.template_attention = template_attention
         self.search_tokens = (search_size // patch) ** 2
         self.template_tokens = (template_size // patch) ** 2
-        self.stem = ConvStem(dim, stem_widths) if stem_widths else PatchStem(dim, patch)
+        self.stem: nn.Module
+        if backbone_name:
+            self.stem = BackboneStem(dim, backbone_name)
+        else:
+            self.stem = ConvStem(dim, stem_widths) if stem_widths else PatchStem(dim, patch)
         self.search_position = nn.Parameter(torch.zeros(1, self.search_tokens, dim))
         self.template_position = nn.Parameter(torch.zeros(1, self.template_tokens, dim))
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio) for _ in range(depth))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from train.models.attention import Attend, merge_heads, split_heads
-from train.models.resnet import RESNETS, ResNet
+from train.models.backbones import BACKBONES, backbone, check_backbone
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class VTTConfig:
     """Whether the backbone's features are normalised, each cell's over its channels, before they are correlated."""
 
     def __post_init__(self) -> None:
-        if self.backbone not in RESNETS:
-            raise ValueError(f"backbone is {self.backbone!r}; expected one of {', '.join(RESNETS)}")
-        stride = RESNETS[self.backbone].stride
-        for name in ("search_width", "search_height", "template_size"):
-            if getattr(self, name) % stride or getattr(self, name) < stride:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected a multiple of the backbone's {stride}")
+        check_backbone(
+            self.backbone,
+            search_width=self.search_width,
+            search_height=self.search_height,
+            template_size=self.template_size,
+        )
         if self.dim % self.heads or self.dim % 4:
             raise ValueError(f"dim is {self.dim}; expected a multiple of heads, which is {self.heads}, and of 4")
         if self.encoder_layers < 0 or self.decoder_layers < 1:
@@ -63,7 +63,7 @@ class VTTConfig:
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the canvas's features."""
-        stride = RESNETS[self.backbone].stride
+        stride = BACKBONES[self.backbone].stride
         return self.search_height // stride, self.search_width // stride
 
     def to_dict(self) -> dict[str, Any]:
@@ -170,8 +170,8 @@ class VTT(nn.Module):
     def __init__(self, config: VTTConfig) -> None:
         super().__init__()
         self.config = config
-        shape = RESNETS[config.backbone]
-        self.backbone = ResNet(shape)
+        shape = BACKBONES[config.backbone]
+        self.backbone = backbone(config.backbone)
         # A small backbone learned from nothing puts out features of a fifth; their product with a kernel made of such
         # would vanish beside the positions, and for long nothing would be learned.
         self.norm = nn.LayerNorm(shape.channels) if config.normalised else nn.Identity()

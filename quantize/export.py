@@ -24,7 +24,7 @@ from torch import Tensor
 import edgetrack
 from edgetrack.bundle import MANIFEST, SCHEMA_VERSION, Manifest, pack, validate_manifest, write_bundle
 from edgetrack_runtimes import SessionOptions, discover, open_session
-from edgetrack_runtimes.onnxruntime_session import ZERO_POINT_AFTER_RELU
+from edgetrack_runtimes.onnxruntime_session import SCALE_AFTER_CLIP, ZERO_POINT_AFTER_RELU
 from quantize import kinds
 from quantize.folding import fold_transposes
 from quantize.graphs import GraphSpec, named
@@ -257,7 +257,8 @@ def write_sharing_weights(protos: Mapping[str, onnx.ModelProto], folder: Path, f
             for tensor in proto.graph.initializer:
                 # numpy gives the same bytes for equal weights whichever of its fields the exporter filled.
                 data = onnx.numpy_helper.to_array(tensor).tobytes()
-                if len(data) < _SHARED_BYTES and not tensor.name.startswith(ZERO_POINT_AFTER_RELU):
+                replaceable = tensor.name.startswith((ZERO_POINT_AFTER_RELU, SCALE_AFTER_CLIP))
+                if len(data) < _SHARED_BYTES and not replaceable:
                     continue
                 digest = hashlib.sha256(data).hexdigest()
                 if digest not in places:

@@ -25,7 +25,8 @@ class FakeQuantize(nn.Module):
         enabled: off, the values pass unchanged, as they must while calibration looks at them.
         fixed_range: the scale covers all that calibration saw and is not learned. For what a ReLU puts out:
             `edgetrack_runtimes` lets ONNX Runtime use the negative half of the integers for it, so that values above
-            the range are not cut there, and only a range that is never exceeded computes the same everywhere.
+            the range are not cut there, and only a range that is never exceeded computes the same everywhere; and
+            behind a ReLU6, whose 6 the range must not exceed.
     """
 
     def __init__(self, *, fixed_range: bool = False) -> None:
@@ -117,17 +118,35 @@ class QuantConv2d(nn.Module):
         after_relu: the input is what a ReLU puts out.
         output: round the output too. ONNX Runtime convolves integers only into integers; where another rounded
             layer follows, that one's input already is the rounding it looks for.
+        rounded_by: the convolution whose rounded output, and nothing else, is the input. To round it again, to other
+            steps, would only lose.
     """
 
-    def __init__(self, source: nn.Conv2d, *, after_relu: bool = False, output: bool = False) -> None:
+    def __init__(
+        self,
+        source: nn.Conv2d,
+        *,
+        after_relu: bool = False,
+        output: bool = False,
+        rounded_by: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.weight, self.bias = source.weight, source.bias
-        self.stride, self.padding = source.stride, source.padding
-        self.input, self.weights = FakeQuantize(fixed_range=after_relu), FakeQuantizeWeight()
+        self.stride, self.padding, self.groups = source.stride, source.padding, source.groups
+        self.weights = FakeQuantizeWeight()
         self.output = FakeQuantize() if output else None
+        before = rounded_by.output if isinstance(rounded_by, QuantConv2d) else None
+        self.input = FakeQuantize(fixed_range=after_relu) if before is None else None
+        # In a tuple, so that another layer's rounding is not part of this module too.
+        self._rounding = (before or self.input,)
+
+    @property
+    def input_scale(self) -> float:
+        return self._rounding[0].scale
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.conv2d(self.input(x), self.weights(self.weight), self.bias, self.stride, self.padding)
+        x = x if self.input is None else self.input(x)
+        x = F.conv2d(x, self.weights(self.weight), self.bias, self.stride, self.padding, 1, self.groups)
         return x if self.output is None else self.output(x)
 
 
@@ -159,5 +178,5 @@ def freeze(model: nn.Module) -> None:
             module.weights.freeze(module.weight)
     for module in model.modules():
         if isinstance(module, QuantConv2d) and module.bias is not None:
-            unit = module.input.scale * module.weights.scale
+            unit = module.input_scale * module.weights.scale
             module.bias = nn.Parameter((module.bias.detach() / unit).round() * unit)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ from torch import nn
 from quantize.fake import FakeQuantize, QuantAttend, QuantConv2d, QuantEmbedding, QuantLinear
 from quantize.norms import fold_norms
 from train.models.attention import Attend
+from train.models.efficientnet import EFFICIENTNETS
 from train.models.registry import Config, Model
 from train.models.resnet import RESNETS
 from train.models.seqtrack import SeqTrackConfig
@@ -39,7 +40,7 @@ class Rule:
 
     kind: type[nn.Module]
     where: str = "*"
-    options: dict[str, bool] | None = field(default_factory=dict)
+    options: dict[str, bool | str] | None = field(default_factory=dict)
 
 
 def rules(config: Config) -> tuple[Rule, ...]:
@@ -58,24 +59,46 @@ def _seqtrack(config: SeqTrackConfig) -> tuple[Rule, ...]:
         Rule(nn.Conv2d, "encoder.stem.convs.0", None),
         Rule(nn.Conv2d, f"encoder.stem.convs.{last}", {"after_relu": True, "output": True}),
         Rule(nn.Conv2d, "encoder.stem.convs.*", {"after_relu": True}),
+        *_efficientnet("encoder.stem.features", config.backbone),
     )
 
 
+def _efficientnet(where: str, name: str) -> Iterator[Rule]:
+    """Those of an EfficientNet called `name` that is at `where`; none for another network."""
+    if name not in EFFICIENTNETS:
+        return
+    yield Rule(nn.Conv2d, f"{where}.stem", None)  # three channels, as above
+    first = 0
+    for stage in EFFICIENTNETS[name].stages:
+        # What a stage's first block projects is not added to what it expanded: the next block takes it as it is.
+        rounded = {"rounded_by": f"{where}.blocks.{first}.project"}
+        yield Rule(nn.Conv2d, f"{where}.blocks.{first + 1}.expand", rounded)
+        first += stage.blocks
+    yield Rule(nn.Conv2d, f"{where}.*.expand")
+    yield Rule(nn.Conv2d, f"{where}.*.depthwise", {"after_relu": True})
+    yield Rule(nn.Conv2d, f"{where}.*.project", {"after_relu": True, "output": True})
+
+
 def _vtt(config: VTTConfig) -> tuple[Rule, ...]:
-    last = 3 if RESNETS[config.backbone].bottleneck else 2
     return (
         # Never called: its weight is what a template's kernel is folded into, an input of the frame's graph.
         Rule(nn.Linear, "reduce", None),
         Rule(nn.Linear),
         Rule(nn.Conv2d, "phi", {"output": True}),
-        Rule(nn.Conv2d, "backbone.conv1", None),  # three channels, as above
-        # A block's last convolution and its shortcut go into a sum, not into a ReLU and the next convolution.
-        *(
-            Rule(nn.Conv2d, f"backbone.*.{name}", {"after_relu": True, "output": True})
-            for name in (f"conv{last}", "downsample.0")
-        ),
-        Rule(nn.Conv2d, "backbone.*", {"after_relu": True}),
+        *_efficientnet("backbone", config.backbone),
+        *_resnet("backbone", config.backbone),
     )
+
+
+def _resnet(where: str, name: str) -> Iterator[Rule]:
+    """Those of a ResNet called `name` that is at `where`; none for another network."""
+    if name not in RESNETS:
+        return
+    yield Rule(nn.Conv2d, f"{where}.conv1", None)  # three channels, as above
+    # A block's last convolution and its shortcut go into a sum, not into a ReLU and the next convolution.
+    for last in ("conv3" if RESNETS[name].bottleneck else "conv2", "downsample.0"):
+        yield Rule(nn.Conv2d, f"{where}.*.{last}", {"after_relu": True, "output": True})
+    yield Rule(nn.Conv2d, f"{where}.*", {"after_relu": True})
 
 
 def place(model: ModelT, keep_float: Iterable[str] = ()) -> ModelT:
@@ -104,7 +127,10 @@ def place(model: ModelT, keep_float: Iterable[str] = ()) -> ModelT:
     for name, (module, rule) in found.items():
         if not any(fnmatchcase(name, pattern) for pattern in keep_float):
             parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, LAYERS[rule.kind](module, **rule.options))
+            options: dict[str, Any] = dict(rule.options or {})
+            if "rounded_by" in options:
+                options["rounded_by"] = model.get_submodule(options["rounded_by"])
+            setattr(model.get_submodule(parent), child, LAYERS[rule.kind](module, **options))
     return model
 
 

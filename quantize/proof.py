@@ -16,7 +16,7 @@ from torch import Tensor
 
 from edgetrack.kinds import FRAME_GRAPHS
 from edgetrack_runtimes import SessionOptions, discover, open_session
-from edgetrack_runtimes.onnxruntime_session import lower_zero_points, zero_points_after_relu
+from edgetrack_runtimes.onnxruntime_session import constants_after_relu, replace_constants
 from quantize import kinds
 from quantize.graphs import named
 from train.data.pairs import Pair
@@ -55,7 +55,8 @@ def _onnxruntime_operations(graph: Path) -> list[tuple[str, bool]]:
         config.log_severity_level = 3
         config.intra_op_num_threads = 1
         config.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
-        lower_zero_points(onnxruntime, config, zero_points_after_relu(graph))
+        replaced = constants_after_relu(graph)
+        replace_constants(onnxruntime, config, replaced)
         onnxruntime.InferenceSession(str(graph), config, providers=["CPUExecutionProvider"])
         nodes = onnx.load(config.optimized_model_filepath, load_external_data=False).graph.node
     return [(n.op_type, n.op_type in _ORT_INTEGER) for n in nodes if n.op_type in _ORT_INTEGER | _ORT_FLOAT]

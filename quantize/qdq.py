@@ -17,11 +17,16 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from edgetrack_runtimes.onnxruntime_session import ZERO_POINT_AFTER_RELU
+from edgetrack_runtimes.onnxruntime_session import SCALE_AFTER_CLIP, ZERO_POINT_AFTER_RELU
 
 WEIGHTED = ("Conv", "MatMul")
 """The operators that have integer kernels."""
 QDQ = ("QuantizeLinear", "DequantizeLinear")
+NOTHING = 1e-30
+"""Added, it changes no number that a scale and an integer make but 0, and that by less than anything resolves; adding 0
+itself is an operation that runtimes take out."""
+RECTIFIERS = ("Relu", "Clip")
+"""ReLU and, as the exporter writes it, ReLU6."""
 # fmt: off
 TENSORRT_OPERATORS = frozenset({
     "Add", "And", "ArgMax", "ArgMin", "AveragePool", "Cast", "Ceil", "Clip", "Concat", "Constant",
@@ -88,16 +93,19 @@ def fold(proto: onnx.ModelProto) -> None:
     - GELU's factors are put in the order in which ONNX Runtime knows it.
     - Every product gets a pair of its own, its scale different from the others' in the last bit: ONNX Runtime merges
       equal ones and leaves the products that share the outcome in float.
+    - What is rounded once for a convolution and for a sum is rounded twice, a float operation between the two: ONNX
+      Runtime makes unsigned integers, which alone it computes fast on x86, only of what goes to one place.
     - A MatMul's bias (N,) becomes (1, 1, N), or ONNX Runtime would merge the two into a Gemm, a float one.
-    - The zero point after a convolution's ReLU gets a name of its own, by which `edgetrack_runtimes` finds it and gives
-      ONNX Runtime the one that lets it drop the ReLU.
+    - The zero point after a convolution's ReLU, and the scale after its ReLU6, get names of their own, by which
+      `edgetrack_runtimes` finds them and gives ONNX Runtime the ones that let it drop the ReLU.
     """
     _fold_weights(proto)
     _fold_constants(proto)
     _order_gelu(proto)
     _separate_readers(proto)
+    _separate_sums(proto)
     _reshape_biases(proto)
-    _name_zero_points_after_relu(proto)
+    _name_constants_after_relu(proto)
     _prune(proto)
 
 
@@ -205,6 +213,32 @@ def _separate_readers(proto: onnx.ModelProto) -> None:
             reader.input[list(reader.input).index(dequantize.output[0])] = name
 
 
+def _separate_sums(proto: onnx.ModelProto) -> None:
+    graph = _Graph(proto)
+    for dequantize in [node for node in proto.graph.node if node.op_type == "DequantizeLinear"]:
+        readers = graph.consumers[dequantize.output[0]]
+        convs = [node for node in readers if node.op_type == "Conv"]
+        if not convs or len(convs) == len(readers):
+            continue
+        value = dequantize.output[0]
+        float_value, integers, again = (f"{value}.{name}" for name in ("float", "integers", "again"))
+        nothing = numpy_helper.from_array(np.array(NOTHING, np.float32), f"{value}.nothing")
+        proto.graph.initializer.append(nothing)
+        for reader in readers:
+            name = again if reader.op_type == "Conv" else float_value
+            reader.input[:] = [name if entry == value else entry for entry in reader.input]
+        constants = dequantize.input[1:]
+        at = list(proto.graph.node).index(dequantize) + 1
+        for kind, sources, target in (
+            ("DequantizeLinear", [integers, *constants], again),
+            ("QuantizeLinear", [float_value, *constants], integers),
+            ("Add", [value, nothing.name], float_value),
+        ):
+            node = helper.make_node(kind, sources, [target], name=f"{target}.{kind}")
+            node.metadata_props.extend(dequantize.metadata_props)
+            proto.graph.node.insert(at, node)
+
+
 def _reshape_biases(proto: onnx.ModelProto) -> None:
     graph = _Graph(proto)
     reshaped: dict[str, str] = {}
@@ -221,20 +255,27 @@ def _reshape_biases(proto: onnx.ModelProto) -> None:
             add.input[index] = reshaped[value]
 
 
-def _name_zero_points_after_relu(proto: onnx.ModelProto) -> None:
+def _name_constants_after_relu(proto: onnx.ModelProto) -> None:
     graph = _Graph(proto)
     quantized = [node for node in proto.graph.node if node.op_type == "QuantizeLinear"]
     for index, quantize in enumerate(q for q in quantized if _rectified_conv(graph, q.input[0])):
-        name = f"{ZERO_POINT_AFTER_RELU}<{index}>"
-        proto.graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), name))
-        quantize.input[2] = name
-        for dequantize in graph.consumers[quantize.output[0]]:
-            dequantize.input[2] = name
+        named = {2: (f"{ZERO_POINT_AFTER_RELU}<{index}>", np.array(0, np.int8))}
+        scale = graph.array(quantize.input[1])
+        if graph.source(quantize.input[0], "Clip") is not None and scale is not None:
+            named[1] = (f"{SCALE_AFTER_CLIP}<{index}:{scale.item():.9g}>", scale)
+        for place, (name, value) in named.items():
+            proto.graph.initializer.append(numpy_helper.from_array(value, name))
+            quantize.input[place] = name
+            for dequantize in graph.consumers[quantize.output[0]]:
+                dequantize.input[place] = name
 
 
 def _rectified_conv(graph: _Graph, value: str) -> bool:
-    relu = graph.source(value, "Relu")
-    return relu is not None and graph.source(relu.input[0], "Conv") is not None
+    """Whether a convolution's ReLU or ReLU6 puts out `value`."""
+    rectifier = graph.producers.get(value)
+    if rectifier is None or rectifier.op_type not in RECTIFIERS:
+        return False
+    return graph.source(rectifier.input[0], "Conv") is not None
 
 
 def _prune(proto: onnx.ModelProto) -> None:
@@ -341,7 +382,7 @@ def _is_integer(graph: _Graph, node: NodeProto) -> bool:
             if any(tensor is not None and tensor.ndim == 1 for tensor in map(graph.array, consumer.input)):
                 raise QdqError(f"{where}: the bias is a vector, which makes it a float Gemm; expected (1, 1, N)")
         elif node.op_type == "Conv":
-            after = graph.only_consumer(consumer.output[0]) if consumer.op_type == "Relu" else consumer
+            after = graph.only_consumer(consumer.output[0]) if consumer.op_type in RECTIFIERS else consumer
             if after is None or after.op_type != "QuantizeLinear":
                 raise QdqError(f"{where}: puts out to {consumer.op_type}; expected QuantizeLinear, or a ReLU and it")
     return True

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -40,8 +40,11 @@ _DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64"} | {
 _SEVERITY_ERROR = 3
 
 ZERO_POINT_AFTER_RELU = "zero_point_after_relu"
-"""Begins the names, "zero_point_after_relu<0>" and so on, of the zero points of activations that come out of a ReLU.
-They lie in a file beside the graph, which is what lets a session replace them."""
+"""Begins the names, "zero_point_after_relu<0>" and so on, of the zero points of activations that come out of a ReLU."""
+SCALE_AFTER_CLIP = "scale_after_clip"
+"""Begins the names, "scale_after_clip<0:0.047244094>" and so on, of the scales of activations that a ReLU6 put out; the
+scale itself is behind the colon. They and the zero points lie in a file beside the graph, which is what lets a session
+replace them."""
 
 
 def version() -> str | None:
@@ -86,10 +89,10 @@ def open_session(backend: str, graph: Path, options: SessionOptions) -> EngineSe
     )
     recorded = hasattr(ort.InferenceSession, "get_provider_graph_assignment_info")  # since 1.24
     with tempfile.TemporaryDirectory(prefix="edgetrack-") as profile_dir:
-        lowered = zero_points_after_relu(graph) if provider == CPU else ()
+        replaced = constants_after_relu(graph) if provider == CPU else {}
         profile = None if recorded else Path(profile_dir)
         try:
-            session = _create(ort, str(graph), backend, options, settings, profile, lowered)
+            session = _create(ort, str(graph), backend, options, settings, profile, replaced)
         except Exception as error:
             raise GraphError(f"{graph}: ONNX Runtime cannot load it: {_one_line(error)}") from error
         if provider not in session.get_providers():
@@ -103,7 +106,7 @@ def open_session(backend: str, graph: Path, options: SessionOptions) -> EngineSe
     if not options.allow_fallback:
         require_placement(nodes, provider, graph=graph.name, backend=backend)
     return EngineSession(
-        OnnxRuntimeEngine(ort, session, graph, None if provider == CPU else "cuda"),
+        OnnxRuntimeEngine(ort, session, graph, None if provider == CPU else "cuda", keep=replaced),
         backend=backend,
         graph=graph,
         inputs=inputs,
@@ -113,23 +116,34 @@ def open_session(backend: str, graph: Path, options: SessionOptions) -> EngineSe
     )
 
 
-def zero_points_after_relu(graph: Path) -> tuple[str, ...]:
-    """The names of the graph's zero points after a ReLU; see `lower_zero_points`."""
-    # A search through the file, not a parse: the marker is written by our exporter and ends where the name does.
-    pattern = ZERO_POINT_AFTER_RELU.encode() + rb"<\d+>"
-    return tuple(sorted({name.decode() for name in re.findall(pattern, graph.read_bytes())}))
+def constants_after_relu(graph: Path) -> dict[str, Array]:
+    """What ONNX Runtime on the CPU gets in place of the scales and zero points after a ReLU, by their names.
 
-
-def lower_zero_points(ort: ModuleType, config: Any, names: Sequence[str]) -> None:
-    """Set the named zero points from 0 to -128 as the graph is loaded.
-
-    TensorRT takes a zero point of 0 alone, so that is what the file has. ONNX Runtime on the CPU computes a quantised
-    convolution in integers only if it can drop the ReLU behind it, and it drops it where the least integer means zero.
-    Values that were 0..127 become -128..-1, with the same scale: the same numbers, as no value exceeds the range.
+    TensorRT takes a zero point of 0 alone, so that is what the file has. ONNX Runtime computes a quantised convolution
+    in integers only if it can drop the ReLU behind it, and it drops it where the least integer means zero: -128. Behind
+    a plain ReLU values that were 0..127 become -128..-1, with the same scale: the same numbers, as no value exceeds the
+    range. Behind a ReLU6 the greatest integer must not mean more than 6 either: there the range, which is cut at its
+    upper end in the file too, gets all 256 integers instead of the upper 128, and is rounded half as coarsely.
     """
-    if names:
-        values = [ort.OrtValue.ortvalue_from_numpy(np.array(-128, np.int8)) for _ in names]
-        config.add_external_initializers(list(names), values)
+    # A search through the file, not a parse: the markers are written by our exporter and end where the names do.
+    content = graph.read_bytes()
+    zero_points = re.findall(ZERO_POINT_AFTER_RELU.encode() + rb"<\d+>", content)
+    scales = re.findall(SCALE_AFTER_CLIP.encode() + rb"<\d+:[^>]+>", content)
+    replaced: dict[str, Array] = {name.decode(): np.array(-128, np.int8) for name in zero_points}
+    for name in map(bytes.decode, scales):
+        scale = float(name[:-1].partition(":")[2]) * 127 / 255
+        replaced[name] = np.array(scale * (1 - 1e-6), np.float32)  # not above 6 by the last bits
+    return dict(sorted(replaced.items()))
+
+
+def replace_constants(ort: ModuleType, config: Any, constants: Mapping[str, Array]) -> None:
+    """Give the session that `config` is for these values for the graph's constants of their names.
+
+    It takes the arrays' memory as it is and does not keep them: `constants` must live as long as the session.
+    """
+    if constants:
+        values = [ort.OrtValue.ortvalue_from_numpy(value) for value in constants.values()]
+        config.add_external_initializers(list(constants), values)
 
 
 def provider_options(
@@ -191,10 +205,14 @@ def profiled_nodes(session: Any, inputs: Mapping[str, TensorSpec]) -> list[Place
 class OnnxRuntimeEngine:
     """An InferenceSession, whose `run` is thread-safe by itself."""
 
-    def __init__(self, ort: ModuleType, session: Any, graph: Path, device: str | None) -> None:
-        """device: where `put` copies to; None keeps plain arrays on the host, which costs a run the least."""
+    def __init__(self, ort: ModuleType, session: Any, graph: Path, device: str | None, keep: object = None) -> None:
+        """device: where `put` copies to; None keeps plain arrays on the host, which costs a run the least.
+
+        keep: what the session uses and does not keep itself.
+        """
         self._ort = ort
         self._session = session
+        self._keep = keep
         self._graph = graph
         self._device = device
         self._outputs = [node.name for node in session.get_outputs()]
@@ -222,7 +240,7 @@ def _create(
     options: SessionOptions,
     settings: Mapping[str, str],
     profile_dir: Path | None = None,
-    lowered: Sequence[str] = (),
+    replaced: Mapping[str, Array] | None = None,
 ) -> Any:
     """An InferenceSession; provider_options of the backend's own provider are `settings`."""
     config = ort.SessionOptions()
@@ -235,7 +253,7 @@ def _create(
     if profile_dir is not None:
         config.enable_profiling = True
         config.profile_file_prefix = str(profile_dir / "placement")
-    lower_zero_points(ort, config, lowered)
+    replace_constants(ort, config, replaced or {})
     provider = PROVIDERS[backend]
     chain = {provider: dict(settings)}
     # CUDA and the CPU stand behind so that the record names the nodes that the provider refuses.

@@ -1,4 +1,4 @@
-"""Two small models with random weights, one of each kind of template attention."""
+"""Small models with random weights, of both kinds of template attention and all kinds of stem."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ JOINT = SeqTrackConfig(
     memory="xz",
 )
 ISOLATED = replace(JOINT, template_attention="isolated", stem_widths=(8, 8, 16), templates=1, order="whxy")
-CONFIGS = {"joint": JOINT, "isolated": ISOLATED}
+BACKBONE = replace(ISOLATED, stem_widths=(), backbone="efficientnet-lite0", order="xywh")
+CONFIGS = {"joint": JOINT, "isolated": ISOLATED, "backbone": BACKBONE}
 
 
 def random_model(kind: str, **changes: object) -> SeqTrack:

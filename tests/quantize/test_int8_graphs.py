@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +23,7 @@ from small_models import CONFIGS, random_model
 import edgetrack
 from edgetrack.bundle import read_bundle
 from edgetrack_runtimes import SessionOptions, open_session
-from edgetrack_runtimes.onnxruntime_session import zero_points_after_relu
+from edgetrack_runtimes.onnxruntime_session import constants_after_relu
 from quantize.calibrate import calibrate
 from quantize.export import Int8, _to_onnx, export_bundle, write_sharing_weights
 from quantize.fake import freeze
@@ -35,14 +37,15 @@ from train.objective import normalised
 BACKENDS = ("onnxruntime-cpu", "openvino-cpu")
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[SeqTrack, Path]:
+@pytest.fixture(scope="module", params=["isolated", "backbone"])
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[SeqTrack, Path]:
     """A frozen fake-quant model and the bundle with both variants."""
-    int8 = calibrated_model("isolated")
+    kind = request.param
+    int8 = calibrated_model(kind)
     freeze(int8)
-    out = tmp_path_factory.mktemp("isolated") / "model"
-    variant = Int8(int8, {"method": "percentile"}, batches("isolated")[2:])
-    export_bundle(random_model("isolated"), out, name="small", metadata={}, int8=variant)
+    out = tmp_path_factory.mktemp(kind) / "model"
+    variant = Int8(int8, {"method": "percentile"}, batches(kind)[2:])
+    export_bundle(random_model(kind), out, name="small", metadata={}, int8=variant)
     return int8, out
 
 
@@ -132,11 +135,16 @@ def test_the_proof_is_in_the_manifest(built: tuple[SeqTrack, Path]) -> None:
         assert 0 <= found["overlap_with_fp32"]["mean"] <= 1
 
 
-def test_zero_points_after_relu_are_lowered_without_changing_a_number(built: tuple[SeqTrack, Path]) -> None:
+def test_constants_after_relu_are_replaced_without_changing_the_numbers(built: tuple[SeqTrack, Path]) -> None:
     """What the session computes is what ONNX Runtime makes of the file by itself, but with all convolutions integer."""
     model, bundle = built
     graph = graph_path(bundle, "template")
-    assert len(zero_points_after_relu(graph)) == len(model.config.stem_widths)
+    convs = [name for name in quantised_layers(model) if "stem" in name]
+    # EfficientNet-Lite0 has eleven blocks up to stride 16, with two convolutions behind a ReLU6 in each.
+    after_relu = 22 if model.config.backbone else len(model.config.stem_widths)
+    replaced = constants_after_relu(graph).values()
+    assert sum(value.dtype == np.int8 for value in replaced) == after_relu
+    assert sum(value.dtype == np.float32 for value in replaced) == (after_relu if model.config.backbone else 0)
     feeds = {
         "templates": seqtrack_graphs(model, torch.Generator().manual_seed(5))["template"].inputs["templates"].numpy()
     }
@@ -145,7 +153,29 @@ def test_zero_points_after_relu_are_lowered_without_changing_a_number(built: tup
         for name, value in session.run(feeds).items():
             expected = plain.run([name], feeds)[0]
             assert np.linalg.norm(value - expected) < 0.02 * np.linalg.norm(expected)
-    assert executed("onnxruntime-cpu", graph).integer["QLinearConv"] == max(1, len(model.config.stem_widths))
+    assert executed("onnxruntime-cpu", graph).integer["QLinearConv"] == len(convs)
+
+
+def test_replaced_constants_live_as_long_as_their_session(
+    built: tuple[SeqTrack, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime uses their memory and does not keep it."""
+    alive: list[weakref.ref[np.ndarray]] = []
+
+    def watched(graph: Path) -> dict[str, np.ndarray]:
+        found = constants_after_relu(graph)
+        alive.extend(map(weakref.ref, found.values()))
+        return found
+
+    monkeypatch.setattr("edgetrack_runtimes.onnxruntime_session.constants_after_relu", watched)
+    session = open_session("onnxruntime-cpu", graph_path(built[1], "template"), SessionOptions(threads=1))
+    gc.collect()
+    assert alive
+    assert all(constant() is not None for constant in alive)
+    session.close()
+    del session
+    gc.collect()
+    assert not any(constant() is not None for constant in alive)
 
 
 PICTURES = {
@@ -212,7 +242,9 @@ def test_attention_products_at_256_tokens_are_integers(kind: str, tmp_path: Path
     for backend in BACKENDS:
         integer, floating = executed(backend, tmp_path / "int8" / "encode.onnx")
         assert sum(integer.values()) == sum(layers.integer.values()), backend
-        assert sum(floating.values()) == bool(config.stem_widths), floating  # the stem's first convolution
+        assert sum(floating.values()) == bool(config.stem_widths or config.backbone), (
+            floating
+        )  # the stem's first convolution
         with open_session(backend, tmp_path / "int8" / "encode.onnx", SessionOptions(threads=1)) as session:
             found = session.run(feeds)
         for name, value in zip(specs["encode"].outputs, expected, strict=True):

@@ -47,7 +47,7 @@ INT8_TOLERANCE = 1.5
 A sum in another order differs in the last bit, and now and then that makes one value round the other way. The layers
 behind it round the difference again, which makes it larger until it is as large as rounding itself: two such results
 are as far apart as two independent errors of that size, sqrt(2) times one of them."""
-_SHARED_BYTES = 1024
+_SHARED_BYTES = 256
 _ALIGNMENT = 64
 
 

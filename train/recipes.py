@@ -181,8 +181,14 @@ def _vtt_paper(epochs: int, decay: int, ratios: dict[str, float]) -> Recipe:
 _SEQTRACK_NANO = Recipe(
     seqtrack.PRESETS["seqtrack-nano"],
     pairs=PairConfig(centre_jitter=4.5),
+    steps=4000,
+    encoder_lr=0.2,
+    frozen=("encoder.stem.features.stem.*", "encoder.stem.features.blocks.[0-4].*"),
+    warmup=200,
+    decay=1500,
 )
-"""The edge preset."""
+"""The edge preset, whose backbone begins with ImageNet's features. Its layers above stride 16 stay as they are: they
+find what all pictures have, and most of the time that a step would take is theirs."""
 
 _VTT_NANO = Recipe(
     vtt.PRESETS["vtt-nano"],

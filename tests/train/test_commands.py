@@ -54,7 +54,7 @@ def test_the_readme_begins_where_its_imports_end() -> None:
     written = {str(options["out"]) for name, options in map(parsed, COMMANDS) if name == "import"}
     starts = {str(options["start"]) for name, options in map(parsed, COMMANDS) if name == "fit" and options["start"]}
     assert starts
-    assert starts <= written
+    assert {start for start in starts if not (Path(__file__).parents[2] / start).is_file()} <= written
 
 
 def fit(out: Path, *more: str) -> Any:

@@ -142,6 +142,7 @@ class QuantConv2d(nn.Module):
 
     @property
     def input_scale(self) -> float:
+        """One step of the input's rounding, wherever that is done."""
         return self._rounding[0].scale
 
     def forward(self, x: Tensor) -> Tensor:

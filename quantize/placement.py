@@ -13,9 +13,9 @@ from torch import nn
 from quantize.fake import FakeQuantize, QuantAttend, QuantConv2d, QuantEmbedding, QuantLinear
 from quantize.norms import fold_norms
 from train.models.attention import Attend
-from train.models.efficientnet import EFFICIENTNETS
+from train.models.efficientnet import EFFICIENTNETS, EfficientNetConfig
 from train.models.registry import Config, Model
-from train.models.resnet import RESNETS
+from train.models.resnet import RESNETS, ResNetConfig
 from train.models.seqtrack import SeqTrackConfig
 from train.models.vtt import VTTConfig
 
@@ -59,20 +59,25 @@ def _seqtrack(config: SeqTrackConfig) -> tuple[Rule, ...]:
         Rule(nn.Conv2d, "encoder.stem.convs.0", None),
         Rule(nn.Conv2d, f"encoder.stem.convs.{last}", {"after_relu": True, "output": True}),
         Rule(nn.Conv2d, "encoder.stem.convs.*", {"after_relu": True}),
-        *_efficientnet("encoder.stem.features", config.backbone),
+        *_backbone("encoder.stem.features", config.backbone),
     )
 
 
-def _efficientnet(where: str, name: str) -> Iterator[Rule]:
-    """Those of an EfficientNet called `name` that is at `where`; none for another network."""
-    if name not in EFFICIENTNETS:
-        return
+def _backbone(where: str, name: str) -> Iterator[Rule]:
+    """Those of the backbone called `name` that is at `where`; none where there is none."""
+    if name in EFFICIENTNETS:
+        yield from _efficientnet(where, EFFICIENTNETS[name])
+    elif name in RESNETS:
+        yield from _resnet(where, RESNETS[name])
+
+
+def _efficientnet(where: str, config: EfficientNetConfig) -> Iterator[Rule]:
     yield Rule(nn.Conv2d, f"{where}.stem", None)  # three channels, as above
     # Half of what rounding changed in seqtrack-nano was its doing: the first convolution's channels reach far apart,
     # and each meets nine weights alone. It is a hundredth of the multiplications.
     yield Rule(nn.Conv2d, f"{where}.blocks.0.depthwise", None)
     first = 0
-    for stage in EFFICIENTNETS[name].stages:
+    for stage in config.stages:
         # What a stage's first block projects is not added to what it expanded: the next block takes it as it is.
         rounded = {"rounded_by": f"{where}.blocks.{first}.project"}
         yield Rule(nn.Conv2d, f"{where}.blocks.{first + 1}.expand", rounded)
@@ -88,18 +93,14 @@ def _vtt(config: VTTConfig) -> tuple[Rule, ...]:
         Rule(nn.Linear, "reduce", None),
         Rule(nn.Linear),
         Rule(nn.Conv2d, "phi", {"output": True}),
-        *_efficientnet("backbone", config.backbone),
-        *_resnet("backbone", config.backbone),
+        *_backbone("backbone", config.backbone),
     )
 
 
-def _resnet(where: str, name: str) -> Iterator[Rule]:
-    """Those of a ResNet called `name` that is at `where`; none for another network."""
-    if name not in RESNETS:
-        return
+def _resnet(where: str, config: ResNetConfig) -> Iterator[Rule]:
     yield Rule(nn.Conv2d, f"{where}.conv1", None)  # three channels, as above
     # A block's last convolution and its shortcut go into a sum, not into a ReLU and the next convolution.
-    for last in ("conv3" if RESNETS[name].bottleneck else "conv2", "downsample.0"):
+    for last in ("conv3" if config.bottleneck else "conv2", "downsample.0"):
         yield Rule(nn.Conv2d, f"{where}.*.{last}", {"after_relu": True, "output": True})
     yield Rule(nn.Conv2d, f"{where}.*", {"after_relu": True})
 

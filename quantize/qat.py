@@ -22,11 +22,12 @@ def qat_recipe(metadata: Mapping[str, Any], model: Model) -> Recipe:
     """The recipe the model was trained with, made short and gentle: a small rate, no decay towards zero.
 
     The scales are learned at the same rate; they are logarithms, so a step changes each by the same proportion. In
-    float32, because bfloat16 rounds more coarsely than INT8 with calibrated ranges does.
+    float32, because bfloat16 rounds more coarsely than INT8 with calibrated ranges does. What training froze
+    learns too: it is rounded like the rest.
     """
     recipe = Recipe.from_dict(metadata["recipe"]) if "recipe" in metadata else Recipe(model.config)
     gentle = {"steps": 1500, "lr": 2e-5, "warmup": 50, "schedule": "linear", "decay": 750, "weight_decay": 0.0}
-    return replace(recipe, **gentle, ema=0.99, dense=0.0, precision="fp32")
+    return replace(recipe, **gentle, ema=0.99, dense=0.0, precision="fp32", frozen=())
 
 
 def distillation(teacher: Model, keep_float: list[str]) -> Callable[[Recipe], Objective]:

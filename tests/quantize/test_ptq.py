@@ -157,3 +157,9 @@ def test_a_scale_survives_saving_as_what_it_is() -> None:
     other = FakeQuantize()
     other.load_state_dict(rounding.state_dict())
     assert math.isclose(other.scale, 0.0123, rel_tol=1e-6)
+
+
+def test_of_a_resnet_before_the_vit_all_but_the_first_convolution_is_rounded() -> None:
+    model = place(random_model("isolated", stem_widths=(), backbone="resnet-nano"))
+    plain = [name for name, module in model.named_modules() if type(module) is nn.Conv2d]
+    assert plain == ["encoder.stem.features.conv1"]

@@ -110,7 +110,7 @@ def import_weights(
         typer.Option(
             "--set",
             help="KEY=VALUE that the file's tensors do not tell: of SeqTrack's encoder_heads, decoder_heads, "
-            "memory and templates; of MAE's anything of the model. Repeatable.",
+            "memory and templates; of a MAE's or a backbone's anything of the model. Repeatable.",
         ),
     ] = None,
 ) -> None:
@@ -121,13 +121,14 @@ def import_weights(
     """
     from train.checkpoints import OfficialWeightsError, is_convolutional, is_mae, read_state, save_model
     from train.models.registry import PRESETS
+    from train.models.vtt import VTTConfig
 
     if preset is not None and preset not in PRESETS:
         raise typer.BadParameter(f"{preset!r} is not a preset; expected one of {', '.join(PRESETS)}")
     config = PRESETS[preset] if preset else None
     try:
         state = read_state(file)
-        if is_convolutional(state) or is_mae(state):
+        if isinstance(config, VTTConfig) or is_convolutional(state) or is_mae(state):
             model, source = _begun(state, config, settings or []), f"backbone of {file.name}, else random"
         else:
             model, source = _official_seqtrack(state, preset, settings or []), f"official SeqTrack weights, {file.name}"

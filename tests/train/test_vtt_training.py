@@ -308,6 +308,10 @@ def test_import_writes_weights_to_begin_from(tmp_path: Path, monkeypatch: pytest
     model, metadata = load_model(tmp_path / "start.safetensors")
     assert torch.equal(model.backbone.conv1.weight, given["conv1.weight"])  # type: ignore[union-attr]
     assert metadata["source"] == "backbone of detr.pth, else random"
+    torch.save({"encoder.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    result = CliRunner().invoke(app, ["import", str(tmp_path / "other.pth"), *arguments[2:]])
+    assert result.exit_code == 1
+    assert "not the weights of a resnet50" in result.stderr
     torch.save([1, 2], tmp_path / "list.pth")
     result = CliRunner().invoke(app, ["import", str(tmp_path / "list.pth"), *arguments[2:]])
     assert result.exit_code == 1

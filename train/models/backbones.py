@@ -8,7 +8,7 @@ from train.models.resnet import RESNETS, ResNet, ResNetConfig
 BACKBONES: dict[str, ResNetConfig | EfficientNetConfig] = {**RESNETS, **EFFICIENTNETS}
 
 
-def backbone(name: str) -> ResNet | EfficientNet:
+def build_backbone(name: str) -> ResNet | EfficientNet:
     """The network of that name, with random weights: normalised RGB (B, 3, H, W) -> (B, C, H / stride, W / stride)."""
     config = BACKBONES[name]
     return ResNet(config) if isinstance(config, ResNetConfig) else EfficientNet(config)

@@ -148,7 +148,7 @@ class SeqTrack(nn.Module):
             template_size=config.template_size,
             patch=config.patch,
             stem_widths=config.stem_widths,
-            backbone_name=config.backbone,
+            backbone=config.backbone,
             dim=config.encoder_dim,
             depth=config.encoder_depth,
             heads=config.encoder_heads,

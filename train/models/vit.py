@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from train.models.attention import Attend, merge_heads, split_heads
-from train.models.backbones import BACKBONES, backbone, check_backbone
+from train.models.backbones import BACKBONES, build_backbone, check_backbone
 
 TEMPLATE_ATTENTION = ("joint", "isolated", "separate")
 
@@ -54,7 +54,7 @@ class BackboneStem(nn.Module):
 
     def __init__(self, dim: int, name: str) -> None:
         super().__init__()
-        self.features = backbone(name)
+        self.features = build_backbone(name)
         self.proj = nn.Conv2d(BACKBONES[name].channels, dim, 1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ class ViT(nn.Module):
         template_size: int,
         patch: int,
         stem_widths: Sequence[int],
-        backbone_name: str,
+        backbone: str,
         dim: int,
         depth: int,
         heads: int,
@@ -143,14 +143,12 @@ class ViT(nn.Module):
             raise ValueError(
                 f"stem_widths {stem_widths} make a patch of {2 ** (len(stem_widths) + 1)}, but patch is {patch}"
             )
-        if backbone_name:
+        if backbone:
             if stem_widths:
-                raise ValueError(
-                    f"got a backbone, {backbone_name!r}, and stem_widths {stem_widths}; expected one of them"
-                )
-            check_backbone(backbone_name)
-            if patch != BACKBONES[backbone_name].stride:
-                raise ValueError(f"{backbone_name} has stride {BACKBONES[backbone_name].stride}, but patch is {patch}")
+                raise ValueError(f"got a backbone, {backbone!r}, and stem_widths {stem_widths}; expected one of them")
+            check_backbone(backbone)
+            if patch != BACKBONES[backbone].stride:
+                raise ValueError(f"{backbone} has stride {BACKBONES[backbone].stride}, but patch is {patch}")
         for name, size in (("search_size", search_size), ("template_size", template_size)):
             if size % patch:
                 raise ValueError(f"{name} is {size}; expected a multiple of the patch size {patch}")
@@ -158,8 +156,8 @@ class ViT(nn.Module):
         self.search_tokens = (search_size // patch) ** 2
         self.template_tokens = (template_size // patch) ** 2
         self.stem: nn.Module
-        if backbone_name:
-            self.stem = BackboneStem(dim, backbone_name)
+        if backbone:
+            self.stem = BackboneStem(dim, backbone)
         else:
             self.stem = ConvStem(dim, stem_widths) if stem_widths else PatchStem(dim, patch)
         self.search_position = nn.Parameter(torch.zeros(1, self.search_tokens, dim))

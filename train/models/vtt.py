@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from train.models.attention import Attend, merge_heads, split_heads
-from train.models.backbones import BACKBONES, backbone, check_backbone
+from train.models.backbones import BACKBONES, build_backbone, check_backbone
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ class VTT(nn.Module):
         super().__init__()
         self.config = config
         shape = BACKBONES[config.backbone]
-        self.backbone = backbone(config.backbone)
+        self.backbone = build_backbone(config.backbone)
         # A small backbone learned from nothing puts out features of a fifth; their product with a kernel made of such
         # would vanish beside the positions, and for long nothing would be learned.
         self.norm = nn.LayerNorm(shape.channels) if config.normalised else nn.Identity()

@@ -31,7 +31,7 @@ from edgetrack_runtimes.onnx_file import external_locations
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """The manifest version this edgetrack reads and writes."""
 MANIFEST = "manifest.json"
 
@@ -132,13 +132,20 @@ class LikelihoodScore(_Part):
     ok_threshold: float
 
 
-class PresenceScore(_Part):
-    """The score is ``sigmoid(intercept + presence * logit(P) + likelihood * log(mean likelihood))``, P = 1 - P(END)."""
+class OverlapScore(_Part):
+    """The score is ``sigmoid(intercept + presence * logit(P) + overlap * logit(E) + memory * logit(prior))``.
 
-    source: Literal["presence"]
+    P = 1 - P(END), and E is the overlap that the decoder expects of its box. The prior is what the last frame's score s
+    leaves of the chance that the target is followed, which ends and begins from one frame to the next with probability
+    `change`: ``s (1 - change) + (1 - s) change``. See `edgetrack.scoring`.
+    """
+
+    source: Literal["overlap"]
     presence: float
-    likelihood: float
+    overlap: float
     intercept: float
+    memory: float = Field(ge=0, le=1)
+    change: float = Field(ge=0, le=0.5)
     ok_threshold: float
 
 
@@ -197,7 +204,7 @@ class _Manifest(_Part):
     `files` lists every file of the bundle but the manifest, by POSIX path relative to it; `write_bundle` fills it.
     """
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     kind: str
     name: str = Field(min_length=1)
     description: str
@@ -215,7 +222,7 @@ class SeqTrackManifest(_Manifest):
     decoder: DecoderSettings
     templates: int = Field(ge=1)
     online: OnlineSettings
-    score: Annotated[LikelihoodScore | PresenceScore, Field(discriminator="source")]
+    score: Annotated[LikelihoodScore | OverlapScore, Field(discriminator="source")]
 
 
 class VTTManifest(_Manifest):
@@ -558,7 +565,12 @@ def _check_seqtrack(manifest: SeqTrackManifest, variant: Variant, where: str) ->
         )
     wanted["track"] = (
         [search, *state, *options],
-        [TensorSpec("tokens", (1, 4), "int64"), _floats("likelihoods", 1, 4), _floats("presence", 1)],
+        [
+            TensorSpec("tokens", (1, 4), "int64"),
+            _floats("likelihoods", 1, 4),
+            _floats("presence", 1),
+            _floats("probabilities", 1, 4, bins),
+        ],
     )
     _check_graphs(variant, wanted, where)
 

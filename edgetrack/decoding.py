@@ -30,11 +30,14 @@ class Decoded(NamedTuple):
         tokens: int64 (4,), each in [0, bins), in the model's order.
         likelihoods: float32 (4,), the windowed probability of each token.
         presence: 1 - P(END) at the first step.
+        probabilities: float32 (4, bins), of all the tokens that each could have been, given those before; without the
+            window. With END and START they would sum to one.
     """
 
     tokens: NDArray[np.int64]
     likelihoods: NDArray[np.float32]
     presence: float
+    probabilities: NDArray[np.float32]
 
 
 def hanning_window(strength: float, bins: int) -> NDArray[np.float32]:
@@ -43,15 +46,15 @@ def hanning_window(strength: float, bins: int) -> NDArray[np.float32]:
 
 
 def tokens_to_box(tokens: NDArray[np.int64], bins: int, order: str) -> NDArray[np.float64]:
-    """Return the box (4,) that four tokens mean: cx, cy, w, h in units of the search crop.
+    """Return the boxes (..., 4) that tokens (..., 4) mean: cx, cy, w, h in units of the search crop.
 
     Corners that were decoded the wrong way round span the same box.
     """
     values = tokens / (bins - 1)
     if order == "corner":
-        low, high = np.minimum(values[:2], values[2:]), np.maximum(values[:2], values[2:])
-        return np.concatenate([(low + high) / 2, high - low])
-    return np.roll(values, -CENTRE_STEPS[order][0])
+        low, high = np.minimum(values[..., :2], values[..., 2:]), np.maximum(values[..., :2], values[..., 2:])
+        return np.concatenate([(low + high) / 2, high - low], axis=-1)
+    return np.roll(values, -CENTRE_STEPS[order][0], axis=-1)
 
 
 def box_to_tokens(box: NDArray[np.float64], bins: int, order: str) -> NDArray[np.int64]:
@@ -96,6 +99,7 @@ def greedy_decode(
     past_values = np.zeros(session.inputs["past_values"].shape, np.float32)
     tokens = np.empty(STEPS, np.int64)
     likelihoods = np.empty(STEPS, np.float32)
+    probabilities = np.empty((STEPS, bins), np.float32)
     presence = 1.0
     given = [*prompt, start]
     first = len(given) - 1
@@ -114,17 +118,17 @@ def greedy_decode(
         step = position - first
         if step < 0:  # inside the prompt, whose next token is known
             continue
-        probabilities = _softmax(out["logits"][0])  # over the bins, END and START
+        every = _softmax(out["logits"][0])  # over the bins, END and START
         if step == 0:
-            presence = 1.0 - float(probabilities[end])
+            presence = 1.0 - float(every[end])
         # The bins are sliced without renormalising, as in the official code.
-        choice = probabilities[:bins]
+        probabilities[step] = choice = every[:bins]
         if step in CENTRE_STEPS[order]:
             choice = choice * window
         token = int(choice.argmax())
         tokens[step] = token
         likelihoods[step] = choice[token]
-    return Decoded(tokens, likelihoods, presence)
+    return Decoded(tokens, likelihoods, presence, probabilities)
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ from edgetrack import seqtrack, vtt
 from edgetrack.decoding import CENTRE_STEPS
 from edgetrack.errors import OptionError
 from edgetrack.longterm import LongTerm
-from edgetrack.lookaround import Around, LookAround
+from edgetrack.lookaround import LookAround
 
 if TYPE_CHECKING:
     from edgetrack.bundle import Manifest, SeqTrackManifest
@@ -72,11 +72,11 @@ def algorithm(model: Model, options: Options) -> Algorithm:
     manifest = model.manifest
     if manifest.kind == "vtt":
         return vtt.VTT(model)
-    around, settings = _around(manifest, options), _settings(manifest, options)
-    if around is None:
+    reach, settings = _reach(manifest, options), _settings(manifest, options)
+    if reach is None:
         return seqtrack.SeqTrack(model, options.decode, settings)
     tracker = seqtrack.SeqTrack(model, options.decode, settings._replace(only_sure=True, hold_size=True))
-    return LookAround(tracker, around, manifest.online.clip_margin)
+    return LookAround(tracker, reach, manifest.online.clip_margin)
 
 
 def redetecting(local: Model, search: Model, options: Options, interval: int) -> Algorithm:
@@ -93,16 +93,13 @@ def redetecting(local: Model, search: Model, options: Options, interval: int) ->
         )
     settings = _settings(manifest, options)._replace(only_sure=True, hold_size=True)
     tracker = seqtrack.SeqTrack(local, options.decode, settings)
-    return LongTerm(tracker, vtt.VTT(search), interval, manifest.online.clip_margin, _around(manifest, options))
+    return LongTerm(tracker, vtt.VTT(search), interval, manifest.online.clip_margin, _reach(manifest, options))
 
 
-def _around(manifest: SeqTrackManifest, options: Options) -> Around | None:
-    """How the tracker looks around, if it does: from crop to crop by half a crop, and for half of the certainty that
-    the manifest's threshold leaves open."""
+def _reach(manifest: SeqTrackManifest, options: Options) -> float | None:
+    """How far from one place to the next where the tracker looks around, which is half a crop; None where not."""
     wanted = manifest.online.look_around if options.look_around is None else options.look_around
-    if not wanted:
-        return None
-    return Around(0.5 * manifest.preprocessing.search.factor, 0.5 + 0.5 * manifest.score.ok_threshold)
+    return 0.5 * manifest.preprocessing.search.factor if wanted else None
 
 
 def _settings(manifest: SeqTrackManifest, options: Options) -> seqtrack.Settings:

@@ -6,9 +6,8 @@ else the best in the first search, in the next the second best that lies elsewhe
 that errs would err in the same way again. The local tracker looks with the size at which the target was seen last: a
 search knows better where than how large. Only if the local tracker is sure, too, the target is found again.
 
-A local tracker that looks around (`edgetrack.lookaround`) does so first, which costs less than a search, and asks of a
-candidate that the search itself doubts as much as of a place. Where nothing is found the local tracker goes on from its
-own answer, in a region of the size that the target had when it was seen last.
+A local tracker that looks around (`edgetrack.lookaround`) does so first, which costs less than a search. Where nothing
+is found it goes on from its own answer, in a region of the size that the target had when it was seen last.
 
 A frame costs at most two local steps and one search, or three where the tracker looks around, and of any `interval`
 frames in succession at most one is searched, also where the target is lost and seen in turns. No template is taken from
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgetrack import seqtrack, vtt
-    from edgetrack.lookaround import Around
     from edgetrack.online import Estimate
 
 CANDIDATES = 4
@@ -74,14 +72,15 @@ class LongTerm:
         search: on any model of its kind.
         interval: frames from one search to the next, at least.
         margin: pixels of a candidate's width and height that are kept in view.
-        around: how the local tracker looks around; None where it does not.
+        reach: from one place to the next where the local tracker looks around, in units of the geometric mean side of
+            the target's box; None where it does not.
     """
 
     def __init__(
-        self, local: seqtrack.SeqTrack, search: vtt.VTT, interval: int, margin: float, around: Around | None = None
+        self, local: seqtrack.SeqTrack, search: vtt.VTT, interval: int, margin: float, reach: float | None = None
     ) -> None:
         self._local, self._search, self._interval, self._margin = local, search, interval, margin
-        self._around = around
+        self._reach = reach
 
     def init(self, frame: NDArray[np.uint8], box: NDArray[np.float64]) -> State:
         """Take the target from `frame` at `box`."""
@@ -97,8 +96,8 @@ class LongTerm:
             return after, found._replace(timings={**found.timings, REDETECT: 0.0})
         started = perf_counter_ns()
         elsewhere, searched, has_searched = None, state.searched, False
-        if self._around is not None:
-            elsewhere = look_around(self._local, state.local, frame, state.seen, state.lost, self._around, self._margin)
+        if self._reach is not None:
+            elsewhere = look_around(self._local, state.local, frame, state.seen, state.lost, self._reach, self._margin)
         if elsewhere is None and not state.wait:
             searched, best = self._search.step(state.searched, frame)
             elsewhere = self._confirmed(state, frame, searched, best.ok)
@@ -114,14 +113,13 @@ class LongTerm:
     def _confirmed(
         self, state: State, frame: NDArray[np.uint8], searched: vtt.State, is_sure: bool
     ) -> tuple[seqtrack.State, Estimate] | None:
-        """What the local tracker finds at the candidate whose turn it is; None where it is not sure enough of it."""
+        """What the local tracker finds at the candidate whose turn it is; None where it does not see the target."""
         candidates = _apart(searched.boxes)
         candidate = candidates[0 if is_sure else state.searches % len(candidates)]
         size = state.local.region[2:]
         box = np.concatenate([candidate[:2] + 0.5 * candidate[2:] - 0.5 * size, size])
         there, found = look(self._local, state.local, frame, box, self._margin)
-        needed = 0.0 if self._around is None or is_sure else self._around.sure
-        return (there, found) if found.ok and found.score >= needed else None
+        return (there, found) if found.ok else None
 
 
 def _apart(boxes: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -6,15 +6,15 @@ come back where it was not a moment ago. The tracker's own answers are of no use
 there they wander off. This is the local-to-global search of DaSiamRPN (Zhu et al., ECCV 2018) with more places instead
 of a wider crop: a model sees the target in them as large as it was trained to.
 
-A place was chosen by nothing that has seen the target, so that the local tracker must be surer of it than of what it
-follows: half of what its threshold leaves open.
+A lost target is at one of many places, so that a look at one begins with little hope: more is asked of what is seen
+there than of what is followed. That is the score's matter, which goes on from a score before (`edgetrack.scoring`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,18 +29,8 @@ if TYPE_CHECKING:
 
 RINGS = 2
 """Of places about the middle, where the frame has room for them."""
-
-
-class Around(NamedTuple):
-    """How a model looks around.
-
-    Attributes:
-        reach: from one place to the next, in units of the geometric mean side of the target's box.
-        sure: the score from which on the target is taken to be at a place.
-    """
-
-    reach: float
-    sure: float
+PRIOR = 1 / (2 * RINGS + 1) ** 2
+"""The score that a look elsewhere goes on from: the chance that a target which may be at any place is at this one."""
 
 
 def places(box: NDArray[np.float64], frame_size: tuple[int, int], reach: float) -> NDArray[np.float64]:
@@ -68,12 +58,17 @@ def places(box: NDArray[np.float64], frame_size: tuple[int, int], reach: float) 
 
 
 def look(
-    tracker: seqtrack.SeqTrack, state: seqtrack.State, frame: NDArray[np.uint8], box: NDArray[np.float64], margin: float
+    tracker: seqtrack.SeqTrack,
+    state: seqtrack.State,
+    frame: NDArray[np.uint8],
+    box: NDArray[np.float64],
+    margin: float,
 ) -> tuple[seqtrack.State, Estimate]:
     """Have a local tracker look for its target around `box`, of which `margin` pixels are brought into view."""
     box = clip_box(box, (frame.shape[1], frame.shape[0]), margin)
     # Where it was before is of no use to a model that is told of it.
-    return tracker.step(replace(state, box=box, region=box, history=(box,) * len(state.history)), frame)
+    moved = replace(state, box=box, region=box, history=(box,) * len(state.history), score=PRIOR)
+    return tracker.step(moved, frame)
 
 
 def look_around(
@@ -82,21 +77,21 @@ def look_around(
     frame: NDArray[np.uint8],
     seen: NDArray[np.float64],
     turn: int,
-    around: Around,
+    reach: float,
     margin: float,
 ) -> tuple[seqtrack.State, Estimate] | None:
-    """Have a local tracker look at the place whose turn it is; None where it is not sure that the target is there.
+    """Have a local tracker look at the place whose turn it is; None where it does not see the target there.
 
     Args:
         state: the tracker's, from before this frame.
         seen: (x, y, w, h) in pixels of the frame, where the target was seen last.
         turn: frames that it has been lost for; the places are taken in turn.
-        around: how it looks around.
+        reach: from one place to the next, in units of the geometric mean side of `seen`.
         margin: pixels of the place's width and height that are kept in view.
     """
-    all_places = places(seen, (frame.shape[1], frame.shape[0]), around.reach)
+    all_places = places(seen, (frame.shape[1], frame.shape[0]), reach)
     there, found = look(tracker, state, frame, all_places[turn % len(all_places)], margin)
-    return (there, found) if found.score >= around.sure else None
+    return (there, found) if found.ok else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,12 +119,12 @@ class LookAround:
 
     Args:
         local: must not update its templates where it is not sure, and must hold the size of its region.
-        around: how it looks around.
+        reach: from one place to the next, in units of the geometric mean side of the target's box.
         margin: pixels of a place's width and height that are kept in view.
     """
 
-    def __init__(self, local: seqtrack.SeqTrack, around: Around, margin: float) -> None:
-        self._local, self._around, self._margin = local, around, margin
+    def __init__(self, local: seqtrack.SeqTrack, reach: float, margin: float) -> None:
+        self._local, self._reach, self._margin = local, reach, margin
 
     def init(self, frame: NDArray[np.uint8], box: NDArray[np.float64]) -> State:
         """Take the target from `frame` at `box`."""
@@ -143,7 +138,7 @@ class LookAround:
         if found.ok:
             return State(local, local.box, 0), found._replace(timings=timings)
         started = perf_counter_ns()
-        elsewhere = look_around(self._local, state.local, frame, state.seen, state.turn, self._around, self._margin)
+        elsewhere = look_around(self._local, state.local, frame, state.seen, state.turn, self._reach, self._margin)
         timings[REDETECT] = (perf_counter_ns() - started) / 1e6
         if elsewhere is not None:
             there, again = elsewhere

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,21 +11,19 @@ from edgetrack.decoding import Decoded, box_to_tokens, greedy_decode, hanning_wi
 from edgetrack.errors import OptionError
 from edgetrack.imaging import box_to_crop, clip_box, crop_square, crop_to_box, normalise
 from edgetrack.online import Clock, Estimate
+from edgetrack.scoring import calibrated_score
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-    from edgetrack.bundle import CropSettings, LikelihoodScore, PresenceScore
+    from edgetrack.bundle import CropSettings
     from edgetrack.model import Model
     from edgetrack_runtimes import DeviceTensor
 
 GRAPHS = {"fused": ("template", "track"), "cached": ("template", "encode", "decode_step")}
 """The graphs that each way of decoding runs."""
-
-# Probabilities are kept this far from 0 and 1 before a logarithm is taken of them.
-_EPSILON = 1e-6
 
 
 class Settings(NamedTuple):
@@ -53,6 +50,7 @@ class State:
         templates: T normalised crops (3, St, St); the first is the one from `init` and is never replaced.
         template_state: the outputs of the `template` graph for them, on the device of the session they are fed to.
         frame: number of the last frame; 0 at `init`.
+        score: of the last frame; 1 at `init`, where the target is given.
         history: the boxes of the last frames, oldest first, as many as the model's prompt has; none where it has none.
     """
 
@@ -61,6 +59,7 @@ class State:
     templates: tuple[NDArray[np.float32], ...]
     template_state: Mapping[str, DeviceTensor]
     frame: int
+    score: float
     history: tuple[NDArray[np.float64], ...] = ()
 
 
@@ -89,7 +88,7 @@ class SeqTrack:
         templates = (crop,) * self._manifest.templates
         box = box.copy()  # the caller may go on to change the array
         history = (box,) * self._manifest.decoder.prompt_frames
-        return State(box, box, templates, self._encode_templates(templates), 0, history)
+        return State(box, box, templates, self._encode_templates(templates), 0, 1.0, history)
 
     def step(self, state: State, frame: NDArray[np.uint8]) -> tuple[State, Estimate]:
         """Find the target of `state` in `frame`."""
@@ -103,7 +102,7 @@ class SeqTrack:
         box = crop_to_box(cxcywh, state.region, scale, manifest.preprocessing.search.size)
         box = clip_box(box, frame_size, manifest.online.clip_margin)
         likelihood = float(decoded.likelihoods.mean())
-        score = calibrated_score(manifest.score, decoded.presence, likelihood)
+        score = calibrated_score(manifest.score, decoded, manifest.decoder.order, state.score)
         clock.lap("postprocess")
         ok = score >= manifest.score.ok_threshold
         templates, template_state = state.templates, state.template_state
@@ -116,7 +115,7 @@ class SeqTrack:
         estimate = Estimate(score, ok, clock.stages)
         history = (*state.history[1:], box) if state.history else ()
         region = box if ok or not self._settings.hold_size else _held(box, state.region, frame_size)
-        return State(box, region, templates, template_state, number, history), estimate
+        return State(box, region, templates, template_state, number, score, history), estimate
 
     def _is_update(self, number: int, likelihood: float) -> bool:
         interval = self._settings.update_interval
@@ -154,7 +153,8 @@ class SeqTrack:
                 **template_state,
             }
             out = self._search.run({name: feeds[name] for name in self._search.inputs})
-            return Decoded(out["tokens"][0], out["likelihoods"][0], float(out["presence"][0]))
+            presence = float(out["presence"][0])
+            return Decoded(out["tokens"][0], out["likelihoods"][0], presence, out["probabilities"][0])
         out = self._search.run({"search": search, **template_state})
         decoder, cross = self._manifest.decoder, (out["cross_keys"], out["cross_values"])
         return greedy_decode(self._step, *cross, self._window, decoder.bins, decoder.order, prompt.tolist())
@@ -164,24 +164,3 @@ def _held(box: NDArray[np.float64], region: NDArray[np.float64], frame_size: tup
     """As large as `region`, about the centre of `box` or the frame's point nearest to it."""
     centre = np.clip(box[:2] + 0.5 * box[2:], 0, frame_size)
     return np.concatenate([centre - 0.5 * region[2:], region[2:]])
-
-
-def calibrated_score(calibration: LikelihoodScore | PresenceScore, presence: float, likelihood: float) -> float:
-    """Return the score that a bundle's calibration makes of a step.
-
-    Args:
-        calibration: the manifest's `score`.
-        presence: 1 - P(END) at the first decoding step.
-        likelihood: mean of the four token likelihoods.
-    """
-    if calibration.source == "likelihood":
-        return likelihood
-    of_presence, of_likelihood = score_features(presence, likelihood)
-    logit = calibration.intercept + calibration.presence * of_presence + calibration.likelihood * of_likelihood
-    return 0.5 * (1 + math.tanh(0.5 * logit))  # the logistic function, in a form that cannot overflow
-
-
-def score_features(presence: float, likelihood: float) -> tuple[float, float]:
-    """Return what a calibration weighs: the logit of presence and the logarithm of the mean likelihood, both finite."""
-    presence = min(max(presence, _EPSILON), 1 - _EPSILON)
-    return math.log(presence / (1 - presence)), math.log(max(likelihood, _EPSILON))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from edgetrack.decoding import CENTRE_STEPS
 from train.data.pairs import Pair
-from train.models.decoder import SlotCache
+from train.models.decoder import Decoding, SlotCache
 from train.models.seqtrack import SeqTrack, SeqTrackConfig
 from train.models.vit import TemplateState
 from train.objective import normalised
@@ -83,15 +83,14 @@ class EncodeGraph(_SearchGraph):
 
 class TrackGraph(_SearchGraph):
     """search, the template state and, as `option_names` says, window (bins,) and prompt (1, 4 F) -> tokens (1, 4),
-    likelihoods (1, 4), presence (1,)."""
+    likelihoods (1, 4), presence (1,), probabilities (1, 4, bins)."""
 
-    def forward(self, search: Tensor, *state_and_options: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, search: Tensor, *state_and_options: Tensor) -> tuple[Tensor, ...]:
         config = self.model.config
         count = len(state_names(config))
         options = dict(zip(option_names(config), state_and_options[count:], strict=True))
-        return self.model.decoder.generate(
-            *self.cross(search, state_and_options[:count]), order=config.order, **options
-        )
+        cross = self.cross(search, state_and_options[:count])
+        return tuple(self.model.decoder.generate(*cross, order=config.order, **options))
 
 
 class DecodeStepGraph(nn.Module):
@@ -134,7 +133,7 @@ def seqtrack_graphs(model: SeqTrack, generator: torch.Generator) -> dict[str, Gr
     options = {name: every_option[name] for name in option_names(config)}
     ends = {
         "template": GraphSpec(template, {"templates": templates}, state_names(config)),
-        "track": GraphSpec(track, {"search": search, **state, **options}, ("tokens", "likelihoods", "presence")),
+        "track": GraphSpec(track, {"search": search, **state, **options}, Decoding._fields),
     }
     if config.decoding == "bidirectional":
         return ends

@@ -140,7 +140,7 @@ def _examples(fp32: Model, int8: Model, pairs: Sequence[Pair]) -> list[_Example]
     models = [kinds.graphs(model, torch.Generator().manual_seed(0)) for model in (int8, fp32)]
     examples = []
     for pair in pairs:
-        boxes = predict(fp32, pair)[0]
+        boxes = predict(fp32, pair).boxes
         for index, present in enumerate(pair.present):
             feeds = kinds.feeds(int8, pair, index)
             answers = [

@@ -1,6 +1,7 @@
 """The map from what the decoder says to a probability, fitted on pairs that training never saw.
 
-A tracker's score is of use when it is a probability: here that the box overlaps the target by more than half.
+A tracker's score is of use when it is a probability: here that the box overlaps the target by more than half. The pairs
+tell what a step says of it; how much the frame before says, which a pair does not have, is set here.
 """
 
 from __future__ import annotations
@@ -12,17 +13,24 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from edgetrack.decoding import hanning_window
-from edgetrack.seqtrack import score_features
+from edgetrack.decoding import Decoded, hanning_window
+from edgetrack.scoring import expected_overlap, score_features
 from edgetrack.vtt import score_feature
 from train.data.pairs import Pair
 from train.evaluation import iou, predict
+from train.models.decoder import Decoding
 from train.models.registry import Model
 from train.models.vtt import VTT
 from train.reliability import auroc, expected_calibration_error
 
-FIELDS = {"seqtrack": ("presence", "presence", "likelihood", "intercept"), "vtt": ("logistic", "slope", "intercept")}
+FIELDS = {"seqtrack": ("overlap", "presence", "overlap", "intercept"), "vtt": ("logistic", "slope", "intercept")}
 """By kind of model, what the map and then its coefficients are called in a bundle's manifest."""
+MEMORY = 0.5
+"""How much the score of the frame before counts in a SeqTrack's. In the filter's equations it would be 1: but there
+frames are independent witnesses, and a tracker that errs in one errs in the next for the same reason."""
+CHANGE = 0.02
+"""Chance that from one frame to the next a target that was followed is not any more, or the other way round: a few
+times in a film of some seconds."""
 
 
 class Calibration(NamedTuple):
@@ -47,7 +55,7 @@ def calibrate(model: Model, pairs: Dataset[Pair], *, window: float, batch: int =
     Args:
         model: in eval mode.
         pairs: held out from training.
-        window: strength of the Hanning penalty that the tracker will use; it is part of SeqTrack's likelihoods.
+        window: strength of the Hanning penalty that the tracker will use; it is part of SeqTrack's choice of a box.
     """
     features, found = _decode(model, pairs, window, batch)
     fit, rest = slice(0, None, 2), slice(1, None, 2)
@@ -55,6 +63,11 @@ def calibrate(model: Model, pairs: Dataset[Pair], *, window: float, batch: int =
     probability = _sigmoid(features[rest] @ coefficients[:-1] + coefficients[-1])
     source, *fields = FIELDS[model.config.kind]
     score: dict[str, str | float] = {"source": source, "ok_threshold": 0.5}
+    if model.config.kind == "seqtrack":
+        score |= {"memory": MEMORY, "change": CHANGE}
+        # The fit holds how often its own examples were found. How often a frame's are, the frame before says.
+        share = (found[fit].sum() + 0.5) / (found[fit].size + 1)
+        coefficients[-1] -= MEMORY * np.log(share / (1 - share))
     score |= dict(zip(fields, (round(float(c), 6) for c in coefficients), strict=True))
     return Calibration(
         score,
@@ -73,11 +86,20 @@ def _decode(
     features: list[tuple[float, ...]] = []
     found = []
     for pair in DataLoader(pairs, batch):
-        boxes, likelihoods, presence = predict(model, pair, penalty)
-        rows = zip(presence.tolist(), likelihoods.mean(1).tolist(), strict=True)
-        features += [(score_feature(p),) if penalty is None else score_features(p, m) for p, m in rows]
+        boxes, presence, decoding = predict(model, pair, penalty)
+        if decoding is None:
+            features += [(score_feature(p),) for p in presence.tolist()]
+        else:
+            features += _evidence(decoding, model.config.order)
         found.append((iou(boxes, pair.box) > 0.5) & pair.present)
     return np.asarray(features), torch.cat(found).numpy()
+
+
+def _evidence(decoding: Decoding, order: str) -> list[tuple[float, float]]:
+    """Score features of every box of a batch, as the device computes them of one."""
+    tokens, likelihoods, presence, probabilities = (tensor.numpy() for tensor in decoding)
+    decoded = map(Decoded, tokens, likelihoods, presence.tolist(), probabilities)
+    return [score_features(one.presence, expected_overlap(one, order)) for one in decoded]
 
 
 def logistic_regression(

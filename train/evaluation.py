@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from train.data.pairs import Pair, PairDataset
 from train.losses import from_order
+from train.models.decoder import Decoding
 from train.models.registry import Model
 from train.models.vtt import VTT
 from train.objective import normalised
@@ -25,21 +27,32 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
     return intersection / (a[:, 2:].prod(1) + b[:, 2:].prod(1) - intersection).clamp(min=1e-9)
 
 
-@torch.inference_mode()
-def predict(model: Model, pair: Pair, window: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """The model's answer to a batch -> boxes (B, 4) cx, cy, w, h in [0, 1], likelihoods (B, K), presence (B,).
+class Prediction(NamedTuple):
+    """A model's answer to a batch.
 
-    SeqTrack decodes greedily, its likelihoods being those of K = 4 tokens, penalised by `window`; VTT's best query has
-    one score, which is both likelihood and presence.
+    Attributes:
+        boxes: (B, 4) cx, cy, w, h in [0, 1] of the search image.
+        presence: (B,), SeqTrack's 1 - P(END) or the score of VTT's best query.
+        decoding: what the boxes are read from; None for a VTT.
     """
+
+    boxes: Tensor
+    presence: Tensor
+    decoding: Decoding | None = None
+
+
+@torch.inference_mode()
+def predict(model: Model, pair: Pair, window: Tensor | None = None) -> Prediction:
+    """The model's answer to a batch: SeqTrack's, decoded greedily with the penalty `window`, or VTT's best query."""
     if isinstance(model, VTT):
         kernel = model.fold(model.kernel(normalised(pair.templates[:, 0])))
         boxes, scores = model.find(normalised(pair.search), pair.extent, kernel)
         top = scores.argmax(1, keepdim=True)
-        return boxes.take_along_dim(top[..., None], 1)[:, 0], scores.gather(1, top), scores.amax(1)
+        return Prediction(boxes.take_along_dim(top[..., None], 1)[:, 0], scores.amax(1))
     tokens = model.encode(normalised(pair.templates), normalised(pair.search))
-    ids, likelihoods, presence = model.generate(tokens, window, history=pair.history)
-    return from_order(ids / (model.config.bins - 1), model.config.order), likelihoods, presence
+    decoding = model.generate(tokens, window, history=pair.history)
+    boxes = from_order(decoding.tokens / (model.config.bins - 1), model.config.order)
+    return Prediction(boxes, decoding.presence, decoding)
 
 
 def validate(model: Model, loader: DataLoader[Pair], device: torch.device) -> dict[str, float]:
@@ -48,7 +61,7 @@ def validate(model: Model, loader: DataLoader[Pair], device: torch.device) -> di
     overlaps, presence, labels = [], [], []
     for batch in loader:
         pair = Pair(*(tensor.to(device) for tensor in batch))
-        boxes, _, p = predict(model, pair)
+        boxes, p, _ = predict(model, pair)
         overlaps.append(iou(boxes, pair.box)[pair.present])
         presence.append(p)
         labels.append(pair.present)
@@ -62,7 +75,7 @@ def picture_sheet(model: Model, pairs: PairDataset, path: Path, device: torch.de
     model.eval()
     examples = [pairs[i] for i in range(min(len(pairs), 4 * columns))]
     batch = Pair(*(torch.stack(tensors).to(device) for tensors in zip(*examples, strict=True)))
-    boxes, _, presence = predict(model, batch)
+    boxes, presence, _ = predict(model, batch)
     tiles = []
     for example, box, p in zip(examples, boxes.cpu(), presence.tolist(), strict=True):
         third = example.search.shape[0] // 3

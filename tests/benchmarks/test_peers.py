@@ -12,8 +12,6 @@ from benchmarks import peers
 from benchmarks.cli import app
 from benchmarks.contenders import Spec
 
-CALIBRATED = {"source": "presence", "presence": 1.0, "likelihood": 0.0, "intercept": 0.0, "ok_threshold": 0.5}
-
 STILL = {"window": 1.0, "update_interval": None, "update_threshold": 0.0, "clip_margin": 10.0}
 """Where all looks alike, the centre is taken."""
 
@@ -21,11 +19,11 @@ STILL = {"window": 1.0, "update_interval": None, "update_threshold": 0.0, "clip_
 @pytest.fixture(scope="module")
 def content(slow_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
     """The record of a colour tracker with a colour search, on an orange square over grey."""
-    from synthetic_bundle import write_colour_bundle
+    from synthetic_bundle import PRESENCE_ALONE, write_colour_bundle
     from synthetic_vtt import write_cells_bundle
 
     root = tmp_path_factory.mktemp("peers")
-    local = write_colour_bundle(root / "colour", score=CALIBRATED, online=STILL).root
+    local = write_colour_bundle(root / "colour", score=PRESENCE_ALONE, online=STILL).root
     # The canvas is half as large as the drawn frames: a square is one and a half of its cells, and fills none for sure.
     search = write_cells_bundle(root / "cells", side=1.5, score={"source": "top", "ok_threshold": 0.1}).root
     arguments = ["peers", "--dataset", str(slow_folder), "--model", str(local), "--redetect", str(search)]

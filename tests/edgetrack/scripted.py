@@ -19,15 +19,14 @@ class ScriptedLocal:
     Args:
         targets: the target's x in each frame; None where there is none.
         history: how many boxes it is told of.
-        score: of the target when it is seen.
     """
 
-    def __init__(self, targets: list[float | None], history: int = 0, score: float = 0.9) -> None:
-        self.targets, self.history, self.score = targets, history, score
-        self.looks, self.regions, self.told = [], [], []
+    def __init__(self, targets: list[float | None], history: int = 0) -> None:
+        self.targets, self.history = targets, history
+        self.looks, self.regions, self.told, self.before = [], [], [], []
 
     def init(self, frame: np.ndarray, box: np.ndarray) -> seqtrack.State:
-        return seqtrack.State(box, box, (), {}, 0, (box,) * self.history)
+        return seqtrack.State(box, box, (), {}, 0, 1.0, (box,) * self.history)
 
     def step(self, state: seqtrack.State, frame: np.ndarray) -> tuple[seqtrack.State, Estimate]:
         number = state.frame + 1
@@ -35,12 +34,14 @@ class ScriptedLocal:
         self.looks.append((number, float(x)))
         self.regions.append(state.region.tolist())
         self.told.append([box[0] for box in state.history])
+        self.before.append(state.score)
         target = self.targets[number]
         found = target is not None and abs(target - x) <= 20
         box = np.asarray([target if found else x + 1, 0.0, 10.0, 10.0])
         history = (*state.history[1:], box) if state.history else ()
-        estimate = Estimate(self.score if found else 0.1, found, dict(TIMINGS))
-        return seqtrack.State(box, box, (), {}, number, history), estimate
+        score = 0.9 if found else 0.1
+        state = seqtrack.State(box, box, (), {}, number, score, history)
+        return state, Estimate(score, found, dict(TIMINGS))
 
 
 class ScriptedSearch:

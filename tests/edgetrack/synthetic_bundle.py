@@ -22,6 +22,18 @@ from edgetrack.bundle import Bundle, SeqTrackManifest, write_bundle
 DTYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
 
 
+PRESENCE_ALONE = {
+    "source": "overlap",
+    "presence": 1.0,
+    "overlap": 0.0,
+    "intercept": 0.0,
+    "memory": 0.0,
+    "change": 0.0,
+    "ok_threshold": 0.5,
+}
+"""A manifest's score that is the presence as it is."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ColourNet:
     """Sizes and constants of the network, and its value in numpy.
@@ -69,7 +81,8 @@ class ColourNet:
         return (self.ripple * np.cos(2 * np.pi * (v[None, :] * 3 + v[:, None]) / self.vocabulary)).astype(np.float32)
 
     def answer(self, search: np.ndarray, templates: np.ndarray, window: np.ndarray):
-        """Return tokens (4,), likelihoods (4,) and presence for (3, S, S), (T, 3, St, St) and (bins,)."""
+        """Return tokens (4,), likelihoods (4,), presence and probabilities (4, bins) for a search (3, S, S), templates
+        (T, 3, St, St) and a window (bins,)."""
         cells = search.reshape(3, self.grid, self.cell, self.grid, self.cell).mean(axis=(2, 4))
         similarity = np.zeros((self.grid, self.grid))
         for template in templates:
@@ -83,7 +96,7 @@ class ColourNet:
             "w": self.size_row(),
             "h": self.size_row(),
         }
-        said, tokens, likelihoods, presence = [self.bins + 1], [], [], None
+        said, tokens, likelihoods, probabilities, presence = [self.bins + 1], [], [], [], None
         for letter in self.order:
             end = self.absence if not tokens else -20.0
             logits = np.concatenate([across[letter], [end, -20.0]])
@@ -92,11 +105,12 @@ class ColourNet:
             odds /= odds.sum()
             if presence is None:
                 presence = 1 - odds[self.bins]
+            probabilities.append(odds[: self.bins])
             odds = odds[: self.bins] * (window if letter in "xy" else 1)
             said.append(int(odds.argmax()))
             tokens.append(said[-1])
             likelihoods.append(odds.max())
-        return np.asarray(tokens), np.asarray(likelihoods), presence
+        return np.asarray(tokens), np.asarray(likelihoods), presence, np.asarray(probabilities)
 
 
 class _Nodes:
@@ -179,7 +193,7 @@ def _track(net: ColourNet, n: _Nodes) -> None:
     memory = _memory(net, n)
     keys = values = n.constant(np.zeros((1, 1, 1, 5, net.vocabulary)))
     token = n.constant([net.bins + 1], "int64")
-    tokens, likelihoods = [], []
+    tokens, likelihoods, probabilities = [], [], []
     for p, letter in enumerate(net.order):
         logits, keys, values = _step(net, n, token, n.constant([p], "int64"), keys, values, (memory, memory))
         odds = n("Softmax", logits, axis=-1)
@@ -187,6 +201,7 @@ def _track(net: ColourNet, n: _Nodes) -> None:
             end = n("Gather", odds, n.constant(net.bins, "int64"), axis=1)
             n("Sub", n.constant(1.0), end, out="presence")
         odds = n("Slice", odds, n.constant([0], "int64"), n.constant([net.bins], "int64"), n.constant([1], "int64"))
+        probabilities.append(odds)
         if letter in "xy":
             odds = n("Mul", odds, "window")
         tokens.append(n("ArgMax", odds, axis=1, keepdims=1))
@@ -194,6 +209,7 @@ def _track(net: ColourNet, n: _Nodes) -> None:
         token = n("Reshape", tokens[-1], n.constant([1], "int64"))
     n("Concat", *tokens, axis=1, out="tokens")
     n("Concat", *likelihoods, axis=1, out="likelihoods")
+    n("Reshape", n("Concat", *probabilities, axis=1), n.constant([1, 4, net.bins], "int64"), out="probabilities")
 
 
 def tensors(net: ColourNet) -> dict[str, dict]:
@@ -220,7 +236,12 @@ def tensors(net: ColourNet) -> dict[str, dict]:
         },
         "track": {
             "inputs": [search, *state, tensor("window", net.bins)],
-            "outputs": [tensor("tokens", 1, 4, dtype="int64"), tensor("likelihoods", 1, 4), tensor("presence", 1)],
+            "outputs": [
+                tensor("tokens", 1, 4, dtype="int64"),
+                tensor("likelihoods", 1, 4),
+                tensor("presence", 1),
+                tensor("probabilities", 1, 4, net.bins),
+            ],
         },
     }
 
@@ -254,7 +275,7 @@ def write_graphs(root: Path, net: ColourNet) -> None:
 def manifest_of(net: ColourNet, **changes: object) -> SeqTrackManifest:
     """A manifest for `net`; `changes` replace its top-level entries."""
     values = {
-        "schema_version": 1,
+        "schema_version": 2,
         "kind": "seqtrack",
         "name": "colour",
         "description": "finds the template's mean colour",

@@ -42,7 +42,7 @@ def tensors() -> dict[str, dict]:
 def vtt_manifest(**changes: object) -> VTTManifest:
     """A manifest for the graphs; `changes` replace its top-level entries."""
     values = {
-        "schema_version": 1,
+        "schema_version": 2,
         "kind": "vtt",
         "name": "cells",
         "description": "",

@@ -16,7 +16,7 @@ import pytest
 from synthetic_bundle import ColourNet, manifest_of, write_colour_bundle, write_graphs
 
 from edgetrack import bundle as bundle_module
-from edgetrack.bundle import find_model, pack, read_bundle, shipped_models, write_bundle
+from edgetrack.bundle import SCHEMA_VERSION, find_model, pack, read_bundle, shipped_models, write_bundle
 from edgetrack.errors import BundleError, IntegrityError, ManifestError, SchemaVersionError, UnsafePathError
 
 
@@ -98,13 +98,13 @@ def test_an_enormous_manifest_is_not_read(damaged) -> None:
 # Version and schema
 
 
-@pytest.mark.parametrize("version", [0, 2, 99, "1", 1.0, True, None])
+@pytest.mark.parametrize("version", [0, SCHEMA_VERSION - 1, SCHEMA_VERSION + 1, 99, "2", 2.0, True, None])
 def test_another_schema_version_is_named_before_anything_else(damaged, version) -> None:
     (damaged / "manifest.json").write_text(json.dumps({"schema_version": version, "from the future": []}))
     with pytest.raises(SchemaVersionError) as caught:
         read_bundle(damaged)
     assert f"schema_version {version!r}" in str(caught.value)
-    assert "reads 1" in str(caught.value)
+    assert f"reads {SCHEMA_VERSION}" in str(caught.value)
 
 
 @pytest.mark.parametrize("manifest", [{}, [], 3, "x", None])

@@ -96,6 +96,7 @@ def test_equals_the_uncached_decoder(order: str, seed: int) -> None:
         if step == 0:
             assert decoded.presence == pytest.approx(1 - odds[BINS], abs=1e-5)
         odds = odds[:BINS]
+        assert decoded.probabilities[step] == pytest.approx(odds, rel=1e-4, abs=1e-6)
         if order[step] in "xy":
             odds = odds * window
         sequence.append(int(odds.argmax()))
@@ -115,6 +116,7 @@ def test_survives_logits_that_overflow_a_naive_softmax() -> None:
     decoder.head *= 1e4
     decoded = greedy_decode(decoder, *decoder.cross, np.ones(BINS, np.float32), BINS, "xywh")
     assert np.isfinite(decoded.likelihoods).all()
+    assert np.isfinite(decoded.probabilities).all()
     assert 0 <= decoded.presence <= 1
 
 
@@ -144,7 +146,9 @@ def test_equals_the_fused_graph(order: str, tmp_path) -> None:
         assert cached.tokens.tolist() == fused["tokens"][0].tolist()
         assert cached.likelihoods == pytest.approx(fused["likelihoods"][0], abs=1e-6)
         assert cached.presence == pytest.approx(float(fused["presence"][0]), abs=1e-6)
-        tokens, likelihoods, presence = net.answer(search[0], templates, window)
+        assert cached.probabilities == pytest.approx(fused["probabilities"][0], abs=1e-6)
+        tokens, likelihoods, presence, probabilities = net.answer(search[0], templates, window)
         assert cached.tokens.tolist() == tokens.tolist()
         assert cached.likelihoods == pytest.approx(likelihoods, abs=1e-5)
         assert cached.presence == pytest.approx(presence, abs=1e-5)
+        assert cached.probabilities == pytest.approx(probabilities, abs=1e-5)

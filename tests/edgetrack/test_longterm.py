@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scripted
 from scripted import ScriptedLocal, ScriptedSearch
-from synthetic_bundle import write_colour_bundle
+from synthetic_bundle import PRESENCE_ALONE, write_colour_bundle
 from synthetic_vtt import QUERIES, write_cells_bundle
 
 from edgetrack import OptionError, Tracker, TrackState, load, vtt
@@ -118,14 +118,12 @@ def test_candidates_outside_the_frame_are_brought_inside() -> None:
 
 # On bundles: an orange square that leaves and comes back in the other corner.
 
-CALIBRATED = {"source": "presence", "presence": 1.0, "likelihood": 0.0, "intercept": 0.0, "ok_threshold": 0.5}
-
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     root = tmp_path_factory.mktemp("longterm")
     online = {"window": 0.0, "update_interval": 1, "update_threshold": 0.0, "clip_margin": 10.0}
-    local = write_colour_bundle(root / "colour", score=CALIBRATED, online=online)
+    local = write_colour_bundle(root / "colour", score=PRESENCE_ALONE, online=online)
     return local.root, write_cells_bundle(root / "cells", side=1.0).root
 
 

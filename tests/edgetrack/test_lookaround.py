@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scripted import FRAME, ScriptedLocal, ScriptedSearch, follow
-from synthetic_bundle import ColourNet, write_colour_bundle
+from synthetic_bundle import PRESENCE_ALONE, ColourNet, write_colour_bundle
 
 from edgetrack import Tracker, TrackState
 from edgetrack.longterm import LongTerm
-from edgetrack.lookaround import Around, LookAround, places
+from edgetrack.lookaround import LookAround, places
 
 REACH = 2.0
 
@@ -54,8 +54,8 @@ def test_a_frame_no_larger_than_the_crop_is_looked_at_as_it_is() -> None:
     assert places(box, (70, 70), REACH).tolist() == [box.tolist()]
 
 
-def alone(local: ScriptedLocal, reach: float = REACH, sure: float = 0.75) -> list[str]:
-    return follow(LookAround(local, Around(reach, sure), 5.0), local)  # type: ignore[arg-type]
+def alone(local: ScriptedLocal) -> list[str]:
+    return follow(LookAround(local, REACH, 5.0), local)  # type: ignore[arg-type]
 
 
 def test_nothing_else_is_looked_at_while_the_target_is_seen() -> None:
@@ -79,16 +79,19 @@ def test_places_are_taken_in_turn_until_the_target_is_there() -> None:
     assert len(set(beside)) == len(beside)
 
 
-@pytest.mark.parametrize("score", [0.7, 0.8])
-def test_a_place_takes_more_than_the_threshold(score: float) -> None:
-    # At 125 it is not seen from 90, but from the places at 110 and 130.
-    said = alone(ScriptedLocal([90, 90, *[None] * 3, *[125] * 30], score=score))
-    assert ("R125" in said) == (score > 0.75)
+def test_a_look_at_a_place_begins_with_the_prior_of_one_among_many() -> None:
+    local = ScriptedLocal([90, 90, *[None] * 3, *[125] * 30])  # at 125 it is seen from the places at 110 and 130
+    found = alone(local).index("R125")
+    assert local.before[:2] == [1.0, 0.9]
+    lost = local.before[1 : 2 * found + 1]
+    assert lost[1::2] == [1 / 25] * found
+    assert lost[::2] == [0.9, *[0.1] * (found - 1)]
+    assert set(local.before[2 * found + 1 :]) == {0.9}
 
 
 def test_a_lost_frame_costs_two_steps_and_says_how_long() -> None:
     local = ScriptedLocal([90, *[None] * 30])
-    algorithm = LookAround(local, Around(REACH, 0.75), 5.0)  # type: ignore[arg-type]
+    algorithm = LookAround(local, REACH, 5.0)  # type: ignore[arg-type]
     state = algorithm.init(FRAME, np.asarray([90.0, 0.0, 10.0, 10.0]))
     for number in range(1, 31):
         state, found = algorithm.step(state, FRAME)
@@ -99,7 +102,7 @@ def test_a_lost_frame_costs_two_steps_and_says_how_long() -> None:
 
 def test_with_a_search_places_are_looked_at_first_and_then_a_candidate() -> None:
     local, search = ScriptedLocal([90, *[None] * 4]), ScriptedSearch([(20.0, 160.0)] * 4)
-    follow(LongTerm(local, search, 1, 5.0, Around(REACH, 0.75)), local)  # type: ignore[arg-type]
+    follow(LongTerm(local, search, 1, 5.0, REACH), local)  # type: ignore[arg-type]
     assert [number for number, _ in local.looks] == [n for n in range(1, 5) for _ in range(3)]
     assert [x for _, x in local.looks[2::3]] == [20, 160, 20, 160]
     alone_local = ScriptedLocal([90, *[None] * 4])
@@ -109,35 +112,33 @@ def test_with_a_search_places_are_looked_at_first_and_then_a_candidate() -> None
 
 def test_a_target_that_is_at_a_place_is_not_searched_for() -> None:
     local, search = ScriptedLocal([90, 90, *[None] * 3, *[125] * 30]), ScriptedSearch([20.0] * 20)
-    said = follow(LongTerm(local, search, 1, 5.0, Around(REACH, 0.75)), local)  # type: ignore[arg-type]
+    said = follow(LongTerm(local, search, 1, 5.0, REACH), local)  # type: ignore[arg-type]
     assert said == alone(ScriptedLocal(local.targets))
     assert len(search.frames) == said.count("L")
 
 
 def test_between_searches_the_tracker_looks_around() -> None:
     local, search = ScriptedLocal([90, *[None] * 9]), ScriptedSearch([20.0] * 3)
-    follow(LongTerm(local, search, 4, 5.0, Around(REACH, 0.75)), local)  # type: ignore[arg-type]
+    follow(LongTerm(local, search, 4, 5.0, REACH), local)  # type: ignore[arg-type]
     assert len(search.frames) == 3
     assert len(local.looks) == 2 * 9 + 3
 
 
-@pytest.mark.parametrize(("score", "sure"), [(0.7, False), (0.7, True), (0.8, False)])
-def test_a_candidate_takes_as_much_as_a_place_unless_the_search_is_sure(score: float, sure: bool) -> None:
-    local, search = ScriptedLocal([20, *[160] * 2], score=score), ScriptedSearch([160.0] * 2, sure=sure)
-    said = follow(LongTerm(local, search, 1, 5.0, Around(REACH, 0.75)), local)  # type: ignore[arg-type]
-    assert ("R160" in said) == (sure or score > 0.75)
+def test_so_does_a_look_at_a_candidate() -> None:
+    local, search = ScriptedLocal([20, 160, 160]), ScriptedSearch([160.0])
+    assert follow(LongTerm(local, search, 1, 5.0), local) == ["R160", "T160"]  # type: ignore[arg-type]
+    assert local.before == [1.0, 1 / 25, 0.9]
 
 
 # On a bundle: an orange square that vanishes and comes back outside of the search crop, away from where the net drifts.
 
-CALIBRATED = {"source": "presence", "presence": 1.0, "likelihood": 0.0, "intercept": 0.0, "ok_threshold": 0.5}
 ONLINE = {"window": 0.0, "update_interval": None, "update_threshold": 0.0, "clip_margin": 10.0}
 ONLINE |= {"hold_size": True, "look_around": True}
 
 
 @pytest.mark.parametrize("asked", [None, False])
 def test_the_manifest_says_whether_and_the_user_may_say_no(tmp_path: Path, asked: bool | None) -> None:
-    bundle = write_colour_bundle(tmp_path / "colour", ColourNet(), score=CALIBRATED, online=ONLINE)
+    bundle = write_colour_bundle(tmp_path / "colour", ColourNet(), score=PRESENCE_ALONE, online=ONLINE)
     tracker = Tracker(bundle.root, "onnxruntime-cpu", threads=1, look_around=asked)
     tracker.init(frame_with(160, 120), (160, 120, 32, 32))
     tracks = [tracker.update(frame_with(160, 120))]

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
-from synthetic_bundle import ColourNet, write_colour_bundle
+from synthetic_bundle import PRESENCE_ALONE, ColourNet, write_colour_bundle
 
 from edgetrack import Tracker, load
-from edgetrack.bundle import LikelihoodScore, PresenceScore
 from edgetrack.imaging import crop_square, overlap
 from edgetrack.kinds import Options, algorithm
-from edgetrack.seqtrack import calibrated_score
 
 MEAN, STD = np.asarray([0.5, 0.4, 0.3]), np.asarray([0.2, 0.25, 0.3])
 
@@ -32,7 +28,7 @@ def follow(net, frames, box, *, window=0.5, interval=None, threshold=0.0, margin
     for number, frame in enumerate(frames[1:], start=1):
         height, width = frame.shape[:2]
         search, pixel = look(frame, box, net.search_factor, net.search)
-        tokens, odds, _ = net.answer(search, np.stack(templates), hanning)
+        tokens, odds, *_ = net.answer(search, np.stack(templates), hanning)
         said = {
             letter: token / (net.bins - 1) * net.search * pixel for letter, token in zip(net.order, tokens, strict=True)
         }
@@ -131,8 +127,7 @@ def test_settings_come_from_the_manifest(scene, tmp_path) -> None:
 def test_presence_reaches_the_score(scene, tmp_path) -> None:
     frames, truth = scene
     net = ColourNet()
-    score = {"source": "presence", "presence": 1.0, "likelihood": 0.0, "intercept": 0.0, "ok_threshold": 0.5}
-    bundle = write_colour_bundle(tmp_path / "bundle", net, score=score)
+    bundle = write_colour_bundle(tmp_path / "bundle", net, score=PRESENCE_ALONE)
     model = load(bundle.root, "onnxruntime-cpu", threads=1)
     gone = np.full_like(frames[0], 60)
     for decode in ("fused", "cached"):
@@ -150,10 +145,9 @@ def test_presence_reaches_the_score(scene, tmp_path) -> None:
 @pytest.mark.parametrize("hold", [True, False])
 def test_in_doubt_the_region_keeps_its_size_and_its_centre_stays_in_the_frame(scene, tmp_path, hold) -> None:
     frames, truth = scene
-    score = {"source": "presence", "presence": 1.0, "likelihood": 0.0, "intercept": 0.0, "ok_threshold": 0.5}
     online = {"window": 0.0, "update_interval": None, "update_threshold": 0.0, "clip_margin": 10.0, "hold_size": hold}
     shrinking = ColourNet(search_factor=3.2)  # answers 12 of 40 steps, of a region of 3.2 sides
-    bundle = write_colour_bundle(tmp_path / "bundle", shrinking, score=score, online=online)
+    bundle = write_colour_bundle(tmp_path / "bundle", shrinking, score=PRESENCE_ALONE, online=online)
     model = load(bundle.root, "onnxruntime-cpu", threads=1)
     tracker = algorithm(model, Options())
     state = tracker.init(frames[0], np.asarray(truth[0], float))
@@ -170,23 +164,3 @@ def test_in_doubt_the_region_keeps_its_size_and_its_centre_stays_in_the_frame(sc
     least, most = (0.95, 0.97) if hold else (0, 0.96**7)  # the frame's edge may cut some off
     assert (least * size < state.box[2:]).all()
     assert (state.box[2:] < most * size).all()
-
-
-def test_likelihood_is_the_score_as_it_is() -> None:
-    assert calibrated_score(LikelihoodScore(source="likelihood", ok_threshold=0.1), 0.9, 0.25) == 0.25
-
-
-@pytest.mark.parametrize(("presence", "likelihood"), [(0.9, 0.3), (0.2, 0.05), (0.5, 1.0)])
-def test_calibration_formula(presence: float, likelihood: float) -> None:
-    a, b, c = 0.7, 1.9, 2.1
-    calibration = PresenceScore(source="presence", presence=a, likelihood=b, intercept=c, ok_threshold=0.5)
-    odds = math.exp(c) * (presence / (1 - presence)) ** a * likelihood**b
-    assert calibrated_score(calibration, presence, likelihood) == pytest.approx(odds / (1 + odds))
-
-
-@pytest.mark.parametrize("presence", [0.0, 1.0, -1e-7, 1 + 1e-7])
-@pytest.mark.parametrize("likelihood", [0.0, 1.0])
-@pytest.mark.parametrize("weight", [1.0, -50.0, 1e6])
-def test_certainty_does_not_overflow(presence: float, likelihood: float, weight: float) -> None:
-    calibration = PresenceScore(source="presence", presence=weight, likelihood=weight, intercept=0, ok_threshold=0.5)
-    assert 0 <= calibrated_score(calibration, presence, likelihood) <= 1

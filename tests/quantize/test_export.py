@@ -53,7 +53,7 @@ def tracked_by_pytorch(model: SeqTrack, film: list[np.ndarray], box: list[float]
     boxes = [state]
     for frame in film[1:]:
         search, scale = crop(frame, config.search_factor, config.search_size)
-        ids, _, _ = model.generate(model.encode(templates, search), penalty)
+        ids = model.generate(model.encode(templates, search), penalty).tokens
         values = ids[0].double().numpy() / (config.bins - 1)
         cxcywh = values if config.order == "xywh" else values[[2, 3, 0, 1]]
         state = clip_box(crop_to_box(cxcywh, state, scale, config.search_size), (160, 120), 10.0)

@@ -70,7 +70,7 @@ def tracked_by_pytorch(model: SeqTrack, film: list[np.ndarray]) -> np.ndarray:
         search, scale = crop(frame, config.search_factor, config.search_size)
         told = [box_to_crop(box, state, scale, config.search_size) for box in history]
         told_tensor = torch.from_numpy(np.asarray(told).reshape(1, -1, 4))
-        ids, _, _ = model.generate(model.encode(templates, search), window, history=told_tensor)
+        ids = model.generate(model.encode(templates, search), window, history=told_tensor).tokens
         cxcywh = from_order(ids[0].double() / (config.bins - 1), config.order).numpy()
         state = clip_box(crop_to_box(cxcywh, state, scale, config.search_size), (160, 120), 10.0)
         history = [*history[1:], state] if history else []

@@ -6,14 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
-from edgetrack.bundle import PresenceScore
-from edgetrack.seqtrack import calibrated_score, score_features
+from edgetrack.bundle import OverlapScore
+from edgetrack.decoding import Decoded, hanning_window
+from edgetrack.scoring import expected_overlap, score_features
 from train.calibration import calibrate, logistic_regression
 from train.checkpoints import load_model, save_model
 from train.cli import app
 from train.data.mixture import datasets
+from train.data.pairs import Pair
+from train.evaluation import iou, predict
 from train.models.seqtrack import SeqTrack
 from train.recipes import RECIPES, override
 from train.reliability import auroc, expected_calibration_error
@@ -56,14 +60,24 @@ def test_calibration_error_is_the_gap_between_promise_and_outcome() -> None:
 
 def test_what_is_fitted_is_what_the_device_computes() -> None:
     model = SeqTrack(RECIPE.model).eval()
-    _, held_out = datasets(RECIPE, [], validation_pairs=32)
+    _, held_out = datasets(RECIPE, [], validation_pairs=48)
     calibration = calibrate(model, held_out, window=1.0)
-    score = PresenceScore.model_validate(calibration.score)
-    presence, likelihood = 0.7, 0.2
-    features = score_features(presence, likelihood)
-    logit = score.intercept + score.presence * features[0] + score.likelihood * features[1]
-    assert calibrated_score(score, presence, likelihood) == pytest.approx(1 / (1 + np.exp(-logit)))
-    assert calibration.pairs == 16
+    score = OverlapScore.model_validate(calibration.score)
+    assert calibration.pairs == 24
+
+    # By hand, one pair after the other: the evidence is at its likeliest, as Newton's method left it, where the step
+    # before says what the share of the found does.
+    features, found = [], []
+    window = torch.from_numpy(hanning_window(1.0, RECIPE.model.bins))
+    for pair in map(held_out.__getitem__, range(0, 48, 2)):
+        boxes, presence, decoding = predict(model, Pair(*(tensor[None] for tensor in pair)), window)
+        step = Decoded(*(tensor[0].numpy() for tensor in decoding))
+        features.append(score_features(float(presence[0]), expected_overlap(step, RECIPE.model.order)))
+        found.append(bool(pair.present) and float(iou(boxes, pair.box[None])[0]) > 0.5)
+    prior = np.log((sum(found) + 0.5) / (24 - sum(found) + 0.5))
+    a, b, c = logistic_regression(np.asarray(features), np.asarray(found))
+    assert (score.presence, score.overlap) == pytest.approx((a, b), abs=1e-4)
+    assert score.intercept + score.memory * prior == pytest.approx(c, abs=1e-4)
 
 
 def test_the_command_adds_the_map_to_the_weights(tmp_path: Path) -> None:
@@ -74,7 +88,7 @@ def test_the_command_adds_the_map_to_the_weights(tmp_path: Path) -> None:
     _, metadata = load_model(path)
     assert metadata["training"] == {"step": 9}
     assert metadata["online"]["window"] == 0.5
-    PresenceScore.model_validate(metadata["score"])
+    OverlapScore.model_validate(metadata["score"])
 
 
 @pytest.mark.parametrize("absent", [0.0, 1.0])

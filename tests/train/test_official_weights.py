@@ -191,7 +191,7 @@ def test_answers_are_those_of_the_plain_model(memory: str) -> None:
     torch.testing.assert_close(found, plain_seqtrack.logits(state, 2, seen, sequence), rtol=1e-4, atol=1e-4)
     hanning = torch.from_numpy(np.hanning(20)).float()
     for window, order, windowed in ((None, "xywh", ()), (hanning, "xywh", (0, 1)), (hanning, "whxy", (2, 3))):
-        ids, likelihoods, _ = again.generate(tokens, window=window, order=order)
+        ids, likelihoods, *_ = again.generate(tokens, window=window, order=order)
         expected_ids, expected_likelihoods = plain_seqtrack.generate(state, 2, seen, window, windowed)
         assert torch.equal(ids, expected_ids)
         torch.testing.assert_close(likelihoods, expected_likelihoods, rtol=1e-4, atol=1e-6)
@@ -215,6 +215,6 @@ def test_answers_are_the_official_ones(memory: str) -> None:
         ("window_xywh", hanning, "xywh"),
         ("window_whxy", hanning, "whxy"),
     ):
-        ids, likelihoods, _ = model.generate(tokens, window=window, order=order)
+        ids, likelihoods, *_ = model.generate(tokens, window=window, order=order)
         assert torch.equal(ids, tensors[f"output.{name}.tokens"])
         torch.testing.assert_close(likelihoods, tensors[f"output.{name}.confidence"], rtol=0, atol=1e-5)

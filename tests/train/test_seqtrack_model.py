@@ -118,17 +118,19 @@ def test_cached_generation_equals_running_the_whole_prefix_again(order: str, fra
     with torch.no_grad():
         tokens = model.encode(*images(config))
         sequence = torch.cat([model.prompt(history), torch.full((2, 1), config.bins + 1)], 1)
-        likelihoods = []
+        likelihoods, probabilities = [], []
         for index in range(4):
             probability = model.logits(tokens, sequence)[:, -1].softmax(-1)[:, : config.bins]
+            probabilities.append(probability)
             if index in centre:
                 probability = probability * window
             best = probability.max(-1)
             likelihoods.append(best.values)
             sequence = torch.cat([sequence, best.indices[:, None]], 1)
-    found, found_likelihoods, _ = model.generate(tokens, window, history=history)
-    assert torch.equal(found, sequence[:, -4:])
-    torch.testing.assert_close(found_likelihoods, torch.stack(likelihoods, 1))
+    found = model.generate(tokens, window, history=history)
+    assert torch.equal(found.tokens, sequence[:, -4:])
+    torch.testing.assert_close(found.likelihoods, torch.stack(likelihoods, 1))
+    torch.testing.assert_close(found.probabilities, torch.stack(probabilities, 1))
 
 
 def test_the_prompt_is_the_boxes_of_the_last_frames_and_changes_the_answer() -> None:
@@ -156,11 +158,12 @@ def test_bidirectional_decoding_answers_all_at_once() -> None:
         none = torch.empty(2, 0, 4)
         for ids in ([[1, 2, 3, 4]] * 2, [[9, 8, 7, 6]] * 2):
             torch.testing.assert_close(model.answers(tokens, torch.tensor(ids), none), logits)
-        found, likelihoods, presence = model.generate(tokens)
+        found, likelihoods, presence, told = model.generate(tokens)
         probabilities = logits.softmax(-1)
         best = probabilities[..., : config.bins].max(-1)
         assert torch.equal(found, best.indices)
         torch.testing.assert_close(likelihoods, best.values)
+        torch.testing.assert_close(told, probabilities[..., : config.bins])
         torch.testing.assert_close(presence, 1 - probabilities[:, 0, config.bins])
         model.decoder.position[:, 3] += torch.randn(config.decoder_dim)
         assert not torch.allclose(model.logits(tokens, torch.full((2, 4), config.bins + 1))[:, 0], logits[:, 0])

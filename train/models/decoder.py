@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgetrack.decoding import CENTRE_STEPS
 from train.models.attention import attend, merge_heads, split_heads
+
+
+class Decoding(NamedTuple):
+    """A batch of decoded boxes; `edgetrack.decoding.Decoded` is one of them.
+
+    Attributes:
+        tokens: (B, 4) int64.
+        likelihoods: (B, 4), the windowed probability of each token.
+        presence: (B,), 1 - P(END) at the first step.
+        probabilities: (B, 4, bins), of all the tokens that each could have been; without the window.
+    """
+
+    tokens: Tensor
+    likelihoods: Tensor
+    presence: Tensor
+    probabilities: Tensor
 
 
 class GrowingCache:
@@ -203,7 +221,7 @@ class Decoder(nn.Module):
         window: Tensor | None = None,
         order: str = "xywh",
         prompt: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> Decoding:
         """Greedy decoding: four cached steps, or one for all where decoding is bidirectional.
 
         The probabilities of the two centre tokens are multiplied by `window` (bins,) before the choice (Sec. 3.3), so a
@@ -211,15 +229,12 @@ class Decoder(nn.Module):
 
         Args:
             prompt: (B, P) token ids; may be left out where P is 0.
-
-        Returns:
-            tokens (B, 4) int64, likelihoods (B, 4), presence (B,) = 1 - P(END) at the first step.
         """
         batch, device = cross_keys.shape[1], cross_keys.device
         if prompt is None:
             prompt = torch.empty(batch, 0, dtype=torch.long, device=device)
         sequence = self.written(torch.empty(batch, 0, dtype=torch.long, device=device), prompt)
-        tokens, likelihoods, presence = [], [], None
+        tokens, likelihoods, probabilities, presence = [], [], [], None
         if self.autoregressive:
             cache, given = GrowingCache(), torch.arange(self.prompt + 1, device=device)
             logits = self.step(sequence, given, cache, cross_keys, cross_values)
@@ -235,13 +250,14 @@ class Decoder(nn.Module):
             if presence is None:
                 presence = 1 - probability[:, self.end]
             probability = probability[:, : self.bins]
+            probabilities.append(probability)
             if window is not None and index in CENTRE_STEPS[order]:
                 probability = probability * window
             likelihood, token = probability.max(-1)
             tokens.append(token)
             likelihoods.append(likelihood)
         assert presence is not None
-        return torch.stack(tokens, 1), torch.stack(likelihoods, 1), presence
+        return Decoding(torch.stack(tokens, 1), torch.stack(likelihoods, 1), presence, torch.stack(probabilities, 1))
 
 
 def causal(count: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edgetrack.decoding import CENTRE_STEPS
 from train.losses import box_tokens, in_order
-from train.models.decoder import Decoder
+from train.models.decoder import Decoder, Decoding
 from train.models.vit import TemplateState, ViT
 
 MEMORIES = ("x", "xz", "token")
@@ -217,8 +217,8 @@ class SeqTrack(nn.Module):
     @torch.no_grad()
     def generate(
         self, tokens: Tensor, window: Tensor | None = None, order: str | None = None, history: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Greedy decoding from encoder tokens -> token ids (B, 4) in `order`, likelihoods (B, 4) and presence (B,).
+    ) -> Decoding:
+        """Greedy decoding from encoder tokens; the token ids are in `order`.
 
         `window` (bins,) multiplies the probabilities of the two centre tokens; `order` defaults to the configuration's;
         `history` is as in `answers`, and may be left out where there is no prompt.

@@ -1,0 +1,78 @@
+"""SeqTrack's score: the probability that the box overlaps the target by more than half.
+
+A step's evidence is what the decoder says of it: whether there is a target at all, and how sure it is of the box. How
+sure is not what the chosen tokens' likelihoods tell, since a bin more or less is much for a small target and nothing
+for a large one; it is the overlap that the decoder's own distributions expect of the box. Then the score is filtered
+over time as in a hidden Markov model of two states (Rabiner, Proc. IEEE 1989, Eq. 19-20): a target that was followed a
+frame ago likely still is, and one that was lost takes more evidence to be believed found.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgetrack.decoding import tokens_to_box
+from edgetrack.imaging import overlap
+
+if TYPE_CHECKING:
+    from edgetrack.bundle import LikelihoodScore, OverlapScore
+    from edgetrack.decoding import Decoded
+
+_DRAWS = 64
+# Evenly spread points of the unit cube in four dimensions, the same every time: the additive recurrence whose steps are
+# powers of the root of x^5 = x + 1 (Roberts 2018, "The unreasonable effectiveness of quasirandom sequences").
+_POINTS = (0.5 + np.arange(_DRAWS)[:, None] * 1.1673039782614187 ** -np.arange(1.0, 5.0)) % 1
+# Probabilities and overlaps are kept this far from 0 and 1 before a logarithm is taken of them; overlaps by what half a
+# draw makes.
+_LEAST_PROBABILITY = 1e-6
+_LEAST_OVERLAP = 0.5 / _DRAWS
+
+
+def expected_overlap(decoded: Decoded, order: str) -> float:
+    """The mean overlap of the decoded box with boxes that are drawn from the distributions of its four tokens.
+
+    Args:
+        decoded: a step's.
+        order: in which the model writes a box, see `edgetrack.decoding.CENTRE_STEPS`.
+    """
+    cumulative = decoded.probabilities.cumsum(axis=1, dtype=np.float64)  # (4, bins)
+    bins = cumulative.shape[1]
+    drawn = [np.searchsorted(row, row[-1] * points) for row, points in zip(cumulative, _POINTS.T, strict=True)]
+    boxes = tokens_to_box(np.stack([*np.minimum(drawn, bins - 1)], axis=1), bins, order)  # (draws, 4)
+    box = tokens_to_box(decoded.tokens, bins, order)
+    for centred in (boxes, box):
+        centred[..., :2] -= 0.5 * centred[..., 2:]
+    return float(overlap(boxes, box).mean())
+
+
+def score_features(presence: float, expected: float) -> tuple[float, float]:
+    """What a calibration weighs: the logits of presence and of the expected overlap, both finite."""
+    return _logit(presence, _LEAST_PROBABILITY), _logit(expected, _LEAST_OVERLAP)
+
+
+def calibrated_score(
+    calibration: LikelihoodScore | OverlapScore, decoded: Decoded, order: str, previous: float
+) -> float:
+    """The score that a bundle's calibration makes of a step.
+
+    Args:
+        calibration: the manifest's `score`.
+        decoded: the step's.
+        order: in which the model writes a box.
+        previous: the score of the frame before; 1 after `init`, where the target is given.
+    """
+    if calibration.source == "likelihood":
+        return float(decoded.likelihoods.mean())
+    of_presence, of_overlap = score_features(decoded.presence, expected_overlap(decoded, order))
+    evidence = calibration.intercept + calibration.presence * of_presence + calibration.overlap * of_overlap
+    prior = previous + calibration.change * (1 - 2 * previous)
+    logit = evidence + calibration.memory * _logit(prior, _LEAST_PROBABILITY)
+    return 0.5 * (1 + math.tanh(0.5 * logit))  # the logistic function, in a form that cannot overflow
+
+
+def _logit(share: float, least: float) -> float:
+    share = min(max(share, least), 1 - least)
+    return math.log(share / (1 - share))

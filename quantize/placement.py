@@ -93,6 +93,8 @@ def _vtt(config: VTTConfig) -> tuple[Rule, ...]:
         Rule(nn.Linear, "reduce", None),
         Rule(nn.Linear),
         Rule(nn.Conv2d, "phi", {"output": True}),
+        # The first decoder layer asks with what is a parameter, not computed in a frame: a constant, folded in float.
+        Rule(Attend, "decoder.0.attention.attend", None),
         *_backbone("backbone", config.backbone),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,25 @@ def test_both_runtimes_compute_in_integers_and_answer_like_the_fake_quant_model(
         assert sum(executed["search"]["integer"].values()) == len(rounded) - 2 - floating, (backend, executed)
         assert sum(executed["template"]["integer"].values()) == len(backbone) + 1 - floating, (backend, executed)
         assert all(difference < 0.05 for difference in found["difference"].values()), found["difference"]
+
+
+def test_attention_over_many_tokens_is_rounded_but_for_what_the_first_queries_ask(tmp_path: Path) -> None:
+    """Their side of the first decoder layer's product is a constant of the graph, which no tensor is rounded into."""
+    torch.manual_seed(0)
+    config = replace(
+        random_vtt("nano").config, search_width=256, search_height=256, backbone="efficientnet-lite0", decoder_layers=2
+    )
+    plain = VTT(config).eval()
+    model = place(copy.deepcopy(plain))
+    attend = {name for name in quantised_layers(model) if name.endswith("attend")}
+    layers = [f"encoder.{index}" for index in range(config.encoder_layers)] + ["decoder.1"]
+    assert attend == {f"{layer}.attention.attend" for layer in layers}
+    calibrate(model, examples(config)[:1])
+    freeze(model)
+    export_bundle(plain, tmp_path / "many", name="many", metadata={}, int8=Int8(model, {}, examples(config)[2:]))
+    executed = read_bundle(tmp_path / "many").manifest.accuracy["int8"]["runtimes"]["onnxruntime-cpu"]["executed"]
+    # phi is the template's, the first decoder layer's query a constant; an attention has two products.
+    assert sum(executed["search"]["integer"].values()) == len(quantised_layers(model)) - 2 + len(attend)
 
 
 def test_the_tracker_runs_it(built: tuple[VTT, Path]) -> None:

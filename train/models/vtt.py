@@ -78,11 +78,11 @@ class VTTConfig:
 PRESETS: dict[str, VTTConfig] = {
     "vtt-r50": VTTConfig(),
     "vtt-nano": VTTConfig(
-        search_width=320,
-        search_height=192,
-        template_size=64,
+        search_width=448,
+        search_height=256,
+        template_size=128,
         template_factor=1.25,
-        backbone="resnet-nano",
+        backbone="efficientnet-lite0",
         dim=128,
         encoder_layers=3,
         decoder_layers=2,
@@ -93,7 +93,11 @@ PRESETS: dict[str, VTTConfig] = {
         normalised=True,
     ),
 }
-"""The paper's model and the edge preset, whose canvas is landscape as cameras are."""
+"""The paper's model and the edge preset, whose canvas is landscape as cameras are.
+
+ImageNet's features need a template of 128 px: before anything was learned, the cell most like it lay on the target in
+49% of some frames, and in 9% with one of 64 px, whose 4 x 4 cells are border for the most part.
+"""
 
 
 class Answers(NamedTuple):

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     Image: TypeAlias = NDArray[np.uint8]
 
-MOMENTS = (30, CROSSING, OCCLUSION, 215)
-"""Frames of the picture: in flight, beside the wingman, in the cloud, after a spurt."""
+MOMENTS = (30, CROSSING, OCCLUSION - 6, 215)
+"""Frames of the picture: in flight, beside the wingman, just hidden by the cloud, after a spurt."""
 
 
 @dataclass(frozen=True)

@@ -35,17 +35,16 @@ def expected_overlap(decoded: Decoded, order: str) -> float:
     """The mean overlap of the decoded box with boxes that are drawn from the distributions of its four tokens.
 
     Args:
-        decoded: a step's.
+        decoded: what a step decoded.
         order: in which the model writes a box, see `edgetrack.decoding.CENTRE_STEPS`.
     """
     cumulative = decoded.probabilities.cumsum(axis=1, dtype=np.float64)  # (4, bins)
     bins = cumulative.shape[1]
     drawn = [np.searchsorted(row, row[-1] * points) for row, points in zip(cumulative, _POINTS.T, strict=True)]
-    boxes = tokens_to_box(np.stack([*np.minimum(drawn, bins - 1)], axis=1), bins, order)  # (draws, 4)
-    box = tokens_to_box(decoded.tokens, bins, order)
-    for centred in (boxes, box):
-        centred[..., :2] -= 0.5 * centred[..., 2:]
-    return float(overlap(boxes, box).mean())
+    tokens = np.vstack([np.minimum(drawn, bins - 1).T, decoded.tokens])  # (draws + 1, 4)
+    boxes = tokens_to_box(tokens, bins, order)
+    boxes[:, :2] -= 0.5 * boxes[:, 2:]
+    return float(overlap(boxes[:-1], boxes[-1]).mean())
 
 
 def score_features(presence: float, expected: float) -> tuple[float, float]:

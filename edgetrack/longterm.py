@@ -4,10 +4,11 @@ While the local tracker's score is below its threshold the target is lost. Then 
 candidate is given to the local tracker to look at in the same frame: the best one where the search is sure of it, and
 else the best in the first search, in the next the second best that lies elsewhere, and so on in turn, because a search
 that errs would err in the same way again. The local tracker looks with the size at which the target was seen last: a
-search knows better where than how large. Only if the local tracker is sure, too, the target is found again.
+search knows better where than how large. Only if the local tracker sees it there, with the low prior of any place
+elsewhere (`edgetrack.lookaround`), the target is found again.
 
-A local tracker that looks around (`edgetrack.lookaround`) does so first, which costs less than a search. Where nothing
-is found it goes on from its own answer, in a region of the size that the target had when it was seen last.
+A local tracker that looks around does so first, which costs less than a search. Where nothing is found it goes on from
+its own answer, in a region of the size that the target had when it was seen last.
 
 A frame costs at most two local steps and one search, or three where the tracker looks around, and of any `interval`
 frames in succession at most one is searched, also where the target is lost and seen in turns. No template is taken from

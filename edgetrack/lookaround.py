@@ -6,8 +6,8 @@ come back where it was not a moment ago. The tracker's own answers are of no use
 there they wander off. This is the local-to-global search of DaSiamRPN (Zhu et al., ECCV 2018) with more places instead
 of a wider crop: a model sees the target in them as large as it was trained to.
 
-A lost target is at one of many places, so that a look at one begins with little hope: more is asked of what is seen
-there than of what is followed. That is the score's matter, which goes on from a score before (`edgetrack.scoring`).
+A lost target is at one of many places, so that a look at one begins with a low prior: more is asked of what is seen
+there than of what is followed. The score sees to that, which goes on from a score before (`edgetrack.scoring`).
 """
 
 from __future__ import annotations
@@ -58,11 +58,7 @@ def places(box: NDArray[np.float64], frame_size: tuple[int, int], reach: float) 
 
 
 def look(
-    tracker: seqtrack.SeqTrack,
-    state: seqtrack.State,
-    frame: NDArray[np.uint8],
-    box: NDArray[np.float64],
-    margin: float,
+    tracker: seqtrack.SeqTrack, state: seqtrack.State, frame: NDArray[np.uint8], box: NDArray[np.float64], margin: float
 ) -> tuple[seqtrack.State, Estimate]:
     """Have a local tracker look for its target around `box`, of which `margin` pixels are brought into view."""
     box = clip_box(box, (frame.shape[1], frame.shape[0]), margin)

@@ -96,7 +96,8 @@ PRESETS: dict[str, VTTConfig] = {
 """The paper's model and the edge preset, whose canvas is landscape as cameras are.
 
 ImageNet's features need a template of 128 px: before anything was learned, the cell most like it lay on the target in
-49% of some frames, and in 9% with one of 64 px, whose 4 x 4 cells are border for the most part.
+49% of the development sequences' frames, every eighth of which was looked at, and in 9% with one of 64 px, whose 4 x 4
+cells are border for the most part.
 """
 
 

@@ -95,8 +95,10 @@ def qat(
     from train.data.labels import DatasetError
     from train.data.mixture import datasets
     from train.loop import fit
+    from train.memory import keep_freed_memory
     from train.recipes import override
 
+    keep_freed_memory()
     try:
         teacher, metadata = _load(checkpoint)
         recipe = override(qat_recipe(metadata, teacher), settings or [])

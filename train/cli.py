@@ -45,8 +45,10 @@ def fit(
 
     from train.checkpoints import CheckpointError
     from train.loop import fit as run
+    from train.memory import keep_freed_memory
 
     torch.set_num_threads(threads)
+    keep_freed_memory()
     chosen, train, validation = _opened(recipe, settings, data, held_out)
     try:
         run(chosen, train, validation, out, start=start, workers=workers, every=every, compiled=compiled)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from train.checkpoints import OfficialWeightsError, load_model, with_backbone
 from train.cli import app
-from train.models.efficientnet import EFFICIENTNETS, EfficientNet, EfficientNetConfig, Stage
+from train.models.efficientnet import EFFICIENTNETS, EfficientNet, EfficientNetConfig, InvertedResidual, Stage
 from train.models.registry import PRESETS, build
 from train.models.seqtrack import SeqTrackConfig
 from train.models.vtt import VTTConfig
@@ -154,3 +154,21 @@ def test_import_begins_a_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     expected = with_backbone(published(), SEQTRACK).get_submodule("encoder.stem.features").state_dict()
     found = model.get_submodule("encoder.stem.features").state_dict()
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_a_block_in_bf16_learns_as_in_float32(learns: bool) -> None:
+    torch.manual_seed(0)
+    block = InvertedResidual(8, Stage(1, 8, 5, 1), 1)
+    block.depthwise.requires_grad_(learns)
+    x = torch.randn(4, 8, 12, 12)
+    gradients = []
+    for enabled in (False, True):
+        block.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            y = block(x)
+        y.float().square().mean().backward()
+        gradients.append({name: p.grad for name, p in block.named_parameters() if p.requires_grad})
+    assert ("depthwise.weight" in gradients[0]) == learns
+    for name, exact in gradients[0].items():
+        assert (gradients[1][name] - exact).norm() < 0.1 * exact.norm(), name

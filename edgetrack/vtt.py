@@ -1,18 +1,20 @@
 """VTT online: the whole frame is searched for the target of the first one, every time anew.
 
-The template is fixed, nothing is assumed of where the target was, and the best answer is taken as it is.
+The template is fixed and nothing is assumed of where the target was. The first frame, in which the target is known, is
+searched too: how far the answer's width and height are from the target's says how far they will be. This goes beyond
+the paper.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgetrack.errors import OptionError
-from edgetrack.imaging import canvas_to_boxes, crop_square, enclosing_square, letterbox, normalise
+from edgetrack.imaging import canvas_to_boxes, crop_square, enclosing_square, letterbox, normalise, overlap
 from edgetrack.online import Clock, Estimate
 
 if TYPE_CHECKING:
@@ -27,6 +29,12 @@ if TYPE_CHECKING:
 GRAPHS = ("template", "search")
 """The graphs that run, at init and for every frame."""
 
+RECURRENT = 0.5
+"""The share of an error in the first frame, of the logarithms of width and height, that is expected in every frame."""
+
+FOUND = 0.25
+"""Overlap above which the first frame's answer is of the target, so that its size says something."""
+
 # Probabilities are kept this far from 0 and 1 before a logarithm is taken of them.
 _EPSILON = 1e-6
 
@@ -38,12 +46,14 @@ class State:
     Attributes:
         box: float64 (4,), (x, y, w, h) in pixels of the last frame: the best candidate's.
         kernel: the output of the `template` graph, on the device of the session it is fed to.
+        stretch: float64 (2,), what the widths and heights of answers are multiplied by.
         boxes: float64 (N, 4), all candidates, the best first; at `init` none.
         scores: float64 (N,), theirs.
     """
 
     box: NDArray[np.float64]
     kernel: Mapping[str, DeviceTensor]
+    stretch: NDArray[np.float64]
     boxes: NDArray[np.float64]
     scores: NDArray[np.float64]
 
@@ -62,7 +72,10 @@ class VTT:
         self._template, self._search = model.session("template"), model.session("search")
 
     def init(self, frame: NDArray[np.uint8], box: NDArray[np.float64]) -> State:
-        """Take the target from `frame` at `box`: the square of its longer side is the template."""
+        """Take the target from `frame` at `box`: the square of its longer side is the template.
+
+        Costs one search, which tells the sizes of the target from those of the answers.
+        """
         preprocessing = self._manifest.preprocessing
         settings = preprocessing.template
         crop = crop_square(frame, enclosing_square(box), settings.factor, settings.size).image
@@ -70,7 +83,11 @@ class VTT:
         outputs = self._template.run({"template": template})
         kernel = {name: self._search.upload(name, value) for name, value in outputs.items()}
         # A copy: the caller may go on to change the array.
-        return State(box.copy(), kernel, np.empty((0, 4)), np.empty(0))
+        state = State(box.copy(), kernel, np.ones(2), np.empty((0, 4)), np.empty(0))
+        answer = self.step(state, frame)[0].box
+        if overlap(answer, box) <= FOUND:
+            return state
+        return replace(state, stretch=(box[2:] / answer[2:]) ** RECURRENT)
 
     def step(self, state: State, frame: NDArray[np.uint8]) -> tuple[State, Estimate]:
         """Find the target of `state` in `frame`."""
@@ -86,10 +103,12 @@ class VTT:
         order = np.argsort(-scores, kind="stable")
         boxes = out["boxes"][0].astype(np.float64)[order]
         boxes = canvas_to_boxes(boxes, canvas.extent, (frame.shape[1], frame.shape[0]))
+        sizes = boxes[:, 2:] * state.stretch
+        boxes = np.concatenate([boxes[:, :2] + 0.5 * (boxes[:, 2:] - sizes), sizes], axis=1)
         calibrated = np.asarray([calibrated_score(manifest.score, value) for value in scores[order].tolist()])
         score = float(calibrated[0])
         clock.lap("postprocess")
-        found = State(boxes[0], state.kernel, boxes, calibrated)
+        found = replace(state, box=boxes[0], boxes=boxes, scores=calibrated)
         return found, Estimate(score, score >= manifest.score.ok_threshold, clock.stages)
 
 

@@ -51,13 +51,13 @@ class ScriptedSearch:
         self.answers, self.sure, self.frames = answers, sure, []
 
     def init(self, frame: np.ndarray, box: np.ndarray) -> vtt.State:
-        return vtt.State(box, {}, np.empty((0, 4)), np.empty(0))
+        return vtt.State(box, {}, np.ones(2), np.empty((0, 4)), np.empty(0))
 
     def step(self, state: vtt.State, frame: np.ndarray) -> tuple[vtt.State, Estimate]:
         answer = self.answers[len(self.frames)]
         self.frames.append(answer)
         boxes = np.asarray([[x, 0.0, 10.0, 10.0] for x in (answer if isinstance(answer, tuple) else (answer,))])
-        return vtt.State(boxes[0], {}, boxes, np.zeros(len(boxes))), Estimate(0.5, self.sure, dict(TIMINGS))
+        return vtt.State(boxes[0], {}, np.ones(2), boxes, np.zeros(len(boxes))), Estimate(0.5, self.sure, dict(TIMINGS))
 
 
 def follow(algorithm: Any, local: ScriptedLocal) -> list[str]:

@@ -103,7 +103,7 @@ def test_a_candidate_is_looked_at_with_the_size_that_was_seen_last() -> None:
         def step(self, state: vtt.State, frame: np.ndarray) -> tuple[vtt.State, Estimate]:
             found, estimate = super().step(state, frame)
             box = np.asarray([130.0, 0.0, 40.0, 20.0])  # about the centre (150, 10)
-            return vtt.State(box, {}, box[None], found.scores), estimate
+            return vtt.State(box, {}, np.ones(2), box[None], found.scores), estimate
 
     local = ScriptedLocal([0, 5, None])
     follow(local, Wide([0]))

@@ -61,6 +61,24 @@ def test_the_target_is_found_wherever_it_is(cells: Bundle, backend: str) -> None
         assert set(track.timings) == {"crop", "graph", "postprocess", "template"}
 
 
+@pytest.mark.parametrize(
+    ("box", "size"),
+    [
+        # Boxes of 32 x 32 in the first frame, too: half of the error is expected again, as a factor.
+        ((0, 0, 24, 16), (32 * (24 / 32) ** 0.5, 32 * (16 / 32) ** 0.5)),
+        ((0, 0, 32, 32), (32, 32)),
+        ((0, 0, 8, 8), (32, 32)),  # overlaps the answer by too little to be told from another thing
+    ],
+)
+def test_sizes_err_as_in_the_first_frame(cells: Bundle, box: tuple[float, ...], size: tuple[float, float]) -> None:
+    tracker = Tracker(cells.root, "onnxruntime-cpu", threads=1)
+    tracker.init(frame_with(0, 0), box)
+    track = tracker.update(frame_with(112, 48))
+    assert track.box[2:] == pytest.approx(size)
+    assert np.asarray(track.box[:2]) + np.asarray(track.box[2:]) / 2 == pytest.approx((120, 56))
+    assert tracker.candidates()[1].box[2:] == pytest.approx(size)
+
+
 def test_absence_is_reported_and_does_not_last(cells: Bundle) -> None:
     tracker = Tracker(cells.root, "onnxruntime-cpu", threads=1)
     tracker.init(frame_with(0, 0), (0, 0, 32, 32))

@@ -120,7 +120,8 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     one, two = (read_tensors(tmp_path / name / "state.safetensors")[0] for name in ("one", "two"))
     for name in one:
         if name.startswith("objective."):
-            torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-5)
+            # Where a gradient is next to nothing, the optimiser's sign-like step is one of its rounding.
+            torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=5e-5)
     moments = [name for name in one if name.endswith(".exp_avg")]
     assert moments
     for name in moments:  # what the gradients were, before the optimiser's sign-like step hides their size

@@ -116,10 +116,11 @@ def test_candidates_are_those_of_the_pytorch_model(exported: tuple[VTT, Path], b
         tracker = edgetrack.Tracker(bundle, backend, threads=1)
         tracker.init(frames[0], box)
         assert tracker.candidates() == ()
+        first, _ = found_by_pytorch(model, frames[0], box, frames[0])
         for frame in frames[1:]:
             track = tracker.update(frame)
             boxes, scores = found_by_pytorch(model, frames[0], box, frame)
-            boxes = resized(boxes, found_by_pytorch(model, frames[0], box, frames[0])[0][0], box)
+            boxes = resized(boxes, first[0], box)
             candidates = tracker.candidates()
             assert len(candidates) == model.config.queries
             np.testing.assert_allclose([c.score for c in candidates], scores, atol=1e-4)

@@ -71,12 +71,12 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = x if self.expand is None else F.relu6(self.expand(x), inplace=True)
-        y = self.project(F.relu6(self._filter(y), inplace=True))
+        y = self.project(F.relu6(self._filtered(y), inplace=True))
         return x + y if self.is_residual else y
 
-    def _filter(self, y: Tensor) -> Tensor:
-        """The depth-wise convolution; where it learns on a CPU in float32, since the gradient of its bf16 weight takes
-        oneDNN four times as long."""
+    def _filtered(self, y: Tensor) -> Tensor:
+        """The depth-wise convolution of (B, C, H, W)."""
+        # oneDNN takes four times as long over the gradient of a depth-wise weight in bf16 as in float32.
         if y.device.type != "cpu" or y.dtype != torch.bfloat16 or not self.depthwise.weight.requires_grad:
             return self.depthwise(y)
         with torch.autocast("cpu", enabled=False):

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from train.data.images import ImageCache
 from train.data.labels import DatasetError
@@ -116,6 +117,15 @@ def test_an_example_depends_on_seed_and_index_alone(tracks: Path, stills: Path) 
         assert (a == b).all()
     assert not (one[9].search == one[10].search).all()
     assert not (one[0].search == validation[0].search).all()
+
+
+def test_what_is_held_out_is_the_same_whatever_the_seed(tracks: Path, stills: Path) -> None:
+    # Weights that a run goes on from were trained with another seed, perhaps on what this one would hold out.
+    train, held_out = datasets(SMALL, [tracks, stills])
+    other_train, other_held_out = datasets(replace(SMALL, seed=7), [tracks, stills])
+    for i in range(6):
+        assert all(torch.equal(a, b) for a, b in zip(held_out[i], other_held_out[i], strict=True))
+    assert not torch.equal(train[0].search, other_train[0].search)
 
 
 class SquareSource:

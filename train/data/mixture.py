@@ -25,6 +25,9 @@ HELD_OUT = 0.1
 """Share of the video groups and of the stills that only validation sees."""
 MOST_HELD_OUT = 1000
 """As many of each are enough to validate on, however large the dataset."""
+SPLIT_SEED = 0
+"""Of what is held out, whatever a recipe's seed: a run that goes on from other weights, with other examples, must not be
+measured or calibrated on what those weights were trained on."""
 VALIDATION_PAIRS = 512
 DRAWN = ("scenes", "clips")
 """Sources that need no folder: single composed scenes, and moving ones."""
@@ -59,7 +62,7 @@ def datasets(
     contents = [read(root) for root in roots]
     if ratios is not None:
         _check_ratios(ratios, {content.name for content in contents})
-    rng = np.random.default_rng(recipe.seed)
+    rng = np.random.default_rng(SPLIT_SEED)
     groups = [group for content in contents for group in content.tracks.groups]
     distinct = sorted(set(groups))
     held_groups = set(rng.permutation(distinct)[: min(round(len(distinct) * HELD_OUT), MOST_HELD_OUT)].tolist())
@@ -86,7 +89,7 @@ def datasets(
         kind = FrameDataset if isinstance(recipe.model, VTTConfig) else PairDataset
         return kind(sources, recipe.model, pairs, sprites, seed=seed, length=length)
 
-    return dataset(False, recipe.seed, recipe.steps * recipe.batch), dataset(True, recipe.seed + 1, validation_pairs)
+    return dataset(False, recipe.seed, recipe.steps * recipe.batch), dataset(True, SPLIT_SEED + 1, validation_pairs)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from edgetrack.decoding import Decoded, hanning_window
+from edgetrack.decoding import Decoded, averaged, hanning_window, tokens_to_box
 from edgetrack.scoring import expected_overlap, score_features
 from edgetrack.vtt import score_feature
 from train.data.pairs import Pair
@@ -49,15 +49,18 @@ class Calibration(NamedTuple):
     pairs: int
 
 
-def calibrate(model: Model, pairs: Dataset[Pair], *, window: float, batch: int = 64) -> Calibration:
+def calibrate(
+    model: Model, pairs: Dataset[Pair], *, window: float, within: float = 0.0, batch: int = 64
+) -> Calibration:
     """Fit P(overlap > 0.5) on every second pair and measure it on the others; an absent target counts as not found.
 
     Args:
         model: in eval mode.
         pairs: held out from training.
         window: strength of the Hanning penalty that the tracker will use; it is part of SeqTrack's choice of a box.
+        within: how far SeqTrack's tokens will be averaged over; see `edgetrack.decoding.averaged`.
     """
-    features, found = _decode(model, pairs, window, batch)
+    features, found = _decode(model, pairs, window, within, batch)
     fit, rest = slice(0, None, 2), slice(1, None, 2)
     coefficients = logistic_regression(features[fit], found[fit])
     probability = _sigmoid(features[rest] @ coefficients[:-1] + coefficients[-1])
@@ -79,7 +82,7 @@ def calibrate(model: Model, pairs: Dataset[Pair], *, window: float, batch: int =
 
 @torch.inference_mode()
 def _decode(
-    model: Model, pairs: Dataset[Pair], window: float, batch: int
+    model: Model, pairs: Dataset[Pair], window: float, within: float, batch: int
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Score features (N, F) of every pair, and whether the box overlaps the target by more than half (N,)."""
     penalty = None if isinstance(model, VTT) else torch.from_numpy(hanning_window(window, model.config.bins))
@@ -90,16 +93,19 @@ def _decode(
         if decoding is None:
             features += [(score_feature(p),) for p in presence.tolist()]
         else:
-            features += _evidence(decoding, model.config.order)
+            steps = _as_on_the_device(decoding, within)
+            order, bins = model.config.order, model.config.bins
+            features += [score_features(step.presence, expected_overlap(step, order)) for step in steps]
+            boxes = torch.from_numpy(np.stack([tokens_to_box(step.tokens, bins, order) for step in steps])).float()
         found.append((iou(boxes, pair.box) > 0.5) & pair.present)
     return np.asarray(features), torch.cat(found).numpy()
 
 
-def _evidence(decoding: Decoding, order: str) -> list[tuple[float, float]]:
-    """Score features of every box of a batch, as the device computes them of one."""
+def _as_on_the_device(decoding: Decoding, within: float) -> list[Decoded]:
+    """Every answer of a batch as a step of the tracker has it."""
     tokens, likelihoods, presence, probabilities = (tensor.numpy() for tensor in decoding)
-    decoded = map(Decoded, tokens, likelihoods, presence.tolist(), probabilities)
-    return [score_features(one.presence, expected_overlap(one, order)) for one in decoded]
+    steps = map(Decoded, tokens, likelihoods, presence.tolist(), probabilities)
+    return [averaged(step, within) if within else step for step in steps]
 
 
 def logistic_regression(

@@ -244,11 +244,13 @@ def calibrate(
         raise typer.Exit(1) from None
     if model.config.kind == "seqtrack" and not CENTRE_STEPS[model.config.order]:
         window = 0.0  # corners have no tokens for the centre to penalise, and a bundle of them says so
-    score, auroc, error, count = run(model, held_out, window=window)
+    # As far as a target's own half in a crop that is centred on it: what is further away is another object.
+    within = 0.5 / model.config.search_factor if model.config.kind == "seqtrack" else 0.0
+    score, auroc, error, count = run(model, held_out, window=window, within=within)
     facts = {key: value for key, value in metadata.items() if key not in ("kind", "config")}
     if model.config.kind == "seqtrack":
         # A calibrated score says when the tracker is in doubt; the rest of its behaviour is the export's to default.
-        facts["online"] = {"window": window, "hold_size": True, "look_around": True}
+        facts["online"] = {"window": window, "hold_size": True, "look_around": True, "mean_within": within}
     facts |= {"score": score, "calibration": {"pairs": count, "absent": absent, "auroc": auroc, "error": error}}
     save_model(checkpoint, model, **facts)
     typer.echo(f"AUROC {auroc:.3f}, expected calibration error {error:.3f} on {count} held-out pairs")

@@ -26,7 +26,7 @@ HELD_OUT = 0.1
 MOST_HELD_OUT = 1000
 """As many of each are enough to validate on, however large the dataset."""
 SPLIT_SEED = 0
-"""Of what is held out, whatever a recipe's seed: a run that goes on from other weights, with other examples, must not be
+"""Of what is held out, whatever a recipe's seed: a run that goes on from other weights with other examples must not be
 measured or calibrated on what those weights were trained on."""
 VALIDATION_PAIRS = 512
 DRAWN = ("scenes", "clips")

@@ -115,6 +115,8 @@ class OnlineSettings(_Part):
         hold_size: whether the searched region keeps its size while the score is below its threshold; for scores that
             are calibrated.
         look_around: whether a lost target is looked for around where it was, too; for scores that are calibrated.
+        mean_within: how far about a chosen token its distribution is averaged over, in units of the search crop's side;
+            0 (the paper's) takes the token.
     """
 
     window: float = Field(ge=0, le=1)
@@ -123,6 +125,7 @@ class OnlineSettings(_Part):
     clip_margin: float = Field(ge=0)
     hold_size: bool = False
     look_around: bool = False
+    mean_within: float = Field(default=0, ge=0, le=1)
 
 
 class LikelihoodScore(_Part):

@@ -27,14 +27,14 @@ class Decoded(NamedTuple):
     """A decoded box.
 
     Attributes:
-        tokens: int64 (4,), each in [0, bins), in the model's order.
+        tokens: (4,), each in [0, bins), in the model's order: int64 as they were chosen, float64 where `averaged`.
         likelihoods: float32 (4,), the windowed probability of each token.
         presence: 1 - P(END) at the first step.
         probabilities: float32 (4, bins), of all the tokens that each could have been, given those before; without the
             window. With END and START they would sum to one.
     """
 
-    tokens: NDArray[np.int64]
+    tokens: NDArray[np.int64] | NDArray[np.float64]
     likelihoods: NDArray[np.float32]
     presence: float
     probabilities: NDArray[np.float32]
@@ -45,7 +45,27 @@ def hanning_window(strength: float, bins: int) -> NDArray[np.float32]:
     return (1 - strength + strength * np.hanning(bins)).astype(np.float32)
 
 
-def tokens_to_box(tokens: NDArray[np.int64], bins: int, order: str) -> NDArray[np.float64]:
+def averaged(decoded: Decoded, within: float) -> Decoded:
+    """Return `decoded` with each token replaced by the mean of its distribution about it: the box that is expected.
+
+    The likeliest bin of a broad distribution hangs on its last digit, and of a skewed one lies to a side; the mean is
+    what errs least. Only what is near is averaged over, since a second mode is another object.
+
+    Args:
+        decoded: as it was chosen.
+        within: how far from the chosen token, in units of the search crop's side.
+    """
+    bins = decoded.probabilities.shape[1]
+    values = np.arange(bins)
+    near = np.abs(values - decoded.tokens[:, None]) <= within * (bins - 1)  # (4, bins)
+    weights = np.where(near, decoded.probabilities.astype(np.float64), 0.0)
+    total = weights.sum(1)
+    # Where the decoder leaves nothing to the bins there is no mean.
+    means = np.divide(weights @ values, total, out=decoded.tokens.astype(np.float64), where=total > 0)
+    return decoded._replace(tokens=means)
+
+
+def tokens_to_box(tokens: NDArray[np.int64] | NDArray[np.float64], bins: int, order: str) -> NDArray[np.float64]:
     """Return the boxes (..., 4) that tokens (..., 4) mean: cx, cy, w, h in units of the search crop.
 
     Corners that were decoded the wrong way round span the same box.

@@ -121,6 +121,7 @@ def _settings(manifest: SeqTrackManifest, options: Options) -> seqtrack.Settings
         interval,
         online.update_threshold if options.update_threshold is None else options.update_threshold,
         hold_size=online.hold_size,
+        mean_within=online.mean_within,
     )
 
 

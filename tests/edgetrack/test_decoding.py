@@ -7,7 +7,7 @@ import pytest
 from synthetic_bundle import ColourNet, write_colour_bundle
 
 from edgetrack import load
-from edgetrack.decoding import greedy_decode, hanning_window
+from edgetrack.decoding import Decoded, averaged, greedy_decode, hanning_window
 from edgetrack_runtimes import TensorSpec
 
 BINS, HEADS, MEMORY, WIDTH, LAYERS = 11, 2, 6, 3, 2
@@ -152,3 +152,31 @@ def test_equals_the_fused_graph(order: str, tmp_path) -> None:
         assert cached.likelihoods == pytest.approx(likelihoods, abs=1e-5)
         assert cached.presence == pytest.approx(presence, abs=1e-5)
         assert cached.probabilities == pytest.approx(probabilities, abs=1e-5)
+
+
+@pytest.mark.parametrize("within", [0.04, 0.2, 1.0])
+def test_an_averaged_token_errs_least_of_all_among_what_is_near(within: float) -> None:
+    bins, rng = 51, np.random.default_rng(5)
+    rows = rng.dirichlet(np.full(bins, 0.3), 4)
+    decoded = Decoded(rows.argmax(1), rows.max(1), 0.9, rows.astype(np.float32))
+    found = averaged(decoded, within)
+    places = np.linspace(0, bins - 1, 5001)
+    for row, chosen, token in zip(rows, decoded.tokens, found.tokens, strict=True):
+        near = [t for t in range(bins) if abs(t - chosen) / (bins - 1) <= within + 1e-9]
+        errors = sum(row[t] * (places - t) ** 2 for t in near)
+        assert token == pytest.approx(places[errors.argmin()], abs=0.01)
+    assert found.likelihoods is decoded.likelihoods
+    assert found.probabilities is decoded.probabilities
+
+
+def test_another_object_further_away_does_not_draw_the_mean_to_it() -> None:
+    row = np.zeros(101, np.float32)
+    row[[30, 31, 32]], row[80] = (0.15, 0.3, 0.15), 0.29
+    decoded = Decoded(row[None].repeat(4, 0).argmax(1), np.full(4, 0.3, np.float32), 1.0, row[None].repeat(4, 0))
+    assert averaged(decoded, 0.1).tokens == pytest.approx([31.0] * 4)
+
+
+def test_where_nothing_is_left_to_the_bins_the_token_stays() -> None:
+    chosen = np.asarray([3, 0, 10, 5])
+    nothing = Decoded(chosen, np.zeros(4, np.float32), 0.0, np.zeros((4, BINS), np.float32))
+    assert averaged(nothing, 0.1).tokens.tolist() == chosen.tolist()

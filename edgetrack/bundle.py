@@ -128,6 +128,17 @@ class OnlineSettings(_Part):
     mean_within: float = Field(default=0, ge=0, le=1)
 
 
+class SearchOnlineSettings(_Part):
+    """Defaults of the online algorithm of a global search.
+
+    Attributes:
+        second_look: how large a candidate is shown when it is looked at again: its geometric mean side, in units of the
+            canvas's shorter side; 0 (the paper's) looks once.
+    """
+
+    second_look: float = Field(default=0, ge=0, le=1)
+
+
 class LikelihoodScore(_Part):
     """The score is the mean of the four token likelihoods: uncalibrated."""
 
@@ -234,6 +245,7 @@ class VTTManifest(_Manifest):
     kind: Literal["vtt"]
     preprocessing: CanvasPreprocessing
     queries: int = Field(ge=1)
+    online: SearchOnlineSettings = SearchOnlineSettings()
     score: Annotated[TopScore | LogisticScore, Field(discriminator="source")]
 
 

@@ -422,8 +422,9 @@ def _seqtrack_facts(manifest: SeqTrackManifest) -> dict[str, str]:
 def _vtt_facts(manifest: VTTManifest) -> dict[str, str]:
     search, template, score = manifest.preprocessing.search, manifest.preprocessing.template, manifest.score
     meaning = "best query's probability, not calibrated" if score.source == "top" else "calibrated probability"
+    again = ", and again about the best candidate" if manifest.online.second_look else ""
     return {
-        "search": f"the whole frame, on {search.width} x {search.height} px",
+        "search": f"the whole frame, on {search.width} x {search.height} px{again}",
         "template": f"{template.size} px, {template.factor:g} x the target's longer side, never updated",
         "queries": str(manifest.queries),
         "score": f"{meaning}, ok from {score.ok_threshold:g}",

@@ -93,7 +93,9 @@ def redetecting(local: Model, search: Model, options: Options, interval: int) ->
         )
     settings = _settings(manifest, options)._replace(only_sure=True, hold_size=True)
     tracker = seqtrack.SeqTrack(local, options.decode, settings)
-    return LongTerm(tracker, vtt.VTT(search), interval, manifest.online.clip_margin, _reach(manifest, options))
+    return LongTerm(
+        tracker, vtt.VTT(search, look_twice=False), interval, manifest.online.clip_margin, _reach(manifest, options)
+    )
 
 
 def _reach(manifest: SeqTrackManifest, options: Options) -> float | None:

@@ -1,8 +1,9 @@
 """VTT online: the whole frame is searched for the target of the first one, every time anew.
 
-The template is fixed and nothing is assumed of where the target was. The first frame, in which the target is known, is
-searched too: how far the answer's width and height are from the target's says how far they will be. This goes beyond
-the paper.
+The template is fixed and nothing is assumed of where the target was. Two things go beyond the paper. A model may look
+twice: at the whole frame, and then at the part of it about the best candidate, where a target that was a cell or two of
+the canvas is many. And the first frame, in which the target is known, is searched too: how far the answer's width and
+height are from the target's says how far they will be.
 """
 
 from __future__ import annotations
@@ -35,6 +36,12 @@ RECURRENT = 0.5
 FOUND = 0.25
 """Overlap above which the first frame's answer is of the target, so that its size says something."""
 
+SMALLEST_PART = 0.25
+"""Of the frame's sides, that is looked at again: pixels enlarged by more show nothing new."""
+
+WORTH_IT = 0.875
+"""Of the frame's sides, above which a part is so much of what has been seen that it is not looked at again."""
+
 # Probabilities are kept this far from 0 and 1 before a logarithm is taken of them.
 _EPSILON = 1e-6
 
@@ -47,7 +54,7 @@ class State:
         box: float64 (4,), (x, y, w, h) in pixels of the last frame: the best candidate's.
         kernel: the output of the `template` graph, on the device of the session it is fed to.
         stretch: float64 (2,), what the widths and heights of answers are multiplied by.
-        boxes: float64 (N, 4), all candidates, the best first; at `init` none.
+        boxes: float64 (N, 4), all candidates, the best first; at `init` none. The best is as the second look has it.
         scores: float64 (N,), theirs.
     """
 
@@ -62,19 +69,25 @@ class VTT:
     """The online algorithm on one model. Safe to share: nothing here changes after construction.
 
     Opens both graphs, so that a backend that cannot run one says so here and not at a later frame.
+
+    Args:
+        model: of kind "vtt".
+        look_twice: whether the best candidate is looked at again where the manifest says so. What is asked for
+            candidates alone need not.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, *, look_twice: bool = True) -> None:
         manifest = model.manifest
         if manifest.kind != "vtt":
             raise OptionError(f"got {manifest.name!r}, of kind {manifest.kind!r}; expected a model of kind 'vtt'")
         self._manifest = manifest
         self._template, self._search = model.session("template"), model.session("search")
+        self._second_look = manifest.online.second_look if look_twice else 0.0
 
     def init(self, frame: NDArray[np.uint8], box: NDArray[np.float64]) -> State:
         """Take the target from `frame` at `box`: the square of its longer side is the template.
 
-        Costs one search, which tells the sizes of the target from those of the answers.
+        Costs as much as a step, whose answer tells the sizes of the target from its own.
         """
         preprocessing = self._manifest.preprocessing
         settings = preprocessing.template
@@ -92,8 +105,26 @@ class VTT:
     def step(self, state: State, frame: NDArray[np.uint8]) -> tuple[State, Estimate]:
         """Find the target of `state` in `frame`."""
         manifest, clock = self._manifest, Clock()
-        preprocessing = manifest.preprocessing
-        canvas = letterbox(frame, preprocessing.search.width, preprocessing.search.height)
+        boxes, scores = self._look(state, frame, clock)
+        part = self._part(boxes[0], (frame.shape[1], frame.shape[0]))
+        if part is not None:
+            x, y, width, height = part
+            again, sure = self._look(state, frame[y : y + height, x : x + width], clock)
+            boxes[0], scores[0] = again[0] + (x, y, 0, 0), sure[0]
+        sizes = boxes[:, 2:] * state.stretch
+        boxes = np.concatenate([boxes[:, :2] + 0.5 * (boxes[:, 2:] - sizes), sizes], axis=1)
+        calibrated = np.asarray([calibrated_score(manifest.score, value) for value in scores.tolist()])
+        score = float(calibrated[0])
+        clock.lap("postprocess")
+        found = replace(state, box=boxes[0], boxes=boxes, scores=calibrated)
+        return found, Estimate(score, score >= manifest.score.ok_threshold, clock.stages)
+
+    def _look(
+        self, state: State, image: NDArray[np.uint8], clock: Clock
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Boxes (N, 4), x, y, w, h in pixels of `image`, and probabilities (N,) of the candidates, the best first."""
+        preprocessing = self._manifest.preprocessing
+        canvas = letterbox(image, preprocessing.search.width, preprocessing.search.height)
         search = normalise(canvas.image, preprocessing.mean, preprocessing.std)[None]
         extent = canvas.extent.astype(np.float32)[None]
         clock.lap("crop")
@@ -102,14 +133,24 @@ class VTT:
         scores = out["scores"][0].astype(np.float64)
         order = np.argsort(-scores, kind="stable")
         boxes = out["boxes"][0].astype(np.float64)[order]
-        boxes = canvas_to_boxes(boxes, canvas.extent, (frame.shape[1], frame.shape[0]))
-        sizes = boxes[:, 2:] * state.stretch
-        boxes = np.concatenate([boxes[:, :2] + 0.5 * (boxes[:, 2:] - sizes), sizes], axis=1)
-        calibrated = np.asarray([calibrated_score(manifest.score, value) for value in scores[order].tolist()])
-        score = float(calibrated[0])
-        clock.lap("postprocess")
-        found = replace(state, box=boxes[0], boxes=boxes, scores=calibrated)
-        return found, Estimate(score, score >= manifest.score.ok_threshold, clock.stages)
+        return canvas_to_boxes(boxes, canvas.extent, (image.shape[1], image.shape[0])), scores[order]
+
+    def _part(self, box: NDArray[np.float64], frame_size: tuple[int, int]) -> tuple[int, int, int, int] | None:
+        """The part of the frame, x, y, w, h in whole pixels, that is looked at again for a target at `box`.
+
+        It has the canvas's aspect, as far as the frame reaches, and shows the target at `second_look` of the canvas's
+        shorter side. None where that is no gain.
+        """
+        canvas = self._manifest.preprocessing.search
+        sides, frame = np.asarray([canvas.width, canvas.height]), np.asarray(frame_size)
+        scale = (sides / frame).min()  # pixels of the canvas for one of the frame
+        wanted = self._second_look * sides.min()
+        share = max(math.sqrt(box[2:].prod()) * scale / wanted, SMALLEST_PART) if wanted else 1.0
+        if share > WORTH_IT:
+            return None
+        size = np.clip(np.rint(sides / scale * share), 1, frame).astype(int)
+        corner = np.clip(np.rint(box[:2] + 0.5 * (box[2:] - size)), 0, frame - size).astype(int)
+        return int(corner[0]), int(corner[1]), int(size[0]), int(size[1])
 
 
 def calibrated_score(calibration: TopScore | LogisticScore, probability: float) -> float:

@@ -87,5 +87,6 @@ def _vtt(config: VTTConfig, metadata: Mapping[str, Any]) -> dict[str, Any]:
             "template": {"size": config.template_size, "factor": config.template_factor},
         },
         "queries": config.queries,
+        "online": dict(metadata.get("online", {})),
         "score": metadata.get("score") or {"source": "top", "ok_threshold": VTT_THRESHOLD},
     }

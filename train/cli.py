@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 DATA_HELP = "A dataset: its folder, or KIND:FOLDER with KIND such as lasot, got10k, coco, trackingnet. Repeatable."
 
+SECOND_LOOK = 0.5
+"""Of the canvas's shorter side, that a VTT's candidate fills when it is looked at again: about as many pixels as the
+target has in its template."""
+
 app = typer.Typer(help="Train the models that edgetrack runs.", no_args_is_help=True, pretty_exceptions_enable=False)
 
 
@@ -251,6 +255,8 @@ def calibrate(
     if model.config.kind == "seqtrack":
         # A calibrated score says when the tracker is in doubt; the rest of its behaviour is the export's to default.
         facts["online"] = {"window": window, "hold_size": True, "look_around": True, "mean_within": within}
+    else:
+        facts["online"] = {"second_look": SECOND_LOOK}
     facts |= {"score": score, "calibration": {"pairs": count, "absent": absent, "auroc": auroc, "error": error}}
     save_model(checkpoint, model, **facts)
     typer.echo(f"AUROC {auroc:.3f}, expected calibration error {error:.3f} on {count} held-out pairs")

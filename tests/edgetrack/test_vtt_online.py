@@ -79,6 +79,62 @@ def test_sizes_err_as_in_the_first_frame(cells: Bundle, box: tuple[float, ...], 
     assert tracker.candidates()[1].box[2:] == pytest.approx(size)
 
 
+def looking_twice(root: Path, share: float = 0.5, side: float = 2.0) -> Tracker:
+    return Tracker(write_cells_bundle(root, side, online={"second_look": share}).root, "onnxruntime-cpu", threads=1)
+
+
+@pytest.mark.parametrize(("x", "y"), [(0, 0), (300, 200), (480, 288), (608, 352)])
+def test_a_second_look_is_a_look_at_the_part_about_the_best_candidate(
+    cells: Bundle, tmp_path: Path, x: int, y: int
+) -> None:
+    """A target of 32 px is half a cell of the canvas: an answer is known to a cell, which looking again halves."""
+    twice, once = looking_twice(tmp_path / "twice"), Tracker(cells.root, "onnxruntime-cpu", threads=1)
+    size = (640, 384)
+    first, frame = frame_with(96, 64, size), frame_with(x, y, size)
+    for tracker in (twice, once):
+        tracker.init(first, (96, 64, 32, 32))
+    seen = np.asarray(once.update(frame).box)
+    rest = once.candidates()[1:]
+    # Boxes are 128 px in the frame and 16 on the canvas, and are to be 24 there: the part is two thirds of the frame.
+    width, height = round(640 * 2 / 3), round(384 * 2 / 3)
+    left = round(min(max(seen[0] + 64 - width / 2, 0), 640 - width))
+    top = round(min(max(seen[1] + 64 - height / 2, 0), 384 - height))
+    again = once.update(frame[top : top + height, left : left + width])
+    found = twice.update(frame)
+    assert found.score == pytest.approx(again.score, abs=1e-6)
+    assert np.asarray(found.box) == pytest.approx(np.add(again.box, (left, top, 0, 0)), abs=1e-6)
+    assert twice.candidates()[0] == Candidate(found.box, found.score)
+    assert twice.candidates()[1:] == rest  # the others are as they were seen
+
+
+@pytest.mark.parametrize(
+    ("share", "side", "looks"),
+    [(0.5, 2.0, 2), (0.3, 2.0, 1), (0.0, 2.0, 1), (1.0, 0.1, 2)],  # 0.3: seven eighths of the frame are no gain
+)
+def test_a_second_look_is_taken_where_it_shows_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, side: float, looks: int
+) -> None:
+    tracker = looking_twice(tmp_path / "twice", share, side)
+    tracker.init(frame_with(0, 0), (0, 0, 32, 32))
+    session, fed = tracker.model.session("search"), []
+    run = session.run
+    monkeypatch.setattr(session, "run", lambda feeds: fed.append(feeds["extent"]) or run(feeds))
+    tracker.update(frame_with(64, 32))
+    assert len(fed) == looks
+    assert all((extent > 0.9).all() for extent in fed)  # as wide for its height as the canvas, however small
+
+
+def test_candidates_for_another_tracker_are_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(write_cells_bundle(tmp_path / "twice", online={"second_look": 0.5}).root, "onnxruntime-cpu")
+    search = VTT(model, look_twice=False)
+    state = search.init(frame_with(0, 0), np.asarray([0.0, 0, 32, 32]))
+    session, fed = model.session("search"), []
+    run = session.run
+    monkeypatch.setattr(session, "run", lambda feeds: fed.append(feeds) or run(feeds))
+    search.step(state, frame_with(64, 32))
+    assert len(fed) == 1
+
+
 def test_absence_is_reported_and_does_not_last(cells: Bundle) -> None:
     tracker = Tracker(cells.root, "onnxruntime-cpu", threads=1)
     tracker.init(frame_with(0, 0), (0, 0, 32, 32))

@@ -21,7 +21,7 @@ from edgetrack.vtt import calibrated_score
 from train.assignment import assignment_loss, box_loss
 from train.calibration import _decode
 from train.checkpoints import OfficialWeightsError, load_model, read_tensors, save_model, with_backbone
-from train.cli import app
+from train.cli import SECOND_LOOK, app
 from train.data.frames import FrameDataset, Window
 from train.data.mixture import datasets
 from train.data.pairs import WHOLE_FRAMES, Pair, PairConfig
@@ -268,10 +268,10 @@ def test_the_calibrated_score_is_what_the_device_computes(tmp_path: Path) -> Non
     result = CliRunner().invoke(app, ["calibrate", str(tmp_path / "model.safetensors"), "--pairs", "32"])
     assert result.exit_code == 0, result.output
     model, metadata = load_model(tmp_path / "model.safetensors")
-    assert "online" not in metadata
+    assert metadata["online"] == {"second_look": SECOND_LOOK}
     score = LogisticScore.model_validate(metadata["score"])
     _, held_out = datasets(recipe, [], validation_pairs=32)
-    features, _ = _decode(model, held_out, 1.0, 8)
+    features, _ = _decode(model, held_out, 1.0, 0.0, 8)
     probability = 1 / (1 + np.exp(-features[3, 0]))
     expected = 1 / (1 + np.exp(-(score.slope * features[3, 0] + score.intercept)))
     assert calibrated_score(score, probability) == pytest.approx(expected)

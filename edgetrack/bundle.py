@@ -115,6 +115,8 @@ class OnlineSettings(_Part):
         hold_size: whether the searched region keeps its size while the score is below its threshold; for scores that
             are calibrated.
         look_around: whether a lost target is looked for around where it was, too; for scores that are calibrated.
+        size_change: standard deviation of the logarithm of the factor by which a target's width and height change from
+            frame to frame; 0 (the paper's) does not say.
         mean_within: how far about a chosen token its distribution is averaged over, in units of the search crop's side;
             0 (the paper's) takes the token.
     """
@@ -125,6 +127,7 @@ class OnlineSettings(_Part):
     clip_margin: float = Field(ge=0)
     hold_size: bool = False
     look_around: bool = False
+    size_change: float = Field(default=0, ge=0)
     mean_within: float = Field(default=0, ge=0, le=1)
 
 
@@ -147,9 +150,10 @@ class LikelihoodScore(_Part):
 
 
 class OverlapScore(_Part):
-    """The score is ``sigmoid(intercept + presence * logit(P) + overlap * logit(E) + memory * logit(prior))``.
+    """The score is ``sigmoid(intercept + presence * logit(P) + overlap * logit(E) + size + memory * logit(prior))``.
 
-    P = 1 - P(END), and E is the overlap that the decoder expects of its box. The prior is what the last frame's score s
+    P = 1 - P(END), and E is the overlap that the decoder expects of its box. Size is the evidence of `OnlineSettings`'
+    `size_change`, see `edgetrack.decoding.resized`; 0 where there is none. The prior is what the last frame's score s
     leaves of the chance that the target is followed, which ends and begins from one frame to the next with probability
     `change`: ``s (1 - change) + (1 - s) change``. See `edgetrack.scoring`.
     """

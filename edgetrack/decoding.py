@@ -6,6 +6,7 @@ and likelihoods.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -43,6 +44,46 @@ class Decoded(NamedTuple):
 def hanning_window(strength: float, bins: int) -> NDArray[np.float32]:
     """Return the penalty (bins,) on the centre tokens, ``1 - strength + strength * hanning``; strength in [0, 1]."""
     return (1 - strength + strength * np.hanning(bins)).astype(np.float32)
+
+
+SIZE_STEPS: dict[str, tuple[int, ...]] = {"xywh": (2, 3), "whxy": (0, 1), "corner": ()}
+"""Which of the four tokens are w and h; of corners none."""
+
+# What a size's prior leaves of a distribution is kept this far from nothing before a logarithm is taken of it.
+_LEAST_MASS = 1e-6
+
+
+def resized(decoded: Decoded, size: NDArray[np.float64], change: float, order: str) -> tuple[Decoded, float]:
+    """Weigh the distributions of width and height by how large the target was: what the window is to the centre.
+
+    From frame to frame a target's width and height each change by a log-normal factor; a model that was trained on
+    crops of any scale does not know it. Bayes' rule for each of the two tokens, the one before it as it was chosen.
+
+    Args:
+        decoded: as it was chosen.
+        size: (2,) width and height that are expected, in units of the search crop's side.
+        change: standard deviation of the logarithm of the factor.
+        order: in which the model writes a box; corners have no tokens of a size and stay as they are.
+
+    Returns:
+        The answer with other distributions and tokens of width and height, and the logarithm of the shares of the
+        distributions that the prior leaves, 0 if the decoder's whole belief is in the size that was expected: evidence
+        on whether this is the target that was followed.
+    """
+    bins = decoded.probabilities.shape[1]
+    # The middles of the bins, the first of which has a logarithm.
+    values = np.log((np.arange(bins) + 0.5) / (bins - 1))
+    probabilities, tokens = decoded.probabilities.astype(np.float64), decoded.tokens.copy()
+    evidence = 0.0
+    for step, expected in zip(SIZE_STEPS[order], np.log(size), strict=False):
+        row = probabilities[step]
+        weighed = row * np.exp(-0.5 * ((values - expected) / change) ** 2)
+        left = weighed.sum() / max(row.sum(), _LEAST_MASS)
+        evidence += math.log(max(left, _LEAST_MASS))
+        if left > _LEAST_MASS:
+            probabilities[step] = weighed / left
+            tokens[step] = weighed.argmax()
+    return decoded._replace(tokens=tokens, probabilities=probabilities.astype(np.float32)), evidence
 
 
 def averaged(decoded: Decoded, within: float) -> Decoded:

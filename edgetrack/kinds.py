@@ -123,6 +123,7 @@ def _settings(manifest: SeqTrackManifest, options: Options) -> seqtrack.Settings
         interval,
         online.update_threshold if options.update_threshold is None else options.update_threshold,
         hold_size=online.hold_size,
+        size_change=online.size_change,
         mean_within=online.mean_within,
     )
 

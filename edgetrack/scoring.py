@@ -2,9 +2,10 @@
 
 A step's evidence is what the decoder says of it: whether there is a target at all, and how sure it is of the box. How
 sure is not what the chosen tokens' likelihoods tell, since a bin more or less is much for a small target and nothing
-for a large one; it is the overlap that the decoder's own distributions expect of the box. Then the score is filtered
-over time as in a hidden Markov model of two states (Rabiner, Proc. IEEE 1989, Eq. 19-20): a target that was followed a
-frame ago likely still is, and one that was lost takes more evidence to be believed found.
+for a large one; it is the overlap that the decoder's own distributions expect of the box. That its size is not what the
+target's was a frame ago speaks against it, too. Then the score is filtered over time as in a hidden Markov model of two
+states (Rabiner, Proc. IEEE 1989, Eq. 19-20): a target that was followed a frame ago likely still is, and one that was
+lost takes more evidence to be believed found.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def score_features(presence: float, expected: float) -> tuple[float, float]:
 
 
 def calibrated_score(
-    calibration: LikelihoodScore | OverlapScore, decoded: Decoded, order: str, previous: float
+    calibration: LikelihoodScore | OverlapScore, decoded: Decoded, order: str, previous: float, size: float = 0.0
 ) -> float:
     """The score that a bundle's calibration makes of a step.
 
@@ -62,11 +63,12 @@ def calibrated_score(
         decoded: the step's.
         order: in which the model writes a box.
         previous: the score of the frame before; 1 after `init`, where the target is given.
+        size: the evidence of how the target's size has changed, see `edgetrack.decoding.resized`.
     """
     if calibration.source == "likelihood":
         return float(decoded.likelihoods.mean())
     of_presence, of_overlap = score_features(decoded.presence, expected_overlap(decoded, order))
-    evidence = calibration.intercept + calibration.presence * of_presence + calibration.overlap * of_overlap
+    evidence = calibration.intercept + calibration.presence * of_presence + calibration.overlap * of_overlap + size
     prior = previous + calibration.change * (1 - 2 * previous)
     logit = evidence + calibration.memory * _logit(prior, _LEAST_PROBABILITY)
     return 0.5 * (1 + math.tanh(0.5 * logit))  # the logistic function, in a form that cannot overflow

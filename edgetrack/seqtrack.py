@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from edgetrack.decoding import Decoded, averaged, box_to_tokens, greedy_decode, hanning_window, tokens_to_box
+from edgetrack.decoding import Decoded, averaged, box_to_tokens, greedy_decode, hanning_window, resized, tokens_to_box
 from edgetrack.errors import OptionError
 from edgetrack.imaging import box_to_crop, clip_box, crop_square, crop_to_box, normalise
 from edgetrack.online import Clock, Estimate
@@ -38,6 +38,9 @@ class Settings(NamedTuple):
     """Whether the region that is searched keeps its size while the score is below the manifest's threshold: a tracker
     that sees nothing answers ever smaller boxes, and would soon look at nothing. Its centre moves on, because a low
     score does not make a box wrong."""
+    size_change: float = 0.0
+    """How much a target's width and height change from frame to frame, see `edgetrack.decoding.resized`; 0 leaves it
+    open, as the official tracker does."""
     mean_within: float = 0.0
     """How much of a token's distribution is averaged over for its value, see `edgetrack.decoding.averaged`; 0 takes the
     chosen tokens, as the official tracker does."""
@@ -101,13 +104,17 @@ class SeqTrack:
         clock.lap("crop")
         decoded = self._decode(search[None], state.template_state, self._prompt(state, scale))
         clock.lap("graph")
+        evidence = 0.0
+        if self._settings.size_change:
+            size = box_to_crop(state.region, state.region, scale, manifest.preprocessing.search.size)[2:]
+            decoded, evidence = resized(decoded, size, self._settings.size_change, manifest.decoder.order)
         if self._settings.mean_within:
             decoded = averaged(decoded, self._settings.mean_within)
         cxcywh = tokens_to_box(decoded.tokens, manifest.decoder.bins, manifest.decoder.order)
         box = crop_to_box(cxcywh, state.region, scale, manifest.preprocessing.search.size)
         box = clip_box(box, frame_size, manifest.online.clip_margin)
         likelihood = float(decoded.likelihoods.mean())
-        score = calibrated_score(manifest.score, decoded, manifest.decoder.order, state.score)
+        score = calibrated_score(manifest.score, decoded, manifest.decoder.order, state.score, evidence)
         clock.lap("postprocess")
         ok = score >= manifest.score.ok_threshold
         templates, template_state = state.templates, state.template_state

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from edgetrack.decoding import Decoded, averaged, hanning_window, tokens_to_box
+from edgetrack.decoding import SIZE_STEPS, Decoded, averaged, hanning_window, tokens_to_box
 from edgetrack.scoring import expected_overlap, score_features
 from edgetrack.vtt import score_feature
 from train.data.pairs import Pair
@@ -31,6 +31,14 @@ frames are independent witnesses, and a tracker that errs in one errs in the nex
 CHANGE = 0.02
 """Chance that from one frame to the next a target that was followed is not any more, or the other way round: a few
 times in a film of some seconds."""
+
+SIZE_CHANGE = 0.25
+"""Standard deviation of the logarithm of the factor by which a target's width and height change from one frame to the
+next, as a tracker sees it: more than the 0.06 to 0.10 by which its own right boxes change, for frames that are left out
+and targets that turn."""
+SIZE_EVIDENCE = -0.25
+"""What the sizes of a target that is followed are as evidence, on the average: never certain, always a little off. A
+pair has no frame before, so that its fit knows nothing of it."""
 
 
 class Calibration(NamedTuple):
@@ -71,6 +79,8 @@ def calibrate(
         # The fit holds how often its own examples were found. How often a frame's are, the frame before says.
         share = (found[fit].sum() + 0.5) / (found[fit].size + 1)
         coefficients[-1] -= MEMORY * np.log(share / (1 - share))
+        if SIZE_STEPS[model.config.order]:
+            coefficients[-1] -= SIZE_EVIDENCE
     score |= dict(zip(fields, (round(float(c), 6) for c in coefficients), strict=True))
     return Calibration(
         score,

@@ -229,7 +229,8 @@ def calibrate(
     """Fit the score: the probability that the box overlaps the target by more than half."""
     import torch
 
-    from edgetrack.decoding import CENTRE_STEPS
+    from edgetrack.decoding import CENTRE_STEPS, SIZE_STEPS
+    from train.calibration import SIZE_CHANGE
     from train.calibration import calibrate as run
     from train.checkpoints import CheckpointError, load_model, save_model
     from train.data.labels import DatasetError
@@ -254,7 +255,9 @@ def calibrate(
     facts = {key: value for key, value in metadata.items() if key not in ("kind", "config")}
     if model.config.kind == "seqtrack":
         # A calibrated score says when the tracker is in doubt; the rest of its behaviour is the export's to default.
-        facts["online"] = {"window": window, "hold_size": True, "look_around": True, "mean_within": within}
+        change = SIZE_CHANGE if SIZE_STEPS[model.config.order] else 0.0
+        facts["online"] = {"window": window, "size_change": change, "mean_within": within}
+        facts["online"] |= {"hold_size": True, "look_around": True}
     else:
         facts["online"] = {"second_look": SECOND_LOOK}
     facts |= {"score": score, "calibration": {"pairs": count, "absent": absent, "auroc": auroc, "error": error}}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from synthetic_bundle import ColourNet, write_colour_bundle
 
 from edgetrack import load
-from edgetrack.decoding import Decoded, averaged, greedy_decode, hanning_window
+from edgetrack.decoding import Decoded, averaged, greedy_decode, hanning_window, resized
 from edgetrack_runtimes import TensorSpec
 
 BINS, HEADS, MEMORY, WIDTH, LAYERS = 11, 2, 6, 3, 2
@@ -180,3 +182,46 @@ def test_where_nothing_is_left_to_the_bins_the_token_stays() -> None:
     chosen = np.asarray([3, 0, 10, 5])
     nothing = Decoded(chosen, np.zeros(4, np.float32), 0.0, np.zeros((4, BINS), np.float32))
     assert averaged(nothing, 0.1).tokens.tolist() == chosen.tolist()
+
+
+@pytest.mark.parametrize(("order", "steps"), [("xywh", (2, 3)), ("whxy", (0, 1))])
+def test_sizes_are_weighed_by_bayes_rule(order: str, steps: tuple[int, int]) -> None:
+    bins, change, size, rng = 60, 0.2, (0.25, 0.1), np.random.default_rng(6)
+    rows = 0.9 * rng.dirichlet(np.full(bins, 0.5), 4)  # END has the rest
+    decoded = Decoded(rows.argmax(1), rows.max(1), 0.9, rows.astype(np.float32))
+    found, evidence = resized(decoded, np.asarray(size), change, order)
+    likely = 0.0
+    for step, expected in zip(steps, size, strict=True):
+        prior = [math.exp(-(math.log((t + 0.5) / (bins - 1) / expected) ** 2) / (2 * change**2)) for t in range(bins)]
+        joint = [p * row for p, row in zip(prior, rows[step].tolist(), strict=True)]
+        assert found.probabilities[step] == pytest.approx(np.asarray(joint) / sum(joint) * 0.9, rel=1e-4, abs=1e-9)
+        assert found.tokens[step] == int(np.argmax(joint))
+        likely += math.log(sum(joint) / 0.9)
+    assert evidence == pytest.approx(likely, rel=1e-5)
+    for step in {0, 1, 2, 3} - set(steps):
+        assert found.tokens[step] == decoded.tokens[step]
+        assert found.probabilities[step] == pytest.approx(rows[step], rel=1e-6)
+    assert decoded.tokens.tolist() == rows.argmax(1).tolist()  # what was given is as it was
+
+
+def test_a_size_as_expected_is_the_best_evidence_and_another_the_worse_the_further() -> None:
+    def evidence(width: int) -> float:
+        rows = np.zeros((4, 101), np.float32)
+        rows[[0, 1, 2, 3], [50, 50, width, 20]] = 1
+        return resized(Decoded(rows.argmax(1), rows.max(1), 1.0, rows), np.asarray([0.205, 0.205]), 0.25, "xywh")[1]
+
+    assert evidence(20) == pytest.approx(0, abs=1e-6)
+    assert evidence(20) > evidence(22) > evidence(30) > evidence(60) > -math.inf
+
+
+def test_corners_and_a_decoder_that_leaves_nothing_stay_as_they_are() -> None:
+    rows = np.random.default_rng(7).dirichlet(np.ones(BINS), 4).astype(np.float32)
+    decoded = Decoded(rows.argmax(1), rows.max(1), 1.0, rows)
+    found, evidence = resized(decoded, np.asarray([0.5, 0.5]), 0.2, "corner")
+    assert evidence == 0
+    assert found.tokens.tolist() == decoded.tokens.tolist()
+    assert found.probabilities == pytest.approx(rows)
+    nothing = decoded._replace(probabilities=np.zeros((4, BINS), np.float32))
+    found, evidence = resized(nothing, np.asarray([0.5, 0.5]), 0.2, "xywh")
+    assert found.tokens.tolist() == decoded.tokens.tolist()
+    assert math.isfinite(evidence)

@@ -98,6 +98,8 @@ def test_calibration_formula(presence: float, previous: float) -> None:
     odds *= (prior / (1 - prior)) ** 0.4
     fitted = calibration(presence=0.7, overlap=1.9, intercept=2.1, memory=0.4, change=0.1)
     assert calibrated_score(fitted, step, "xywh", previous) == pytest.approx(odds / (1 + odds))
+    odds *= math.exp(-0.8)
+    assert calibrated_score(fitted, step, "xywh", previous, -0.8) == pytest.approx(odds / (1 + odds))
 
 
 def test_with_a_full_memory_it_is_the_forward_algorithm() -> None:

@@ -19,7 +19,7 @@ def look(frame: np.ndarray, box: np.ndarray, factor: float, size: int) -> tuple[
     return ((image[:, :, ::-1] / 255 - MEAN) / STD).transpose(2, 0, 1), 1 / scale
 
 
-def follow(net, frames, box, *, window=0.5, interval=None, threshold=0.0, margin=10.0, within=0.0):
+def follow(net, frames, box, *, window=0.5, interval=None, threshold=0.0, margin=10.0, within=0.0, change=0.0):
     """Return the boxes, mean likelihoods and updated frame numbers of the official online loop."""
     hanning = 1 - window + window * np.hanning(net.bins)
     first, _ = look(frames[0], box, net.template_factor, net.template)
@@ -29,6 +29,12 @@ def follow(net, frames, box, *, window=0.5, interval=None, threshold=0.0, margin
         height, width = frame.shape[:2]
         search, pixel = look(frame, box, net.search_factor, net.search)
         tokens, odds, _, every = net.answer(search, np.stack(templates), hanning)
+        if change:
+            tokens, every = list(tokens), every.copy()
+            for step, side in ((net.order.index("w"), box[2]), (net.order.index("h"), box[3])):
+                steps = (np.arange(net.bins) + 0.5) / (net.bins - 1) * net.search * pixel / side
+                every[step] *= np.exp(-0.5 * (np.log(steps) / change) ** 2)
+                tokens[step] = int(every[step].argmax())
         if within:
             near = [range(max(t - round(within * 40), 0), min(t + round(within * 40), 40) + 1) for t in tokens]
             tokens = [np.average(span, weights=row[list(span)]) for span, row in zip(near, every, strict=True)]
@@ -115,15 +121,16 @@ def test_a_likelihood_at_the_threshold_is_not_above_it(scene, colour_bundle) -> 
 
 
 @pytest.mark.parametrize("decode", ["fused", "cached"])
-@pytest.mark.parametrize("within", [0.0, 0.1])
-def test_settings_come_from_the_manifest(scene, tmp_path, within, decode) -> None:
+@pytest.mark.parametrize(("within", "change"), [(0.0, 0.0), (0.1, 0.0), (0.1, 0.3)])
+def test_settings_come_from_the_manifest(scene, tmp_path, within, change, decode) -> None:
     frames, truth = scene
     net = ColourNet()
-    online = {"window": 0.2, "update_interval": 4, "update_threshold": 0.01, "clip_margin": 40.0, "mean_within": within}
+    online = {"window": 0.2, "update_interval": 4, "update_threshold": 0.01, "clip_margin": 40.0}
+    online |= {"mean_within": within, "size_change": change}
     bundle = write_colour_bundle(tmp_path / "bundle", net, online=online)
     boxes, scores = track(bundle, frames, truth[0], decode=decode)
     expected, likelihoods, updated = follow(
-        net, frames, truth[0], window=0.2, interval=4, threshold=0.01, margin=40.0, within=within
+        net, frames, truth[0], window=0.2, interval=4, threshold=0.01, margin=40.0, within=within, change=change
     )
     assert updated
     assert boxes == pytest.approx(expected, abs=1e-3)

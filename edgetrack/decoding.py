@@ -22,6 +22,11 @@ STEPS = 4
 """Tokens of a box."""
 CENTRE_STEPS: dict[str, tuple[int, ...]] = {"xywh": (0, 1), "whxy": (2, 3), "corner": ()}
 """Which of the four tokens are cx and cy, by the order in which a model writes a box; of corners none."""
+SIZE_STEPS: dict[str, tuple[int, ...]] = {"xywh": (2, 3), "whxy": (0, 1), "corner": ()}
+"""Which of them are w and h; of corners none."""
+
+# What a size's prior leaves of a distribution is kept this far from nothing before a logarithm is taken of it.
+_LEAST_MASS = 1e-6
 
 
 class Decoded(NamedTuple):
@@ -44,13 +49,6 @@ class Decoded(NamedTuple):
 def hanning_window(strength: float, bins: int) -> NDArray[np.float32]:
     """Return the penalty (bins,) on the centre tokens, ``1 - strength + strength * hanning``; strength in [0, 1]."""
     return (1 - strength + strength * np.hanning(bins)).astype(np.float32)
-
-
-SIZE_STEPS: dict[str, tuple[int, ...]] = {"xywh": (2, 3), "whxy": (0, 1), "corner": ()}
-"""Which of the four tokens are w and h; of corners none."""
-
-# What a size's prior leaves of a distribution is kept this far from nothing before a logarithm is taken of it.
-_LEAST_MASS = 1e-6
 
 
 def resized(decoded: Decoded, size: NDArray[np.float64], change: float, order: str) -> tuple[Decoded, float]:

@@ -39,6 +39,18 @@ def test_threads_do_not_spin(created: list, tmp_path: Path) -> None:
     assert kwargs["enable_fallback"] == 0  # a failing run is not tried again on the CPU
 
 
+def test_a_sum_and_its_normalisation_are_not_fused_on_the_cpu(tmp_path: Path) -> None:
+    nodes = [node("Add", "a b", "c"), node("LayerNormalization", "c gamma beta", "y", epsilon=1e-5)]
+    constants = {"gamma": np.full(8, 2.0, np.float32), "beta": np.full(8, 0.5, np.float32)}
+    values = [(name, "float32", (1, 6, 8)) for name in "aby"]
+    path = save_graph(tmp_path / "residual.onnx", nodes, values[:2], values[2:], constants)
+    fused = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])  # as ONNX Runtime would have it
+    session, rng = open_session("onnxruntime-cpu", path, SessionOptions()), np.random.default_rng(0)
+    assert session.placement == {"CPUExecutionProvider": 2}
+    feeds = {"a": normal(rng, 1, 6, 8), "b": normal(rng, 1, 6, 8)}
+    np.testing.assert_allclose(session.run(feeds)["y"], fused.run(None, feeds)[0], rtol=1e-4, atol=1e-5)
+
+
 def test_values_on_a_device_are_fed_like_arrays(tmp_path: Path) -> None:
     """The path of CUDA, with the CPU as its device: values as OrtValue, alone and beside arrays."""
     path, rng = TWO_INPUTS.save(tmp_path), np.random.default_rng(0)

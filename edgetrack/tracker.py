@@ -179,7 +179,9 @@ class Tracker:
     def candidates(self) -> tuple[Candidate, ...]:
         """All that a search of the whole frame considered in the last `update`, the best first.
 
-        Nothing before the first `update`, and, with `redetect`, where the last one did not search.
+        The best, which is what was answered, is as it was seen closer where it was looked at again. The others, and
+        which of them all is the best, are as the search of the whole frame had it. Nothing before the first `update`,
+        and, with `redetect`, where the last one did not search.
 
         Raises:
             OptionError: the tracker never searches whole frames.

@@ -8,6 +8,8 @@ run that fails on a provider is tried again on the CPU (`enable_fallback=0`).
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -67,6 +69,7 @@ def devices(backend: str) -> tuple[str, ...]:
         f"CUDA, cuDNN{' and TensorRT' * (provider == TENSORRT)} libraries of the versions that ONNX Runtime "
         f"{ort.__version__} was built for; its log on stderr names the one that is missing"
     )
+    _load_libraries(ort)
     try:
         session = _create(ort, _PROBE, backend, SessionOptions(), {})
     except Exception as error:  # the binding raises its own classes, which share no base below Exception
@@ -74,6 +77,14 @@ def devices(backend: str) -> tuple[str, ...]:
     if provider not in session.get_providers():
         raise BackendUnavailableError(failed)
     return ("cuda:0",)
+
+
+def _load_libraries(ort: ModuleType) -> None:
+    """Load CUDA and cuDNN where pip puts them, if they are there: the system's loader does not look into Python's
+    packages. What is not found the provider may still find; what it says of that on stdout is no news then."""
+    if hasattr(ort, "preload_dlls"):  # since 1.21
+        with contextlib.redirect_stdout(io.StringIO()):
+            ort.preload_dlls()
 
 
 def open_session(backend: str, graph: Path, options: SessionOptions) -> EngineSession:

@@ -112,13 +112,25 @@ def test_a_tensor_type_without_numpy_dtype(tmp_path: Path) -> None:
         open_session("onnxruntime-cpu", path)
 
 
-def test_a_provider_that_does_not_load_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a GPU wheel without CUDA's libraries: the provider is listed, dropped in silence, and must be missed."""
+def test_a_provider_that_does_not_load_is_unavailable(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in a GPU wheel without CUDA's libraries: they are asked for where pip puts them, in silence; the provider is
+    listed, dropped in silence too, and must be missed."""
     if "CUDAExecutionProvider" in ort.get_available_providers():
         pytest.skip("this onnxruntime has the provider")
+    asked: list[str] = []
+
+    def preload_dlls() -> None:
+        asked.append("libraries")
+        print("Failed to load libcublas")
+
+    monkeypatch.setattr(ort, "preload_dlls", preload_dlls, raising=False)
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     with (
         pytest.warns(UserWarning, match="CUDAExecutionProvider"),  # the runtime's own, all it says
         pytest.raises(BackendUnavailableError, match="in the installed onnxruntime but does not load"),
     ):
         onnxruntime_session.devices("onnxruntime-cuda")
+    assert asked
+    assert not capsys.readouterr().out

@@ -123,7 +123,7 @@ def test_a_provider_that_does_not_load_is_unavailable(
 
     def preload_dlls() -> None:
         asked.append("libraries")
-        print("Failed to load libcublas")
+        sys.stdout.write("Failed to load libcublas\n")
 
     monkeypatch.setattr(ort, "preload_dlls", preload_dlls, raising=False)
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])

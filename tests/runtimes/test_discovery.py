@@ -31,6 +31,7 @@ def test_an_installed_runtime_has_its_cpu(module: str, backend: str) -> None:
 def test_a_wheel_without_the_provider(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ort = pytest.importorskip("onnxruntime")
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    onnxruntime_session.devices.cache_clear()
     with pytest.raises(BackendUnavailableError) as caught:
         onnxruntime_session.devices(backend)
     message = str(caught.value)

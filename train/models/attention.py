@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""What may compute attention on a GPU. Not cuDNN: with a mask over a number of keys that is 64 more than a multiple of
+128, such as vtt-nano's 448, the gradients that it gives torch 2.11 in bfloat16 on an H100 are not numbers."""
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -29,7 +34,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Te
         (B, H, N, d).
     """
     if q.is_cuda:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+        with sdpa_kernel(FUSED):
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
     # Written out on the CPU: the fused kernel's backward takes twice as long as all the rest at these lengths, and
     # in an exported graph the two matrix products must stand free, so that they can be quantised.
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)

@@ -52,7 +52,7 @@ class SlotCache:
 
     def __init__(self, keys: Tensor, values: Tensor, position: Tensor) -> None:
         self._past = (keys, values)
-        slots = torch.arange(keys.shape[3])
+        slots = torch.arange(keys.shape[3], device=keys.device)
         self._here = (slots == position)[:, None]  # (P, 1)
         self._visible = (slots <= position)[None]  # (1, P)
         self._present: list[tuple[Tensor, Tensor]] = []

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from train.data import conceal
-from train.data.pairs import ABSENCES, PairConfig, PairDataset
+from train.data.pairs import PairConfig, PairDataset
 from train.data.scenes import Sprites, noise_texture
 from train.data.sources import View
 from train.models.seqtrack import SeqTrackConfig
@@ -101,11 +101,11 @@ def test_without_its_target_a_search_crop_shows_all_else() -> None:
     pairs = PairConfig(absent=1.0, scale_jitter=0.0, centre_jitter=0.5, **plain)
     dataset = PairDataset([(TwoSquares(), 1.0)], config, pairs, Sprites([], 1.0), seed=0, length=120)
     crops = [dataset[i].search.numpy() for i in range(120)]
-    # Some are of another scene, which with this source shows a target again.
+    # A quarter is of another scene, which with this source shows a target again.
     gone = [crop for crop in crops if share(crop, 2) == 0]
-    assert len(gone) / len(crops) == pytest.approx(1 - ABSENCES["other"], abs=0.1)
+    assert 0.6 < len(gone) / len(crops) < 0.9
     centred = [crop for crop in gone if share(crop[28:36, 28:36], 1) == 1]
-    assert len(centred) / len(crops) == pytest.approx(ABSENCES["beside"], abs=0.1)
+    assert 0.1 < len(centred) / len(crops) < 0.4
 
 
 def test_paint_does_not_tell_that_a_target_is_absent() -> None:

@@ -84,9 +84,6 @@ WHOLE_FRAMES = PairConfig(
     degrade=False,
 )
 """VTT's published training: scales, crops and flips."""
-ABSENCES = {"elsewhere": 0.25, "hidden": 0.2, "beside": 0.4, "other": 0.15}
-"""What is shown in place of an absent target, by how often. Another object of the same picture, often of the same kind,
-is what a tracker that lost its target would go on with; where there is none, the target is hidden instead."""
 BROKEN = 20
 """Broken files in a row that are passed over before training stops: more is no accident."""
 
@@ -275,7 +272,7 @@ class PairDataset(Dataset[Pair]):
         """A search crop without the target: the same scene elsewhere, the target painted over, another object of the
         same picture, or another scene."""
         config = self._config
-        kind = rng.choice(list(ABSENCES), p=list(ABSENCES.values()))
+        kind = rng.choice(("elsewhere", "hidden", "beside", "other"))
         if kind == "elsewhere" and (around := self._elsewhere(rng, view)) is not None:
             return crop_square(view.image, around, config.search_factor, config.search_size).image
         if kind == "beside" and (around := self._beside(rng, view)) is not None:

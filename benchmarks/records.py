@@ -7,6 +7,8 @@ import math
 import os
 import platform
 import shlex
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterable
 from datetime import datetime, timezone
@@ -44,18 +46,34 @@ def command(arguments: list[str]) -> str:
 
 
 def hardware() -> dict[str, Any]:
-    """The machine: its processor or board, how many cores this process may use, memory."""
+    """The machine: its processor or board, NVIDIA's GPUs, how many cores this process may use, memory."""
     from edgetrack.doctor import processor
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "processor": processor(),
+        "gpus": gpus(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(memory / 2**30, 1),
         "architecture": platform.machine(),
         "governor": _first_line(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
         "system": f"{platform.system()} {platform.release()}",
     }
+
+
+def gpus() -> list[str]:
+    """Names of NVIDIA's GPUs and their driver, as its own tool gives them; none where that does not answer."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    query = [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    found = subprocess.run(query, capture_output=True, text=True, check=False)
+    return [line.replace(", ", ", driver ") for line in found.stdout.splitlines()] if found.returncode == 0 else []
+
+
+def processors(hardware: dict[str, Any]) -> str:
+    """What a record's machine computes with, in words. Older records do not name GPUs."""
+    return ", ".join([hardware["processor"], *hardware.get("gpus", ())])
 
 
 def versions() -> dict[str, str]:

@@ -15,6 +15,7 @@ from benchmarks.datasets import Dataset
 from benchmarks.datasets import Sequence as Video
 from benchmarks.metrics import TITLES
 from benchmarks.precisions import PRECISIONS
+from benchmarks.records import processors
 from benchmarks.results import ResultsError, read_track, track_path
 from benchmarks.svg import Axis, Line, Plot, Point, key_mark, pareto
 from edgetrack.imaging import import_cv2
@@ -137,7 +138,7 @@ def render(findings: Findings, title: str = "Trackers on this device", dataset: 
         )
     sections = [
         f"<h1>{escape(title)}</h1>",
-        f'<p class="soft">{escape(machine["processor"])}, {machine["cores"]} cores. {escape(data["name"])}: '
+        f'<p class="soft">{escape(processors(machine))}, {machine["cores"]} cores. {escape(data["name"])}: '
         f"{data['sequences']} sequences, {data['frames']} frames, protocol {escape(base['protocol'])}.</p>",
         warning,
         _overview(entries),
@@ -603,7 +604,7 @@ def _sources(records: Sequence[dict[str, Any]]) -> str:
         items.append(
             f"<details><summary>{escape(record['schema'].rpartition('.')[2])}, {escape(record['date'])}</summary>"
             f"<p><code>{escape(record['command'])}</code></p>"
-            f'<p class="soft">{escape(machine["processor"])}, {machine["cores"]} cores, {machine["memory_gib"]} GiB, '
+            f'<p class="soft">{escape(processors(machine))}, {machine["cores"]} cores, {machine["memory_gib"]} GiB, '
             f"{escape(machine['system'])}, load {record['load_average']}; {escape(facts)}</p></details>"
         )
     return f"<h2>What this rests on</h2><p>Each record with the command that made it.</p>{''.join(items)}"

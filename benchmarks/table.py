@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.metrics import TITLES
+from benchmarks.records import processors
 from benchmarks.report import Entry, Findings
 from benchmarks.results import ResultsError
 
@@ -31,7 +32,7 @@ def markdown(findings: Findings) -> str:
     lines += [
         "",
         f"{data['name']}: {data['sequences']} sequences, {data['frames']} frames, protocol `{first['protocol']}`; "
-        f"{machine['processor']}, {used}.",
+        f"{processors(machine)}, {used}.",
     ]
     return "\n".join(lines) + "\n"
 

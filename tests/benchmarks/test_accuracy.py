@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import edgetrack
+from benchmarks import records
 from benchmarks.accuracy import evaluate, run_dataset, run_sequence
 from benchmarks.cli import app
 from benchmarks.contenders import Answer, Spec
@@ -160,6 +161,22 @@ def test_a_lost_target_keeps_its_last_box() -> None:
 def test_unknown_contenders_are_refused(model: str, message: str) -> None:
     with pytest.raises(ResultsError, match=message):
         Spec(model).make()
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"), [(0, ["NVIDIA H100 80GB HBM3, driver 580.1", "NVIDIA T4, driver 580.1"]), (9, [])]
+)
+def test_a_record_names_the_gpus(
+    status: int, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As nvidia-smi prints them; where it has no driver to talk to, it says so on stdout and fails."""
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\nprintf 'NVIDIA H100 80GB HBM3, 580.1\\nNVIDIA T4, 580.1\\n'\nexit {status}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = records.hardware()
+    assert found["gpus"] == expected
+    assert records.processors(found) == ", ".join([found["processor"], *expected])
 
 
 def test_command_writes_a_record(bundle: Path, dataset_folder: Path, tmp_path: Path) -> None:

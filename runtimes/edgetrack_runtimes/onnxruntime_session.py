@@ -227,6 +227,8 @@ class OnnxRuntimeEngine:
         self._graph = graph
         self._device = device
         self._outputs = [node.name for node in session.get_outputs()]
+        inputs = {node.name for node in session.get_inputs()}
+        self._computed = [name for name in self._outputs if name not in inputs]
 
     def put(self, array: Array) -> Any:
         return array if self._device is None else self._ort.OrtValue.ortvalue_from_numpy(array, self._device, 0)
@@ -236,12 +238,17 @@ class OnnxRuntimeEngine:
         return np.array(tensor if isinstance(tensor, np.ndarray) else tensor.numpy())
 
     def run(self, values: Mapping[str, Any]) -> dict[str, Array]:
-        try:
-            # Takes arrays and OrtValues alike; what it returns is never the memory of an input or a weight.
-            results = self._session.run(self._outputs, values)
-        except Exception as error:
-            raise GraphError(f"{self._graph}: ONNX Runtime failed to run it: {_one_line(error)}") from error
-        return dict(zip(self._outputs, results, strict=True))
+        # An input that is an output too is answered here: on a busy H100, ONNX Runtime 1.31's CUDA provider gave what it
+        # had been in another run.
+        found = {name: self.get(values[name]) for name in self._outputs if name in values}
+        if self._computed:  # to ONNX Runtime, none named means all
+            try:
+                # Takes arrays and OrtValues alike; what it returns is never the memory of an input or a weight.
+                results = self._session.run(self._computed, values)
+            except Exception as error:
+                raise GraphError(f"{self._graph}: ONNX Runtime failed to run it: {_one_line(error)}") from error
+            found |= zip(self._computed, results, strict=True)
+        return {name: found[name] for name in self._outputs}
 
 
 def _create(

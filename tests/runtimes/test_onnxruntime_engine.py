@@ -99,6 +99,15 @@ def test_a_run_that_fails_names_the_graph_and_leaves_the_session_usable(tmp_path
     assert session.run({"index": np.array([2])})["y"] == 2
 
 
+def test_a_graph_that_computes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "nothing.onnx"
+    path.write_bytes(onnxruntime_session._PROBE)  # its output is its input
+    x = np.array([3], np.float32)
+    outputs = open_session("onnxruntime-cpu", path).run({"x": x})
+    x[0] = 5
+    assert {name: value.tolist() for name, value in outputs.items()} == {"x": [3.0]}
+
+
 def test_a_tensor_type_without_numpy_dtype(tmp_path: Path) -> None:
     import onnx
 

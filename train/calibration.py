@@ -25,12 +25,15 @@ from train.reliability import auroc, expected_calibration_error
 
 FIELDS = {"seqtrack": ("overlap", "presence", "overlap", "intercept"), "vtt": ("logistic", "slope", "intercept")}
 """By kind of model, what the map and then its coefficients are called in a bundle's manifest."""
-MEMORY = 0.5
+MEMORY = 0.7
 """How much the score of the frame before counts in a SeqTrack's. In the filter's equations it would be 1: but there
 frames are independent witnesses, and a tracker that errs in one errs in the next for the same reason."""
-CHANGE = 0.02
+CHANGE = 0.03
 """Chance that from one frame to the next a target that was followed is not any more, or the other way round: a few
 times in a film of some seconds."""
+EASE = 0.45
+"""Evidence for a SeqTrack's box in a frame, beyond what the same features are in a pair: pairs are made to be hard, off
+centre, hidden and among decoys, and a box of which as little is known is right more often in a film."""
 
 SIZE_CHANGE = 0.25
 """Standard deviation of the logarithm of the factor by which a target's width and height change from one frame to the
@@ -81,6 +84,7 @@ def calibrate(
         coefficients[-1] -= MEMORY * np.log(share / (1 - share))
         if SIZE_STEPS[model.config.order]:
             coefficients[-1] -= SIZE_EVIDENCE
+        coefficients[-1] += EASE
     score |= dict(zip(fields, (round(float(c), 6) for c in coefficients), strict=True))
     return Calibration(
         score,

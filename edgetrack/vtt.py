@@ -37,7 +37,7 @@ FOUND = 0.25
 """Overlap above which the first frame's answer is of the target, so that its size says something."""
 
 SMALLEST_PART = 0.25
-"""The smallest part of the frame, in units of its sides, that is looked at again; training shows a third."""
+"""The smallest part of the frame, in units of its sides, that is looked at again; training shows as little."""
 
 WORTH_IT = 0.875
 """Of the frame's sides, above which a part is so much of what has been seen that it is not looked at again."""

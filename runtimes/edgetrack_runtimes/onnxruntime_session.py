@@ -238,8 +238,8 @@ class OnnxRuntimeEngine:
         return np.array(tensor if isinstance(tensor, np.ndarray) else tensor.numpy())
 
     def run(self, values: Mapping[str, Any]) -> dict[str, Array]:
-        # An input that is an output too is answered here: on a busy H100, the CUDA provider of ONNX Runtime 1.31 gave
-        # what it had been in another run.
+        # An input that is an output too is answered here. With the CUDA provider of ONNX Runtime 1.31, on a busy H100,
+        # a graph that passes its input on gave other values in a later run; of which output is not known.
         found = {name: self.get(values[name]) for name in self._outputs if name in values}
         if self._computed:  # to ONNX Runtime, none named means all
             try:

@@ -19,7 +19,6 @@ from edgetrack.errors import BackendError, OptionError
 from edgetrack.kinds import FRAME_GRAPHS
 
 PRECISIONS = ("fp32", "int8", "bf16", "fp16")
-WARMUP = 20
 
 
 def measure(
@@ -81,5 +80,5 @@ def _time(models: dict[str, edgetrack.Model], runs: int) -> dict[str, float]:
     generator = np.random.default_rng(0)
     inputs = next(iter(sessions.values())).inputs
     feeds = {name: generator.random(spec.shape).astype(spec.dtype) for name, spec in inputs.items()}
-    seconds = in_turns({name: partial(session.run, feeds) for name, session in sessions.items()}, runs, WARMUP)
+    seconds = in_turns({name: partial(session.run, feeds) for name, session in sessions.items()}, runs)
     return {name: 1e3 * float(np.median(values)) for name, values in seconds.items()}

@@ -29,8 +29,6 @@ from quantize.export import OPSET
 from quantize.graphs import GraphSpec, seqtrack_graphs
 from train.models.seqtrack import PRESETS, SeqTrack
 
-WARMUP = 3
-
 
 class NaiveStep(nn.Module):
     """Encoder tokens (1, N, D) and the whole prefix (1, n) -> logits (1, V) of the next token, from nothing."""
@@ -94,7 +92,7 @@ def _time(
         }
         feeds = {name: _feeds(sessions[name], spec) for name, spec in specs.items()}
         calls = {name: partial(session.run, feeds[name]) for name, session in sessions.items()}
-        return in_turns(calls, rounds, WARMUP)
+        return in_turns(calls, rounds)
 
 
 def shares(times: Mapping[str, Seconds]) -> dict[str, Any]:

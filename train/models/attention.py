@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -40,8 +41,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Te
     # in an exported graph the two matrix products must stand free, so that they can be quantised.
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     if visible is not None:
-        scores = scores.masked_fill(~visible, float("-inf"))
+        scores = hidden(scores, visible)
     return scores.softmax(-1) @ v
+
+
+def hidden(scores: Tensor, visible: Tensor) -> Tensor:
+    """Scores (B, H, N, M) with minus infinity for keys that are not visible, see `attend`: as a sum,
+    which ONNX Runtime computes faster than a choice between two tensors: 4% of vtt-nano's search."""
+    return scores + torch.where(visible, 0.0, float("-inf"))
 
 
 class Attend(nn.Module):

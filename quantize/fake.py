@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from train.models.attention import Attend, hidden
+from train.models.attention import Attend, hide
 
 QMIN, QMAX = -128, 127
 
@@ -162,7 +162,7 @@ class QuantAttend(Attend):
         # Rounded after the transposition: between a DequantizeLinear and its product there may be nothing.
         scores = self.query(q * q.shape[-1] ** -0.5) @ self.key(k.transpose(-2, -1))
         if visible is not None:
-            scores = hidden(scores, visible)
+            scores = hide(scores, visible)
         return self.share(scores.softmax(-1)) @ self.value(v)
 
 

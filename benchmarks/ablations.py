@@ -33,6 +33,8 @@ class Ablation:
     online: dict[str, Any] = field(default_factory=dict)
 
 
+BASE = ("frozen=[]", "encoder_lr=1", "model.templates=1", "model.template_slots=false")
+"""The recipe of all rows: all of the model learns, since it begins from nothing, and from one template."""
 UPDATED = {"update_interval": 25, "update_threshold": 0.0}
 """Whatever the likelihood: a short training's never reaches the paper's threshold."""
 ABLATIONS = (
@@ -81,8 +83,7 @@ def ablate(
     rows = []
     for ablation in ABLATIONS:
         advance(ablation.title)
-        # From nothing, so all of the model learns.
-        chosen = override(RECIPES[recipe], ["frozen=[]", "encoder_lr=1", *settings, *ablation.settings])
+        chosen = override(RECIPES[recipe], [*BASE, *settings, *ablation.settings])
         folder = out / "runs" / ablation.weights
         fit(chosen, *datasets(chosen, roots), folder, workers=1, every=max(1, chosen.steps // 4))
         spec = Spec(str(folder / WEIGHTS), "cpu", threads=threads, **ablation.online)

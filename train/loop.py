@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from train.checkpoints.files import CheckpointError, differences, read_tensors, save_model, write_tensors
-from train.checkpoints.positions import at_resolution
+from train.checkpoints.positions import at_resolution, with_slots
 from train.data.pairs import Pair, PairDataset
 from train.distributed import Processes, processes
 from train.evaluation import picture_sheet, validate
@@ -248,11 +248,11 @@ class Run:
         save_model(self.out / WEIGHTS, model, self.average, **facts)
 
     def _begin_from(self, start: Path) -> None:
-        """Take weights, perhaps of other crop sizes, and what was done to get them. Raises CheckpointError where they
-        are another model's."""
+        """Take weights, perhaps of other crop sizes or without template slots, and what was done to get them. Raises
+        CheckpointError where they are another model's."""
         tensors, facts = read_tensors(start)
         expected = self.objective.model.state_dict()
-        tensors = at_resolution(tensors, expected)
+        tensors = with_slots(at_resolution(tensors, expected), expected)
         if problems := differences(tensors, expected):
             raise CheckpointError(f"{start} does not fit the recipe's model: {'; '.join(problems[:5])}")
         self.objective.model.load_state_dict(tensors)

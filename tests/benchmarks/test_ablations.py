@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks import ablations
-from benchmarks.ablations import ABLATIONS
+from benchmarks.ablations import ABLATIONS, BASE
 from benchmarks.cli import app
 from train.models.seqtrack import SeqTrackConfig
 from train.recipes import RECIPES, override
@@ -22,7 +22,7 @@ SMALL = (
 
 
 def test_every_ablation_is_a_setting_that_the_recipe_has() -> None:
-    plain = RECIPES["seqtrack-nano"]
+    plain = override(RECIPES["seqtrack-nano"], list(BASE))
     changed = {row.weights: override(plain, list(row.settings)) for row in ABLATIONS}
     assert [name for name, recipe in changed.items() if recipe == plain] == ["as-is"]
     assert len(set(map(str, changed.values()))) == len(changed)

@@ -165,6 +165,47 @@ def test_boxes_are_where_the_target_is() -> None:
     assert seen > 25
 
 
+def middle_is_red(template: np.ndarray) -> bool:
+    """Whether a template shows the target of `SquareSource` where it should."""
+    blue, _, red = template[24:40, 24:40].reshape(-1, 3).mean(0)
+    return bool(red > blue)
+
+
+@pytest.mark.parametrize("stray", [0.0, 1.0])
+def test_the_first_template_is_given_and_the_others_are_a_trackers_own(stray: float) -> None:
+    config = SeqTrackConfig(search_size=128, template_size=64, template_factor=2.0, templates=3)
+    pairs = PairConfig(grey=0, dim=0, flip=0, absent=0.3, stray=stray)
+    dataset = PairDataset([(SquareSource(), 1.0)], config, pairs, Sprites([], 1.0), seed=0, length=100)
+    shown, fresh = [], 0
+    for pair in (dataset[i] for i in range(100)):
+        first, *own = pair.templates.numpy()
+        assert middle_is_red(first)
+        # Before the first update, all slots hold what was given.
+        if all(np.array_equal(first, template) for template in own):
+            fresh += 1
+        else:
+            shown += [middle_is_red(template) for template in own]
+    assert 10 <= fresh <= 32
+    # What strays to another target of this source shows a red square, too.
+    assert np.mean(shown) == 1 if stray == 0 else 0.1 < np.mean(shown) < 0.5
+
+
+def test_a_trackers_own_templates_are_off_by_as_much_as_asked() -> None:
+    config = SeqTrackConfig(search_size=128, template_size=128, template_factor=4.0, templates=2)
+    pairs = PairConfig(grey=0, dim=0, flip=0, degrade=False, template_jitter=0, drift=0.1, stray=0)
+    dataset = PairDataset([(SquareSource(), 1.0)], config, pairs, Sprites([], 1.0), seed=0, length=200)
+    off = []
+    for pair in (dataset[i] for i in range(200)):
+        first, own = (cv2.boundingRect((t[..., 2] > t[..., 0]).astype(np.uint8)) for t in pair.templates.numpy())
+        assert np.abs(np.asarray(first[:2]) + np.asarray(first[2:]) / 2 - 64).max() <= 1
+        if first != own:
+            # A target's side is a quarter of the crop's.
+            off.append([*((own[i] + own[i + 2] / 2 - 64) / 32 for i in (0, 1)), np.log(own[2] * own[3] / 32**2) / 2])
+    assert len(off) > 120
+    np.testing.assert_allclose(np.std(off, axis=0), 0.1, atol=0.02)
+    np.testing.assert_allclose(np.mean(off, axis=0), 0, atol=0.03)
+
+
 def test_absent_pairs_have_no_box_and_come_as_often_as_asked() -> None:
     config = SeqTrackConfig(search_size=64, template_size=32, templates=1)
     dataset = PairDataset([(SquareSource(), 1.0)], config, PairConfig(absent=0.5), Sprites([], 1.0), seed=0, length=100)

@@ -128,6 +128,18 @@ def test_weights_of_other_crop_sizes_are_a_start(tmp_path: Path) -> None:
     assert all(torch.allclose(same[name], given[name], atol=1e-6) for name in same if "_position" not in name)
 
 
+def test_weights_without_template_slots_are_a_start_that_answers_the_same(tmp_path: Path) -> None:
+    given = SeqTrack(replace(SEQTRACK.model, templates=2)).eval()
+    save_model(tmp_path / "given.safetensors", given)
+    slotted = replace(given.config, template_slots=True)
+    recipe = replace(SEQTRACK, model=slotted, steps=1, decay=0, warmup=1, lr=1e-12, ema=0.0)
+    run(recipe, tmp_path / "run", start=tmp_path / "given.safetensors")
+    begun, _ = load_model(tmp_path / "run" / "model.safetensors")
+    templates, search = torch.rand(1, 2, 3, 32, 32), torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(begun.eval().encode(templates, search), given.encode(templates, search))
+
+
 @pytest.mark.parametrize("memory", ["xz", "token"])
 def test_positions_that_are_not_the_search_crops_are_not_resized(memory: str, tmp_path: Path) -> None:
     recipe = replace(SEQTRACK, model=replace(SEQTRACK.model, memory=memory))

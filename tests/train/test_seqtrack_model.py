@@ -206,8 +206,21 @@ def test_decoding_is_causal() -> None:
     assert not torch.allclose(one[:, 2:], other[:, 2:])
 
 
-def test_every_parameter_learns() -> None:
-    config = replace(PRESETS["seqtrack-nano"], search_size=64, template_size=32)
+@pytest.mark.parametrize("attention", ["joint", "isolated"])
+def test_only_slots_tell_templates_apart(attention: str) -> None:
+    for slots in (False, True):
+        config = replace(TINY, template_attention=attention, templates=2, template_slots=slots)
+        model, (templates, search) = built(config), images(config)
+        if slots:
+            torch.nn.init.normal_(model.encoder.template_slot, generator=torch.Generator().manual_seed(2))
+        with torch.no_grad():
+            one, other = (model.memory(model.encode(t, search)) for t in (templates, templates.flip(1)))
+        assert torch.allclose(one, other, atol=1e-4) != slots
+
+
+@pytest.mark.parametrize("slots", [False, True])
+def test_every_parameter_learns(slots: bool) -> None:
+    config = replace(PRESETS["seqtrack-nano"], search_size=64, template_size=32, templates=2, template_slots=slots)
     model = SeqTrack(config)
     templates, search = images(config)
     model.logits(model.encode(templates, search), torch.tensor([[401, 1, 2, 3, 4]] * 2)).square().mean().backward()
@@ -225,6 +238,7 @@ def test_every_parameter_learns() -> None:
         ({"template_attention": "separate"}, "memory is 'x' with separate"),
         ({"decoding": "parallel"}, "decoding is 'parallel'"),
         ({"prompt_frames": -1}, "prompt_frames is -1"),
+        ({"templates": 1, "template_slots": True}, "template_slots is true with one template"),
         ({"stem_widths": (8, 16)}, "patch"),
     ],
 )

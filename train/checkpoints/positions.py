@@ -1,16 +1,19 @@
-"""Learned position tables at another resolution than they were trained at."""
+"""Learned tables of a SeqTrack for crops, or template slots, that its weights were not trained with."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 ENCODER = ("encoder.search_position", "encoder.template_position")
 MEMORY = "decoder.memory_position"
 """SeqTrack's tables, of crops' tokens, row by row; the decoder's is one where its memory is the search tokens."""
+
+SLOTS = "encoder.template_slot"
 
 
 def resized(table: Tensor, side: int) -> Tensor:
@@ -48,3 +51,11 @@ def at_resolution(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -
     if not memory_is_search or not squares or 0 in lengths(given):
         return dict(given)
     return {**given, **{name: resized(given[name], side) for name, side in zip((*ENCODER, MEMORY), sides, strict=True)}}
+
+
+def with_slots(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A SeqTrack's tensors with slots for its templates where the model `expected` has them and `given` has none. They
+    begin at zero: the model answers as it did before it told them apart."""
+    if SLOTS in expected and SLOTS not in given:
+        return {**given, SLOTS: torch.zeros_like(expected[SLOTS])}
+    return dict(given)

@@ -32,6 +32,11 @@ class PairConfig:
     """Standard deviation of the logarithm of the search crop's scale."""
     template_jitter: float = 0.05
     """The same for the template crop's scale."""
+    drift: float = 0.08
+    """How far off the templates after the first are, which a tracker takes itself: standard deviation of the centre's
+    offset, in target sides, and of the logarithm of the scale."""
+    stray: float = 0.25
+    """Chance that such a template shows something else, which was taken for the target."""
     flip: float = 0.5
     grey: float = 0.12
     dim: float = 0.08
@@ -62,6 +67,8 @@ class PairConfig:
 OFFICIAL = PairConfig(
     scale_jitter=0.5,
     template_jitter=0.0,
+    drift=0.0,
+    stray=0.0,
     grey=0.05,
     dim=0.0,
     occlude=0.0,
@@ -73,6 +80,8 @@ OFFICIAL = PairConfig(
 """SeqTrack's published training."""
 WHOLE_FRAMES = PairConfig(
     template_jitter=0.0,
+    drift=0.0,
+    stray=0.0,
     grey=0.0,
     dim=0.0,
     occlude=0.0,
@@ -84,6 +93,10 @@ WHOLE_FRAMES = PairConfig(
     degrade=False,
 )
 """VTT's published training: scales, crops and flips."""
+FRESH = 0.2
+"""Share of examples of a tracker that has taken no template yet: the first is in all slots."""
+ASTRAY = 8
+"""Places drawn in search of one in the search crop that a tracker may have strayed to."""
 BROKEN = 20
 """Broken files in a row that are passed over before training stops: more is no accident."""
 
@@ -157,11 +170,17 @@ class PairDataset(Dataset[Pair]):
         present = rng.random() >= self._pairs.absent
         flip, grey = rng.random() < self._pairs.flip, rng.random() < self._pairs.grey
         template_look, search_look = self._looks(rng, flip, grey)
-        templates = [self._finish(rng, self._template(rng, view), template_look) for view in views[:-1]]
+        templates = [self._finish(rng, self._template(rng, views[0]), template_look)]
         if present:
             search, box = self._search(rng, views[-1])
         else:
             search, box = self._absent(rng, views[-1]), np.zeros(4)
+        if len(views) > 2 and not self._pairs.official and rng.random() < FRESH:
+            templates *= len(views) - 1
+        # A tracker's own templates are of late: they are lit as the search crop is.
+        late = template_look if self._pairs.official else search_look
+        for view in views[len(templates) : -1]:
+            templates.append(self._finish(rng, self._taken(rng, view, search, box if present else None), late))
         history = self._history(rng, views[-1])
         if search_look.flip:
             history[:, 0] = 1 - history[:, 0]
@@ -181,6 +200,33 @@ class PairDataset(Dataset[Pair]):
         config = self._config
         box = rescale(view.box, float(np.exp(rng.normal(0, self._pairs.template_jitter))))
         return crop_square(view.image, box, config.template_factor, config.template_size).image
+
+    def _taken(self, rng: Rng, view: View, search: Image, box: Box | None) -> Image:
+        """A template that a tracker took itself: a little off, or of what it took for the target.
+
+        Args:
+            view: of the target.
+            search: the search crop.
+            box: the target's in it, cx, cy, w, h in units of its side; None where it is absent.
+        """
+        config, pairs = self._config, self._pairs
+        if rng.random() < pairs.stray:
+            return self._astray(rng, search, box)
+        around = rescale(view.box, float(np.exp(rng.normal(0, pairs.drift))))
+        around[:2] += rng.normal(0, pairs.drift, 2) * np.sqrt(view.box[2] * view.box[3])
+        return crop_square(view.image, around, config.template_factor, config.template_size).image
+
+    def _astray(self, rng: Rng, search: Image, box: Box | None) -> Image:
+        """A template of something else: of what lies about the middle of the search crop if the target is absent, since
+        that is what a tracker follows then; of a place beside the target if it is not; or of any other target."""
+        config = self._config
+        side = config.search_size / config.search_factor * float(np.exp(rng.normal(0, 0.2)))
+        for _ in range(ASTRAY if rng.random() < 0.75 else 0):
+            centre = 0.5 + rng.normal(0, 0.1, 2) if box is None else rng.random(2)
+            if box is None or (np.abs(centre - box[:2]) > box[2:]).any():
+                place = np.asarray([*(centre * config.search_size - side / 2), side, side])
+                return crop_square(search, place, config.template_factor, config.template_size).image
+        return self._template(rng, self._views(rng)[0])
 
     def _framed(self, image: Image) -> tuple[Image, NDArray[np.float64]]:
         """The search image as the network gets it, and its extent."""

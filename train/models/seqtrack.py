@@ -31,6 +31,9 @@ class SeqTrackConfig:
     search_factor: float = 4.0
     template_factor: float = 4.0
     templates: int = 2
+    template_slots: bool = False
+    """Beyond the paper: an embedding of each slot, by which the first template, which was given, is told from those
+    that the tracker took itself and that may show something else."""
     patch: int = 16
     stem_widths: tuple[int, ...] = ()
     """Widths of the convolutional stem's inner layers; empty for plain patches."""
@@ -63,6 +66,8 @@ class SeqTrackConfig:
             raise ValueError(f"order is {self.order!r}; expected one of {', '.join(CENTRE_STEPS)}")
         if self.decoding not in DECODINGS:
             raise ValueError(f"decoding is {self.decoding!r}; expected one of {', '.join(DECODINGS)}")
+        if self.template_slots and self.templates == 1:
+            raise ValueError("template_slots is true with one template; expected false, there is nothing to tell apart")
         if self.prompt_frames < 0:
             raise ValueError(f"prompt_frames is {self.prompt_frames}; expected 0 or more")
         if self.template_attention == "separate" and self.memory != "xz":
@@ -120,7 +125,7 @@ PRESETS: dict[str, SeqTrackConfig] = {
         template_size=80,
         search_factor=5.0,
         template_factor=2.0,
-        templates=1,
+        template_slots=True,
         backbone="efficientnet-lite0",
         encoder_dim=160,
         encoder_depth=4,
@@ -134,7 +139,8 @@ PRESETS: dict[str, SeqTrackConfig] = {
     ),
 }
 """The paper's four variants (Tab. 1) and the edge preset. The edge preset's template is the middle of what the search
-crop would show, at nearly the same scale, so a matching patch looks the same in both."""
+crop would show, at nearly the same scale, so a matching patch looks the same in both. The second template, which the
+tracker takes itself, is told from the first: it may be wrong, and a target that is gone must not be found by it."""
 
 
 class SeqTrack(nn.Module):
@@ -154,6 +160,7 @@ class SeqTrack(nn.Module):
             heads=config.encoder_heads,
             mlp_ratio=config.mlp_ratio,
             template_attention=config.template_attention,
+            template_slots=config.templates if config.template_slots else 0,
         )
         self.decoder = Decoder(
             bins=config.bins,

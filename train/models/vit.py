@@ -118,6 +118,8 @@ class ViT(nn.Module):
                 layer then does not depend on the frame, and is computed once.
     "separate"  neither attends to the other: two runs of one encoder, whose outputs meet in the decoder (the paper's
                 ablation).
+
+    `template_slots`: how many templates are told apart by an embedding of each slot; 0 for none, as in the paper.
     """
 
     def __init__(
@@ -133,6 +135,7 @@ class ViT(nn.Module):
         heads: int,
         mlp_ratio: float,
         template_attention: str,
+        template_slots: int = 0,
     ) -> None:
         super().__init__()
         if template_attention not in TEMPLATE_ATTENTION:
@@ -162,6 +165,7 @@ class ViT(nn.Module):
             self.stem = ConvStem(dim, stem_widths) if stem_widths else PatchStem(dim, patch)
         self.search_position = nn.Parameter(torch.zeros(1, self.search_tokens, dim))
         self.template_position = nn.Parameter(torch.zeros(1, self.template_tokens, dim))
+        self.template_slot = nn.Parameter(torch.zeros(template_slots, 1, dim)) if template_slots else None
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.recompute = False
@@ -182,6 +186,8 @@ class ViT(nn.Module):
         """(B, T, 3, St, St) -> (B, T * Nt, D), template by template; all templates share one position table."""
         batch, count = templates.shape[:2]
         tokens = self.stem(templates.flatten(0, 1)) + self.template_position
+        if self.template_slot is not None:
+            tokens = tokens.unflatten(0, (batch, count)) + self.template_slot
         return tokens.reshape(batch, count * self.template_tokens, -1)
 
     def template_state(self, templates: Tensor) -> TemplateState:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 GRAPHS = {"fused": ("template", "track"), "cached": ("template", "encode", "decode_step")}
 """The graphs that each way of decoding runs."""
+SURE = 0.9
+"""The least score, if it is a probability, of a frame that a template is taken from: a wrong one misleads for long, and
+of a right one there is another chance soon."""
 
 
 class Settings(NamedTuple):
@@ -33,7 +36,8 @@ class Settings(NamedTuple):
     update_interval: int | None
     update_threshold: float
     only_sure: bool = False
-    """Whether a template is taken only where the score reaches the manifest's threshold, too."""
+    """Whether a template is taken only where the score reaches the manifest's threshold, too, and, if it is
+    calibrated, `SURE`."""
     hold_size: bool = False
     """Whether the region that is searched keeps its size while the score is below the manifest's threshold: a tracker
     that sees nothing answers ever smaller boxes, and would soon look at nothing. Its centre moves on, because a low
@@ -87,6 +91,10 @@ class SeqTrack:
         else:
             self._search, self._step = model.session("encode"), model.session("decode_step")
         self._window = hanning_window(settings.window, self._manifest.decoder.bins)
+        self._least = 0.0
+        if settings.only_sure:
+            score = manifest.score
+            self._least = score.ok_threshold if score.source == "likelihood" else max(score.ok_threshold, SURE)
 
     def init(self, frame: NDArray[np.uint8], box: NDArray[np.float64]) -> State:
         """Take the target from `frame` at `box`: all template slots hold the same crop."""
@@ -119,7 +127,7 @@ class SeqTrack:
         ok = score >= manifest.score.ok_threshold
         templates, template_state = state.templates, state.template_state
         number = state.frame + 1
-        if self._is_update(number, likelihood) and (ok or not self._settings.only_sure):
+        if self._is_update(number, likelihood) and score >= self._least:
             crop, _ = self._crop(frame, box, manifest.preprocessing.template)
             templates = (templates[0], *templates[2:], crop)
             template_state = self._encode_templates(templates)

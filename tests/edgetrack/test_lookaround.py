@@ -155,6 +155,27 @@ def test_the_manifest_says_whether_and_the_user_may_say_no(tmp_path: Path, asked
         assert all("redetect" not in track.timings for track in tracks)
 
 
+def test_a_template_is_taken_only_of_a_frame_that_is_surely_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    online = ONLINE | {"update_interval": 1}
+    bundle = write_colour_bundle(tmp_path / "colour", ColourNet(), score=PRESENCE_ALONE, online=online)
+    scores = [0.95, 0.6, 0.89, 0.9, 1.0, 0.2, 0.95]
+    given = iter(scores)
+    monkeypatch.setattr("edgetrack.seqtrack.calibrated_score", lambda *_: next(given))
+    tracker = Tracker(bundle.root, "onnxruntime-cpu", threads=1)
+    tracker.init(frame_with(160, 120), (160, 120, 32, 32))
+    monkeypatch.setattr("edgetrack.lookaround.look_around", lambda *_: None)
+    session, runs = tracker.model.session("template"), []
+    run = session.run
+    monkeypatch.setattr(session, "run", lambda feeds: (runs.append(len(tracks)), run(feeds))[1])
+    tracks = []
+    for _ in scores:
+        tracks.append(tracker.update(frame_with(160, 120)))
+    assert [track.ok for track in tracks] == [score >= 0.5 for score in scores]
+    assert runs == [i for i, score in enumerate(scores) if score >= 0.9]
+
+
 def frame_with(x: int | None, y: int | None) -> np.ndarray:
     frame = np.full((192, 320, 3), 60, np.uint8)
     if x is not None and y is not None:

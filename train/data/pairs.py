@@ -170,17 +170,18 @@ class PairDataset(Dataset[Pair]):
         present = rng.random() >= self._pairs.absent
         flip, grey = rng.random() < self._pairs.flip, rng.random() < self._pairs.grey
         template_look, search_look = self._looks(rng, flip, grey)
-        templates = [self._finish(rng, self._template(rng, views[0]), template_look)]
+        # The official code treats the templates that a tracker takes itself as it does the one that is given.
+        given = views[:-1] if self._pairs.official else views[:1]
+        templates = [self._finish(rng, self._template(rng, view), template_look) for view in given]
         if present:
             search, box = self._search(rng, views[-1])
         else:
             search, box = self._absent(rng, views[-1]), np.zeros(4)
-        if len(views) > 2 and not self._pairs.official and rng.random() < FRESH:
+        if len(views) - 1 > len(templates) and rng.random() < FRESH:
             templates *= len(views) - 1
-        # A tracker's own templates are of late: they are lit as the search crop is.
-        late = template_look if self._pairs.official else search_look
         for view in views[len(templates) : -1]:
-            templates.append(self._finish(rng, self._taken(rng, view, search, box if present else None), late))
+            # A tracker's own templates are of late: they are lit as the search crop is.
+            templates.append(self._finish(rng, self._taken(rng, view, search, box if present else None), search_look))
         history = self._history(rng, views[-1])
         if search_look.flip:
             history[:, 0] = 1 - history[:, 0]

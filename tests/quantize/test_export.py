@@ -148,7 +148,7 @@ def test_a_setting_that_does_not_fit_is_said_before_anything_is_exported(
     arguments = ["export", str(tmp_path / "model.safetensors"), "--out", str(tmp_path / "small")]
     for setting, problem in (
         ("online.window=5", "online.window is 5: Input should be less than or equal to 1"),
-        ("online.window=wide", "online.window is 'wide': Input should be a valid number"),
+        ("online.window=wide", "cannot apply --set 'online.window=wide': got a word; expected a number"),
         ("online.breadth=1", "cannot apply --set 'online.breadth=1'"),
     ):
         result = CliRunner().invoke(app, [*arguments, "--set", setting])

@@ -93,6 +93,7 @@ def test_what_cannot_run_is_said(tmp_path: Path) -> None:
         (("--start", str(tmp_path / "mae.pth")), "convert weights from elsewhere with: python -m train import"),
         (("--start", str(tmp_path / "none")), "none does not exist"),
         (("--set", "depth=3"), "cannot apply --set 'depth=3'"),
+        (("--set", "lr=.2"), "cannot apply --set 'lr=.2': got a word; expected a number, as 0.0008 is"),
     ):
         result = fit(tmp_path / "run", *more)
         assert result.exit_code == 1

@@ -51,6 +51,8 @@ EXIT_CODES: dict[int, tuple[str, tuple[type[EdgeTrackError], ...]]] = {
     6: ("the box or a frame is unusable", (BoxError, FrameError)),
 }
 """Exit codes of the command and the errors they stand for."""
+BRIEF = 320
+"""Characters of a fact that `info` shows in its list."""
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, what `kill` and a shutdown send, and what a closed terminal or a lost connection does."""
 INTERRUPTED = 128  # plus the signal's number, as shells count: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP
@@ -392,7 +394,7 @@ def _print_info(bundle: Bundle, size: int) -> None:
     }
     for title, values in (("provenance", manifest.provenance), ("accuracy", manifest.accuracy)):
         for key, value in values.items():
-            facts[f"{title}.{key}"] = value if isinstance(value, str) else json.dumps(value)
+            facts[f"{title}.{key}"] = value if isinstance(value, str) else _brief(value)
     margin = max(map(len, facts)) + 2
     for name, text in facts.items():
         typer.echo(f"{name:<{margin}}{text}")
@@ -404,12 +406,22 @@ def _print_info(bundle: Bundle, size: int) -> None:
                     typer.echo(f"  {side} {tensor.name:<16}{tensor.dtype:<9}{tuple(tensor.shape)}")
 
 
+def _brief(value: object) -> str:
+    """As JSON, up to the last comma of the first `BRIEF` characters: a model's history of training fills screens."""
+    text = json.dumps(value)
+    return text if len(text) <= BRIEF else text[: text.rfind(",", 0, BRIEF)] + ", ... (all of it with --json)"
+
+
 def _seqtrack_facts(manifest: SeqTrackManifest) -> dict[str, str]:
+    from edgetrack.seqtrack import least_score
+
     search, template = manifest.preprocessing.search, manifest.preprocessing.template
     online, score = manifest.online, manifest.score
     update = "never updated"
     if online.update_interval is not None:
         update = f"updated every {online.update_interval} frames above a likelihood of {online.update_threshold:g}"
+        if online.look_around:
+            update += f" and, looking around, at a score of {least_score(score):g} or more"
     meaning = "mean token likelihood, not calibrated" if score.source == "likelihood" else "calibrated probability"
     return {
         "search": f"{search.size} px, {search.factor:g} x the target",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edgetrack.bundle import CropSettings
+    from edgetrack.bundle import CropSettings, LikelihoodScore, OverlapScore
     from edgetrack.model import Model
     from edgetrack_runtimes import DeviceTensor
 
@@ -91,10 +91,7 @@ class SeqTrack:
         else:
             self._search, self._step = model.session("encode"), model.session("decode_step")
         self._window = hanning_window(settings.window, self._manifest.decoder.bins)
-        self._least = 0.0
-        if settings.only_sure:
-            score = manifest.score
-            self._least = score.ok_threshold if score.source == "likelihood" else max(score.ok_threshold, SURE)
+        self._least = least_score(manifest.score) if settings.only_sure else 0.0
 
     def init(self, frame: NDArray[np.uint8], box: NDArray[np.float64]) -> State:
         """Take the target from `frame` at `box`: all template slots hold the same crop."""
@@ -178,6 +175,11 @@ class SeqTrack:
         out = self._search.run({"search": search, **template_state})
         decoder, cross = self._manifest.decoder, (out["cross_keys"], out["cross_values"])
         return greedy_decode(self._step, *cross, self._window, decoder.bins, decoder.order, prompt.tolist())
+
+
+def least_score(score: LikelihoodScore | OverlapScore) -> float:
+    """The score from which on a template is taken where `Settings.only_sure`."""
+    return score.ok_threshold if score.source == "likelihood" else max(score.ok_threshold, SURE)
 
 
 def _held(box: NDArray[np.float64], region: NDArray[np.float64], frame_size: tuple[int, int]) -> NDArray[np.float64]:

@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from synthetic_bundle import ColourNet, write_colour_bundle
 from typer.testing import CliRunner
 
 import edgetrack
@@ -386,6 +387,22 @@ def test_info_shows_and_dumps_the_manifest(run: Run, colour_bundle: Bundle) -> N
     assert dumped["manifest"] == colour_bundle.manifest.model_dump(mode="json")
     files = [p for p in colour_bundle.root.iterdir() if p.name != "manifest.json"]
     assert dumped["bytes"] == sum(p.stat().st_size for p in files)
+
+
+def test_info_says_when_templates_are_taken_and_keeps_histories_short(run: Run, tmp_path: Path) -> None:
+    runs = [{"step": number, "iou": 0.5} for number in range(1000)]
+    net, score = ColourNet(templates=2), {"intercept": 0.0, "presence": 1.0, "overlap": 1.0, "ok_threshold": 0.5}
+    online = {"window": 0.5, "update_interval": 25, "update_threshold": 0.015, "clip_margin": 10.0}
+    overlap = {"source": "overlap", "memory": 0.5, "change": 0.1, **score}
+    bundle = write_colour_bundle(
+        tmp_path / "two", net, online={**online, "look_around": True}, score=overlap, provenance={"training": runs}
+    )
+    shown = run("info", bundle.root).stdout
+    assert "updated every 25 frames above a likelihood of 0.015 and, looking around, at a score of 0.9 or more" in shown
+    training = next(line for line in shown.splitlines() if line.startswith("provenance.training"))
+    assert training.endswith(", ... (all of it with --json)")
+    assert len(training) < 400
+    assert json.loads(run("info", bundle.root, "--json").stdout)["manifest"]["provenance"]["training"] == runs
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from train.data import conceal
-from train.data.pairs import PairConfig, PairDataset
+from train.data.pairs import ABSENCES, FRESH, PairConfig, PairDataset
 from train.data.scenes import Sprites, noise_texture
 from train.data.sources import View
 from train.models.seqtrack import SeqTrackConfig
@@ -101,11 +101,22 @@ def test_without_its_target_a_search_crop_shows_all_else() -> None:
     pairs = PairConfig(absent=1.0, scale_jitter=0.0, centre_jitter=0.5, **plain)
     dataset = PairDataset([(TwoSquares(), 1.0)], config, pairs, Sprites([], 1.0), seed=0, length=120)
     crops = [dataset[i].search.numpy() for i in range(120)]
-    # A quarter is of another scene, which with this source shows a target again.
+    # What is of another scene shows a target again, with this source.
     gone = [crop for crop in crops if share(crop, 2) == 0]
-    assert 0.6 < len(gone) / len(crops) < 0.9
+    assert len(gone) / len(crops) == pytest.approx(1 - ABSENCES["other"], abs=0.1)
     centred = [crop for crop in gone if share(crop[28:36, 28:36], 1) == 1]
-    assert 0.1 < len(centred) / len(crops) < 0.4
+    assert len(centred) / len(crops) == pytest.approx(ABSENCES["beside"], abs=0.1)
+
+
+def test_a_template_strays_to_the_object_beside_the_target() -> None:
+    plain = {"grey": 0.0, "dim": 0.0, "occlude": 0.0, "distract": 0.0, "degrade": False}
+    config = SeqTrackConfig(search_size=64, template_size=32, templates=2)
+    pairs = PairConfig(absent=0.0, stray=1.0, **plain)
+    dataset = PairDataset([(TwoSquares(), 1.0)], config, pairs, Sprites([], 1.0), seed=0, length=120)
+    taken = [dataset[i].templates[1].numpy() for i in range(120)]
+    green = [share(template[12:20, 12:20], 1) == 1 for template in taken]
+    # But for templates that are the given one again: half of what strays, and what comes upon it by chance.
+    assert 0.5 * (1 - FRESH) - 0.1 < sum(green) / len(taken) < 0.8 * (1 - FRESH)
 
 
 def test_paint_does_not_tell_that_a_target_is_absent() -> None:

@@ -97,6 +97,9 @@ FRESH = 0.2
 """Share of examples of a tracker that has taken no template yet: the first is in all slots."""
 ASTRAY = 8
 """Places drawn in search of one in the search crop that a tracker may have strayed to."""
+ABSENCES = {"elsewhere": 0.2, "hidden": 0.25, "beside": 0.4, "other": 0.15}
+"""Shares of what a search crop without the target shows: most often another object of its picture, since what is of its
+kind is what a tracker takes for it most easily."""
 BROKEN = 20
 """Broken files in a row that are passed over before training stops: more is no accident."""
 
@@ -181,7 +184,8 @@ class PairDataset(Dataset[Pair]):
             templates *= len(views) - 1
         for view in views[len(templates) : -1]:
             # A tracker's own templates are of late: they are lit as the search crop is.
-            templates.append(self._finish(rng, self._taken(rng, view, search, box if present else None), search_look))
+            taken = self._taken(rng, view, search, box if present else None)
+            templates.append(self._finish(rng, taken, search_look))
         history = self._history(rng, views[-1])
         if search_look.flip:
             history[:, 0] = 1 - history[:, 0]
@@ -212,15 +216,18 @@ class PairDataset(Dataset[Pair]):
         """
         config, pairs = self._config, self._pairs
         if rng.random() < pairs.stray:
-            return self._astray(rng, search, box)
+            return self._astray(rng, view, search, box)
         around = rescale(view.box, float(np.exp(rng.normal(0, pairs.drift))))
         around[:2] += rng.normal(0, pairs.drift, 2) * np.sqrt(view.box[2] * view.box[3])
         return crop_square(view.image, around, config.template_factor, config.template_size).image
 
-    def _astray(self, rng: Rng, search: Image, box: Box | None) -> Image:
+    def _astray(self, rng: Rng, view: View, search: Image, box: Box | None) -> Image:
         """A template of something else: of what lies about the middle of the search crop if the target is absent, since
-        that is what a tracker follows then; of a place beside the target if it is not; or of any other target."""
+        that is what a tracker follows then; of a place beside the target, or of another object of the same picture, if
+        it is not; or of any other target."""
         config = self._config
+        if box is not None and rng.random() < 0.5 and (other := self._other(rng, view)) is not None:
+            return self._template(rng, View(view.image, other))
         side = config.search_size / config.search_factor * float(np.exp(rng.normal(0, 0.2)))
         for _ in range(ASTRAY if rng.random() < 0.75 else 0):
             centre = 0.5 + rng.normal(0, 0.1, 2) if box is None else rng.random(2)
@@ -319,7 +326,7 @@ class PairDataset(Dataset[Pair]):
         """A search crop without the target: the same scene elsewhere, the target painted over, another object of the
         same picture, or another scene."""
         config = self._config
-        kind = rng.choice(("elsewhere", "hidden", "beside", "other"))
+        kind = rng.choice(list(ABSENCES), p=list(ABSENCES.values()))
         if kind == "elsewhere" and (around := self._elsewhere(rng, view)) is not None:
             return crop_square(view.image, around, config.search_factor, config.search_size).image
         if kind == "beside" and (around := self._beside(rng, view)) is not None:
@@ -348,15 +355,21 @@ class PairDataset(Dataset[Pair]):
         return None
 
     def _beside(self, rng: Rng, view: View) -> Box | None:
-        """Around another object, of the target's kind as often as not, that the target does not hide; None where there
-        is none."""
+        """Around another object; None where there is none."""
+        other = self._other(rng, view)
+        return None if other is None else self._jitter(rng, View(view.image, other))
+
+    @staticmethod
+    def _other(rng: Rng, view: View) -> Box | None:
+        """Another object, of the target's kind as often as not, that the target does not hide; None where there is
+        none."""
         if not len(view.others):
             return None
         box = view.others[int(rng.integers(len(view.others)))]
         low, high = np.maximum(box[:2], view.box[:2]), np.minimum(box[:2] + box[2:], view.box[:2] + view.box[2:])
         if np.maximum(high - low, 0).prod() > 0.2 * box[2:].prod():
             return None
-        return self._jitter(rng, View(view.image, box))
+        return box
 
     @staticmethod
     def _hide(rng: Rng, image: Image, box: Box, texture: Image) -> None:

@@ -1,4 +1,4 @@
-"""``python -m train``: fit a recipe, calibrate its score, import weights from elsewhere, list presets."""
+"""``python -m train``: fit a recipe, average and calibrate weights, import them from elsewhere, list presets."""
 
 from __future__ import annotations
 
@@ -210,6 +210,26 @@ def presets() -> None:
         counts = (parameters / 1e6, macs / 1e9, frame_parameters / 1e6, frame_macs / 1e9)
         table.add_row(name, *(f"{count:.2f}" for count in counts))
     Console().print(table)
+
+
+@app.command()
+def average(
+    before: Annotated[Path, typer.Argument(help="Weights that a run began from.")],
+    after: Annotated[Path, typer.Argument(help="Weights that it ended with.")],
+    out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
+    share: Annotated[float, typer.Option(help="Of the second in the average.")] = 0.5,
+) -> None:
+    """Average the weights from before and after a run; calibrate them afterwards."""
+    from train.checkpoints import CheckpointError, save_model
+    from train.checkpoints import average as run
+
+    try:
+        model, facts = run(before, after, share)
+    except (CheckpointError, ValueError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+    save_model(out, model, **facts)
+    typer.echo(out)
 
 
 @app.command()

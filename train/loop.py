@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from train.checkpoints.averaging import summary
 from train.checkpoints.files import CheckpointError, differences, read_tensors, save_model, write_tensors
 from train.checkpoints.positions import at_resolution, with_slots
 from train.data.pairs import Pair, PairDataset
@@ -94,16 +95,15 @@ def fit(
 def history(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What was done to get the weights of a file with these `facts`, the earliest first.
 
-    Each run by its number of steps and pairs, its hours and its recipe; weights from elsewhere by their source. Pairs
-    and hours add up.
+    Each run by its number of steps and pairs, its hours, its recipe and what its weights were averaged with; weights
+    from elsewhere by their source. Pairs and hours add up.
     """
     if "training" not in facts:
         return [{"source": facts["source"]}] if "source" in facts else []
     training = facts["training"]
     before = training.get("before", [])
-    run = {key: training[key] for key in ("step", "pairs", "hours") if key in training}
     # seqtrack-nano's first weights name the one run before theirs without a list.
-    return [*([before] if isinstance(before, dict) else before), {**run, "recipe": facts.get("recipe")}]
+    return [*([before] if isinstance(before, dict) else before), {**summary(training), "recipe": facts.get("recipe")}]
 
 
 class Run:

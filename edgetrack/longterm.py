@@ -1,6 +1,7 @@
 """Local tracking with global re-detection: follow the target from frame to frame, and search all of it when it is lost.
 
-While the local tracker's score is below its threshold the target is lost. Then the whole frame is searched, and a
+While the local tracker's score is below its threshold the target is lost. Where it stays lost for
+`edgetrack.lookaround.PATIENCE` frames, for the reason given there, the whole frame is searched from then on, and a
 candidate is given to the local tracker to look at in the same frame: the best one where the search is sure of it, and
 else the best in the first search, in the next the second best that lies elsewhere, and so on in turn, because a search
 that errs would err in the same way again. The local tracker looks with the size at which the target was seen last: a
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgetrack.imaging import overlap
-from edgetrack.lookaround import look, look_around
+from edgetrack.lookaround import is_gone, look, look_around
 from edgetrack.online import REDETECT
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class LongTerm:
         elsewhere, searched, has_searched = None, state.searched, False
         if self._reach is not None:
             elsewhere = look_around(self._local, state.local, frame, state.seen, state.lost, self._reach, self._margin)
-        if elsewhere is None and not state.wait:
+        if elsewhere is None and is_gone(state.lost) and not state.wait:
             searched, best = self._search.step(state.searched, frame)
             elsewhere = self._confirmed(state, frame, searched, best.ok)
             wait, has_searched = self._interval - 1, True

@@ -1,5 +1,8 @@
 """Looking around for a lost target: beside its own answer, a local tracker looks at one more place a frame.
 
+It begins to only after some frames: a target that was here a moment ago and cannot be made out is hidden or blurred and
+not elsewhere, where all that there is to find then is what looks like it.
+
 The places lie on a grid about where the target was seen last, half a search crop apart, so that wherever it is in
 between, some crop shows it well inside; they are taken in turn, the nearest first, and then again, since the target may
 come back where it was not a moment ago. The tracker's own answers are of no use for this: while the target is not
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from edgetrack import seqtrack
     from edgetrack.online import Estimate
 
+PATIENCE = 10
+"""Frames that a target is lost for before it is looked for elsewhere."""
 RINGS = 2
 """Of places about the middle, where the frame has room for them."""
 PRIOR = 1 / (2 * RINGS + 1) ** 2
@@ -57,6 +62,11 @@ def places(box: NDArray[np.float64], frame_size: tuple[int, int], reach: float) 
     return np.concatenate([centres - 0.5 * box[2:], np.broadcast_to(box[2:], centres.shape)], axis=1)
 
 
+def is_gone(lost: int) -> bool:
+    """Whether a target that was lost for so many frames before this one may be elsewhere by now."""
+    return lost >= PATIENCE
+
+
 def look(
     tracker: seqtrack.SeqTrack, state: seqtrack.State, frame: NDArray[np.uint8], box: NDArray[np.float64], margin: float
 ) -> tuple[seqtrack.State, Estimate]:
@@ -72,21 +82,24 @@ def look_around(
     state: seqtrack.State,
     frame: NDArray[np.uint8],
     seen: NDArray[np.float64],
-    turn: int,
+    lost: int,
     reach: float,
     margin: float,
 ) -> tuple[seqtrack.State, Estimate] | None:
-    """Have a local tracker look at the place whose turn it is; None where it does not see the target there.
+    """Have a local tracker look at the place whose turn it is; None where it does not see the target there, or where
+    that was lost less than `PATIENCE` frames ago.
 
     Args:
         state: the tracker's, from before this frame.
         seen: (x, y, w, h) in pixels of the frame, where the target was seen last.
-        turn: frames that it has been lost for; the places are taken in turn.
+        lost: frames that it has been lost for before this one; the places are taken in turn.
         reach: from one place to the next, in units of the geometric mean side of `seen`.
         margin: pixels of the place's width and height that are kept in view.
     """
+    if not is_gone(lost):
+        return None
     all_places = places(seen, (frame.shape[1], frame.shape[0]), reach)
-    there, found = look(tracker, state, frame, all_places[turn % len(all_places)], margin)
+    there, found = look(tracker, state, frame, all_places[(lost - PATIENCE) % len(all_places)], margin)
     return (there, found) if found.ok else None
 
 
@@ -97,12 +110,12 @@ class State:
     Attributes:
         local: the local tracker's.
         seen: float64 (4,), where the target was seen last, as `box`.
-        turn: places looked at since then.
+        lost: frames since then.
     """
 
     local: seqtrack.State
     seen: NDArray[np.float64]
-    turn: int
+    lost: int
 
     @property
     def box(self) -> NDArray[np.float64]:
@@ -134,9 +147,9 @@ class LookAround:
         if found.ok:
             return State(local, local.box, 0), found._replace(timings=timings)
         started = perf_counter_ns()
-        elsewhere = look_around(self._local, state.local, frame, state.seen, state.turn, self._reach, self._margin)
+        elsewhere = look_around(self._local, state.local, frame, state.seen, state.lost, self._reach, self._margin)
         timings[REDETECT] = (perf_counter_ns() - started) / 1e6
         if elsewhere is not None:
             there, again = elsewhere
             return State(there, there.box, 0), again._replace(timings=timings, redetected=True)
-        return State(local, state.seen, state.turn + 1), found._replace(timings=timings)
+        return State(local, state.seen, state.lost + 1), found._replace(timings=timings)

@@ -54,3 +54,9 @@ def scene() -> tuple[list[np.ndarray], np.ndarray]:
         frames.append(frame)
         boxes.append((x, y, side, side))
     return frames, np.asarray(boxes, np.float64)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lost target is looked for elsewhere from its first frame on."""
+    monkeypatch.setattr("edgetrack.lookaround.PATIENCE", 0)

@@ -15,6 +15,8 @@ from edgetrack import OptionError, Tracker, TrackState, load, vtt
 from edgetrack.longterm import LongTerm
 from edgetrack.online import Estimate
 
+pytestmark = pytest.mark.usefixtures("impatient")
+
 
 def follow(local: ScriptedLocal, search: ScriptedSearch, interval: int = 1) -> list[str]:
     """What the two together say of each frame."""

@@ -14,6 +14,7 @@ from edgetrack.longterm import LongTerm
 from edgetrack.lookaround import LookAround, places
 
 REACH = 2.0
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -62,6 +63,22 @@ def test_nothing_else_is_looked_at_while_the_target_is_seen() -> None:
     local = ScriptedLocal([0, 5, 15, 30])
     assert alone(local) == ["T5", "T15", "T30"]
     assert [number for number, _ in local.looks] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("lost", [3, 4, 6])
+def test_a_target_that_was_seen_a_moment_ago_is_looked_for_nowhere_else(
+    lost: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgetrack.lookaround.PATIENCE", 3)
+    local, search = ScriptedLocal([90, 90, *[None] * lost, 90, *[None] * 3]), ScriptedSearch([20.0] * 10)
+    said = follow(LongTerm(local, search, 1, 5.0, REACH), local)  # type: ignore[arg-type]
+    assert said == ["T90", *["L"] * lost, "T90", *["L"] * 3]  # the second time of being lost begins anew
+    assert len(search.frames) == lost - 3
+    assert len(local.looks) == len(said) + 2 * (lost - 3)  # a place and the candidate
+    alone_local = ScriptedLocal(local.targets)
+    assert alone(alone_local) == said
+    assert len(alone_local.looks) == len(said) + lost - 3
+    assert alone_local.looks[-1][0] == len(said)
 
 
 def test_places_are_taken_in_turn_until_the_target_is_there() -> None:

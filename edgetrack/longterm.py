@@ -4,8 +4,8 @@ While the local tracker's score is below its threshold the target is lost. Where
 `edgetrack.lookaround.PATIENCE` frames, for the reason given there, the whole frame is searched from then on, and a
 candidate is given to the local tracker to look at in the same frame: the best one where the search is sure of it, and
 else the best in the first search, in the next the second best that lies elsewhere, and so on in turn, because a search
-that errs would err in the same way again. The local tracker looks with the size at which the target was seen last: a
-search knows better where than how large. Only if the local tracker sees it there, with the low prior of any place
+that errs would err in the same way again. The local tracker looks with the size at which the target was seen: a search
+knows better where than how large. Only if the local tracker sees it there, with the low prior of any place
 elsewhere (`edgetrack.lookaround`), the target is found again.
 
 A local tracker that looks around does so first, which costs less than a search. Where nothing is found it goes on from
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgetrack.imaging import overlap
-from edgetrack.lookaround import is_gone, look, look_around
+from edgetrack.lookaround import is_gone, look, look_around, remembered
 from edgetrack.online import REDETECT
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class State:
     Attributes:
         local: the local tracker's.
         searched: the global search's, as it was left by the last search.
-        seen: float64 (4,), where the target was seen last, as `box`.
+        seen: float64 (4,), what is remembered of where the target was seen last, as `box`.
         lost: frames since the target was seen last.
         searches: searches since then.
         wait: frames to come that will not be searched, for the sake of the time they take.
@@ -94,7 +94,7 @@ class LongTerm:
         local, found = self._local.step(state.local, frame)
         wait = max(state.wait - 1, 0)
         if found.ok:
-            after = State(local, state.searched, local.box, 0, 0, wait, False)
+            after = State(local, state.searched, remembered(state.seen, local.box), 0, 0, wait, False)
             return after, found._replace(timings={**found.timings, REDETECT: 0.0})
         started = perf_counter_ns()
         elsewhere, searched, has_searched = None, state.searched, False
@@ -107,7 +107,7 @@ class LongTerm:
         timings = {**found.timings, REDETECT: (perf_counter_ns() - started) / 1e6}
         if elsewhere is not None:
             there, again = elsewhere
-            after = State(there, searched, there.box, 0, 0, wait, has_searched)
+            after = State(there, searched, remembered(state.seen, there.box), 0, 0, wait, has_searched)
             return after, again._replace(timings=timings, redetected=True)
         after = State(local, searched, state.seen, state.lost + 1, state.searches + has_searched, wait, has_searched)
         return after, found._replace(timings=timings)
@@ -118,7 +118,7 @@ class LongTerm:
         """What the local tracker finds at the candidate whose turn it is; None where it does not see the target."""
         candidates = _apart(searched.boxes)
         candidate = candidates[0 if is_sure else state.searches % len(candidates)]
-        size = state.local.region[2:]
+        size = state.seen[2:]
         box = np.concatenate([candidate[:2] + 0.5 * candidate[2:] - 0.5 * size, size])
         there, found = look(self._local, state.local, frame, box, self._margin)
         return (there, found) if found.ok else None

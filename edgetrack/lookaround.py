@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 10
 """Frames that a target is lost for before it is looked for elsewhere."""
+SIZE_RATE = 0.05
+"""How much of a change of size, of its logarithm, one frame adds to the size that a lost target is looked for with."""
 RINGS = 2
 """Of places about the middle, where the frame has room for them."""
 PRIOR = 1 / (2 * RINGS + 1) ** 2
@@ -60,6 +62,16 @@ def places(box: NDArray[np.float64], frame_size: tuple[int, int], reach: float) 
     outside[-1] = 0
     centres = np.clip(centres[outside < 0.5 * step], 0, size)
     return np.concatenate([centres - 0.5 * box[2:], np.broadcast_to(box[2:], centres.shape)], axis=1)
+
+
+def remembered(seen: NDArray[np.float64], box: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What is kept of where a target was seen: the centre of `box`, with a size that goes slowly from `seen`'s to its.
+
+    A target that disappears behind something is seen ever smaller, and would come back much larger than it was seen
+    last.
+    """
+    size = seen[2:] * (box[2:] / seen[2:]) ** SIZE_RATE
+    return np.concatenate([box[:2] + 0.5 * (box[2:] - size), size])
 
 
 def is_gone(lost: int) -> bool:
@@ -109,7 +121,7 @@ class State:
 
     Attributes:
         local: the local tracker's.
-        seen: float64 (4,), where the target was seen last, as `box`.
+        seen: float64 (4,), what is remembered of where the target was seen last, as `box`.
         lost: frames since then.
     """
 
@@ -145,11 +157,11 @@ class LookAround:
         local, found = self._local.step(state.local, frame)
         timings = {**found.timings, REDETECT: 0.0}
         if found.ok:
-            return State(local, local.box, 0), found._replace(timings=timings)
+            return State(local, remembered(state.seen, local.box), 0), found._replace(timings=timings)
         started = perf_counter_ns()
         elsewhere = look_around(self._local, state.local, frame, state.seen, state.lost, self._reach, self._margin)
         timings[REDETECT] = (perf_counter_ns() - started) / 1e6
         if elsewhere is not None:
             there, again = elsewhere
-            return State(there, there.box, 0), again._replace(timings=timings, redetected=True)
+            return State(there, remembered(state.seen, there.box), 0), again._replace(timings=timings, redetected=True)
         return State(local, state.seen, state.lost + 1), found._replace(timings=timings)

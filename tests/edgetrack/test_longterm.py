@@ -100,7 +100,7 @@ def test_a_model_that_is_told_of_earlier_boxes_is_told_of_the_candidate() -> Non
     assert local.told[-2:] == [[145, 145], [145, 150]]
 
 
-def test_a_candidate_is_looked_at_with_the_size_that_was_seen_last() -> None:
+def test_a_candidate_is_looked_at_with_the_size_that_was_seen() -> None:
     class Wide(ScriptedSearch):
         def step(self, state: vtt.State, frame: np.ndarray) -> tuple[vtt.State, Estimate]:
             found, estimate = super().step(state, frame)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from synthetic_bundle import PRESENCE_ALONE, ColourNet, write_colour_bundle
 
 from edgetrack import Tracker, TrackState
 from edgetrack.longterm import LongTerm
-from edgetrack.lookaround import LookAround, places
+from edgetrack.lookaround import LookAround, places, remembered
+from edgetrack.online import Estimate
+from edgetrack.seqtrack import State
 
 REACH = 2.0
 pytestmark = pytest.mark.usefixtures("impatient")
@@ -79,6 +82,36 @@ def test_a_target_that_was_seen_a_moment_ago_is_looked_for_nowhere_else(
     assert alone(alone_local) == said
     assert len(alone_local.looks) == len(said) + lost - 3
     assert alone_local.looks[-1][0] == len(said)
+
+
+def test_a_target_that_disappears_bit_by_bit_is_looked_for_with_its_size() -> None:
+    class Covered(ScriptedLocal):
+        """Sees less and less of the target from frame 30 on, a third of its sides at last, and nothing from 44 on."""
+
+        def step(self, state: State, frame: np.ndarray) -> tuple[State, Estimate]:
+            after, estimate = super().step(state, frame)
+            shown = 3 ** (-max(0, after.frame - 29) / 14)
+            box = np.concatenate([after.box[:2] + 5 * (1 - shown), after.box[2:] * shown])
+            return (replace(after, box=box, region=box) if estimate.ok else after), estimate
+
+    targets = [*[90.0] * 44, None]
+    local, search = Covered(targets), ScriptedSearch([160.0])
+    follow(LongTerm(local, search, 1, 5.0, REACH), local)  # type: ignore[arg-type]
+    own, beside, candidate = np.asarray(local.regions[-3:])
+    assert own[2:].max() < 4
+    for looked in (beside, candidate):
+        assert looked[2] == looked[3] > 6
+    np.testing.assert_allclose(candidate[:2] + candidate[2:] / 2, (165, 5))
+
+
+def test_a_size_that_stays_is_remembered_and_another_one_in_time() -> None:
+    box = np.asarray([10.0, 20.0, 30.0, 40.0])
+    np.testing.assert_allclose(remembered(box, box), box)
+    seen = box
+    for _ in range(100):
+        seen = remembered(seen, np.asarray([5.0, 5.0, 60.0, 20.0]))
+    np.testing.assert_allclose(seen[2:], (60, 20), rtol=0.01)
+    np.testing.assert_allclose(seen[:2] + seen[2:] / 2, (35, 15))
 
 
 def test_places_are_taken_in_turn_until_the_target_is_there() -> None:

@@ -70,7 +70,8 @@ def remembered(seen: NDArray[np.float64], box: NDArray[np.float64]) -> NDArray[n
     A target that disappears behind something is seen ever smaller, and would come back much larger than it was seen
     last.
     """
-    size = seen[2:] * (box[2:] / seen[2:]) ** SIZE_RATE
+    before, after = np.maximum(seen[2:], 1), np.maximum(box[2:], 1)  # a side of no pixels would never grow again
+    size = before * (after / before) ** SIZE_RATE
     return np.concatenate([box[:2] + 0.5 * (box[2:] - size), size])
 
 

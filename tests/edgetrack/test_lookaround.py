@@ -112,6 +112,10 @@ def test_a_size_that_stays_is_remembered_and_another_one_in_time() -> None:
         seen = remembered(seen, np.asarray([5.0, 5.0, 60.0, 20.0]))
     np.testing.assert_allclose(seen[2:], (60, 20), rtol=0.01)
     np.testing.assert_allclose(seen[:2] + seen[2:] / 2, (35, 15))
+    for _ in range(200):
+        seen = remembered(seen, np.asarray([5.0, 5.0, 0.0, 20.0]))
+    assert 0 < seen[2] < 1.1
+    assert np.isfinite(remembered(np.zeros(4), box)).all()
 
 
 def test_places_are_taken_in_turn_until_the_target_is_there() -> None:

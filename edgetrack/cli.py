@@ -409,7 +409,9 @@ def _print_info(bundle: Bundle, size: int) -> None:
 def _brief(value: object) -> str:
     """As JSON, up to the last comma of the first `BRIEF` characters: a model's history of training fills screens."""
     text = json.dumps(value)
-    return text if len(text) <= BRIEF else text[: text.rfind(",", 0, BRIEF)] + ", ... (all of it with --json)"
+    if len(text) <= BRIEF:
+        return text
+    return (text[:BRIEF].rpartition(",")[0] or text[:BRIEF]) + ", ... (all of it with --json)"
 
 
 def _seqtrack_facts(manifest: SeqTrackManifest) -> dict[str, str]:

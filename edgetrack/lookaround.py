@@ -69,6 +69,10 @@ def remembered(seen: NDArray[np.float64], box: NDArray[np.float64]) -> NDArray[n
 
     A target that disappears behind something is seen ever smaller, and would come back much larger than it was seen
     last.
+
+    Args:
+        seen: (x, y, w, h) in pixels of the frame, what was remembered before.
+        box: the same, where the target is seen now.
     """
     before, after = np.maximum(seen[2:], 1), np.maximum(box[2:], 1)  # a side of no pixels would never grow again
     size = before * (after / before) ** SIZE_RATE

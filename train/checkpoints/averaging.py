@@ -20,7 +20,7 @@ def average(before: Path, after: Path, share: float) -> tuple[Model, dict[str, A
 
     Returns:
         The model in eval mode, and facts for its file: what `after` was trained with and, as training.averaged, the
-        share and the runs of `before`. A calibration is left out: another model needs another.
+        share and the last run of `before`. A calibration is left out: another model needs another.
 
     Raises:
         CheckpointError: the files hold no models, models of two kinds or configurations, or were not trained.

@@ -209,6 +209,14 @@ class Variant(_Part):
     graphs: dict[str, Graph]
 
 
+class KnownAnswer(_Part):
+    """What a variant answers to the question of `edgetrack.known_answer`: the box, x, y, w, h in pixels, and the
+    score."""
+
+    box: tuple[float, float, float, float]
+    score: float
+
+
 class FileEntry(_Part):
     """Size and hash of one file."""
 
@@ -220,6 +228,7 @@ class _Manifest(_Part):
     """What every kind of model states.
 
     `files` lists every file of the bundle but the manifest, by POSIX path relative to it; `write_bundle` fills it.
+    `known_answers` are by variant; a variant without one is not asked.
     """
 
     schema_version: Literal[2]
@@ -228,6 +237,7 @@ class _Manifest(_Part):
     description: str
     variants: dict[str, Variant] = Field(min_length=1)
     files: dict[str, FileEntry] = {}
+    known_answers: dict[str, KnownAnswer] = {}
     provenance: dict[str, JsonValue] = {}
     accuracy: dict[str, JsonValue] = {}
 

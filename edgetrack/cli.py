@@ -323,21 +323,31 @@ def demo(
 
 
 @app.command(epilog=EPILOG)
-def doctor(as_json: JsonFlag = False) -> None:
+def doctor(
+    run: Annotated[
+        bool,
+        typer.Option(
+            "--run", help="Run every shipped model on every backend too. TensorRT takes minutes to build them."
+        ),
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
     """Say what this machine can run: packages, backends and why not, shipped models and whether they are intact.
 
-    Exits with 4 if a shipped model is damaged, and with 5 if OpenCV is missing or no backend works.
+    With --run also which of them give the right answers where. Exits with 4 if a shipped model is damaged, and with 5
+    if OpenCV is missing, no backend works or one that works cannot run a model rightly.
     """
     from edgetrack.doctor import diagnose
 
-    diagnosis = diagnose()
+    diagnosis = diagnose(run=run)
     if as_json:
         typer.echo(json.dumps(diagnosis.as_json(), indent=2))
     else:
         _print_diagnosis(diagnosis)
     if not all(check.sound for check in diagnosis.models):
         raise typer.Exit(4)
-    if diagnosis.opencv is None or not any(check.available for check in diagnosis.backends):
+    failed = any(found.reason for model in diagnosis.models for found in model.runs)
+    if failed or diagnosis.opencv is None or not any(check.available for check in diagnosis.backends):
         raise typer.Exit(5)
 
 
@@ -359,6 +369,8 @@ def _print_diagnosis(diagnosis: Diagnosis) -> None:
     for model in diagnosis.models:
         state = "intact" if model.sound else "damaged"
         typer.echo(f"{model.name:<22}{state:<9}{_size(model.bytes or 0) if model.sound else model.reason}")
+        for found in model.runs:
+            typer.echo(f"  {found.backend:<20}{found.precision:<9}{found.reason or 'answers as it should'}")
     if not diagnosis.models:
         typer.echo("No models ship with this installation; give --model the path of a bundle.")
 

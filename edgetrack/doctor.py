@@ -9,20 +9,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import edgetrack
-from edgetrack.errors import BundleError, MissingDependencyError
+from edgetrack.errors import BundleError, EdgeTrackError, MissingDependencyError
 
 if TYPE_CHECKING:
     from edgetrack_runtimes import BackendStatus
 
 
 @dataclass(frozen=True)
+class Run:
+    """One model on one backend: why it was not loaded, or why its answer to `edgetrack.known_answer` was refused."""
+
+    backend: str
+    precision: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class ModelCheck:
-    """A shipped model: whether its manifest, files and hashes are in order, and if not, why."""
+    """A shipped model: whether its manifest, files and hashes are in order, and if not, why.
+
+    Attributes:
+        runs: where it was run, each backend that answers in each precision variant, and what was wrong, "" for nothing.
+    """
 
     name: str
     sound: bool
     reason: str
     bytes: int | None
+    runs: tuple[Run, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,8 +62,12 @@ class Diagnosis:
         return {"schema": "edgetrack.doctor", "version": 1, **asdict(self)}
 
 
-def diagnose() -> Diagnosis:
-    """Look at everything; loads every runtime that is installed and reads every shipped model."""
+def diagnose(*, run: bool = False) -> Diagnosis:
+    """Look at everything; loads every runtime that is installed and reads every shipped model.
+
+    Args:
+        run: also run every model on every backend that answers, in every precision variant.
+    """
     import numpy as np
     import pydantic
 
@@ -60,6 +78,7 @@ def diagnose() -> Diagnosis:
         opencv = _opencv()
     except MissingDependencyError as error:
         opencv_reason = str(error)
+    backends = tuple(discover())
     return Diagnosis(
         edgetrack=edgetrack.__version__,
         python=platform.python_version(),
@@ -68,8 +87,8 @@ def diagnose() -> Diagnosis:
         packages={"numpy": np.__version__, "pydantic": pydantic.VERSION},
         opencv=opencv,
         opencv_reason=opencv_reason,
-        backends=tuple(discover()),
-        models=tuple(_models()),
+        backends=backends,
+        models=tuple(_models([status.backend for status in backends if status.available] if run else [])),
     )
 
 
@@ -93,7 +112,7 @@ def _opencv() -> dict[str, str | bool]:
     return {"version": cv2.__version__, "ffmpeg": ffmpeg, "gstreamer": has_gstreamer()}
 
 
-def _models() -> list[ModelCheck]:
+def _models(backends: list[str]) -> list[ModelCheck]:
     from edgetrack.bundle import find_model, read_bundle, shipped_models
 
     checks = []
@@ -103,5 +122,14 @@ def _models() -> list[ModelCheck]:
         except BundleError as error:
             checks.append(ModelCheck(name, False, str(error), None))
         else:
-            checks.append(ModelCheck(name, True, "", sum(f.bytes for f in manifest.files.values())))
+            runs = tuple(_run(name, backend, variant) for backend in backends for variant in manifest.variants)
+            checks.append(ModelCheck(name, True, "", sum(f.bytes for f in manifest.files.values()), runs))
     return checks
+
+
+def _run(name: str, backend: str, precision: str) -> Run:
+    try:
+        edgetrack.load(name, backend, precision).close()
+    except EdgeTrackError as error:
+        return Run(backend, precision, str(error))
+    return Run(backend, precision, "")

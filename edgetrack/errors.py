@@ -18,6 +18,7 @@
         ├── PlacementError           part of the graph would run on another device than the one asked for
         ├── GraphError               the runtime cannot load, compile or run the graph
         ├── TensorError              a tensor with a wrong name, shape or dtype (also a ValueError)
+        ├── WrongAnswerError         the backend runs the model and computes something else
         └── SessionClosedError       the session was closed
 
 A message says what was received, what was expected and what to do. After any of them a tracker's state is what it was.
@@ -55,6 +56,7 @@ __all__ = [
     "SourceError",
     "TensorError",
     "UnsafePathError",
+    "WrongAnswerError",
 ]
 
 
@@ -104,3 +106,7 @@ class IntegrityError(BundleError):
 
 class UnsafePathError(BundleError):
     """A path in the manifest points out of the bundle."""
+
+
+class WrongAnswerError(BackendError):
+    """The backend takes the model's graphs and computes something else than the model does."""

@@ -14,9 +14,10 @@ from edgetrack_runtimes import SessionOptions, discover, open_session
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from edgetrack.bundle import Bundle, Manifest
+    from edgetrack.kinds import Options
     from edgetrack_runtimes import Session
 
 logger = logging.getLogger("edgetrack")
@@ -31,6 +32,7 @@ class Model:
         bundle: the bundle it came from.
         backend: where it runs, such as "onnxruntime-cpu".
         precision: the precision variant ("fp32", "int8"), or the execution hint that was asked for ("fp16", "bf16").
+        variant: the precision variant whose graphs run.
         options: what every session is opened with.
     """
 
@@ -39,7 +41,7 @@ class Model:
         self.backend = backend
         self.precision = precision
         self.options = options
-        self._variant = variant
+        self.variant = variant
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
         self._closed = False
@@ -72,8 +74,8 @@ class Model:
     def _open(self, graph: str) -> Session:
         from edgetrack.bundle import check_specs
 
-        session = open_session(self.backend, self.bundle.graph_path(self._variant, graph), self.options)
-        stated = self.manifest.variants[self._variant].graphs[graph]
+        session = open_session(self.backend, self.bundle.graph_path(self.variant, graph), self.options)
+        stated = self.manifest.variants[self.variant].graphs[graph]
         where = f"{self.bundle.source}: {stated.file} does not match the manifest"
         try:
             check_specs(f"{where}: inputs", list(session.inputs.values()), [t.spec for t in stated.inputs])
@@ -113,6 +115,9 @@ def load(
 ) -> Model:
     """Load a model once, for any number of trackers.
 
+    What the backend computes is compared with an answer that the bundle holds, so that one that computes something else
+    is found here and not in the field; see `edgetrack.known_answer`.
+
     Args:
         model: a shipped name, the path of a bundle (directory or .zip), or a `Model`, which is returned as it is.
         backend: a name from `edgetrack_runtimes.BACKENDS`, or "auto" for the first of them that can run the model.
@@ -124,29 +129,26 @@ def load(
 
     Raises:
         BundleError: the bundle cannot be used; see `edgetrack.bundle.read_bundle`.
-        BackendError: the backend is not available or cannot run the model; with "auto", no backend can.
+        BackendError: the backend is not available, cannot run the model or computes it wrongly; with "auto", all do.
         OptionError: an option is out of range, or contradicts the `Model` given.
     """
     from edgetrack.kinds import Options
-    from edgetrack.kinds import graphs as graphs_of
 
-    def graphs(manifest: Manifest) -> Iterable[str]:
-        return graphs_of(manifest, Options())
-
-    return load_graphs(model, graphs, backend, precision, threads, allow_fallback, cache_dir)
+    return load_for(model, Options(), backend, precision, threads, allow_fallback, cache_dir)
 
 
-def load_graphs(
+def load_for(
     model: str | os.PathLike[str] | Model,
-    graphs: Callable[[Manifest], Iterable[str]],
+    tracking: Options,
     backend: str = "auto",
     precision: str = "auto",
     threads: int | None = None,
     allow_fallback: bool = False,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Model:
-    """Do what `load` does, opening the graphs that `graphs` names for a manifest, so that "auto" finds a backend that
-    runs them all."""
+    """Do what `load` does for a tracker with these options: "auto" finds a backend that runs all its graphs."""
+    from edgetrack.kinds import graphs
+
     threads = plain(threads)
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise OptionError(
@@ -171,14 +173,15 @@ def load_graphs(
                     f"got {name}={value!r} with {model!r}, which was loaded with {name}={actual!r}; "
                     "options of loading go to load(), or give the model's name or path"
                 )
-        graphs(model.manifest)  # an option that the model does not have is refused here as well
+        graphs(model.manifest, tracking)  # an option that the model does not have is refused here as well
         return model
 
     # pydantic is wanted only now: importing edgetrack stays cheap.
     from edgetrack.bundle import find_model, read_bundle
+    from edgetrack.known_answer import verify
 
     bundle = read_bundle(find_model(model))
-    wanted = tuple(graphs(bundle.manifest))
+    wanted = graphs(bundle.manifest, tracking)
 
     def opened(backend: str) -> Model:
         variant, hint = _variant(bundle.manifest, precision, backend)
@@ -188,6 +191,7 @@ def load_graphs(
         try:
             for graph in wanted:
                 candidate.session(graph)
+            verify(candidate, tracking.decode)
         except BaseException:
             candidate.close()
             raise

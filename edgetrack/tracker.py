@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from edgetrack.errors import NotInitialisedError, OptionError
 from edgetrack.imaging import check_box, check_frame
-from edgetrack.kinds import Options, algorithm, check, graphs, redetecting
+from edgetrack.kinds import Options, algorithm, check, redetecting
 from edgetrack.longterm import State as Redetecting
-from edgetrack.model import load, load_graphs, plain
+from edgetrack.model import load, load_for, plain
 from edgetrack.vtt import State as Searched
 
 if TYPE_CHECKING:
@@ -128,9 +128,7 @@ class Tracker:
     ) -> None:
         options = Options(decode, plain(window), plain(update_interval), plain(update_threshold), plain(look_around))
         check(options)
-        self._model = load_graphs(
-            model, lambda manifest: graphs(manifest, options), backend, precision, threads, allow_fallback, cache_dir
-        )
+        self._model = load_for(model, options, backend, precision, threads, allow_fallback, cache_dir)
         redetect_interval = plain(redetect_interval)
         if isinstance(redetect_interval, bool) or not isinstance(redetect_interval, int) or redetect_interval < 1:
             raise OptionError(f"got redetect_interval={redetect_interval!r}; expected a whole number of at least 1")

@@ -22,7 +22,9 @@ from rich.progress import Progress
 from torch import Tensor
 
 import edgetrack
-from edgetrack.bundle import MANIFEST, SCHEMA_VERSION, Manifest, pack, validate_manifest, write_bundle
+from edgetrack.bundle import MANIFEST, SCHEMA_VERSION, KnownAnswer, Manifest, pack, validate_manifest, write_bundle
+from edgetrack.imaging import overlap
+from edgetrack.known_answer import MOVED, agree, ask
 from edgetrack_runtimes import SessionOptions, discover, open_session
 from edgetrack_runtimes.onnxruntime_session import SCALE_AFTER_CLIP, ZERO_POINT_AFTER_RELU
 from quantize import kinds
@@ -47,6 +49,8 @@ INT8_TOLERANCE = 1.5
 A sum in another order differs in the last bit, and now and then that makes one value round the other way. The layers
 behind it round the difference again, which makes it larger until it is as large as rounding itself: two such results
 are as far apart as two independent errors of that size, sqrt(2) times one of them."""
+FOUND = 0.5
+"""Overlap with the target from which on the answer to the known question is one."""
 _SHARED_BYTES = 256
 _ALIGNMENT = 64
 
@@ -108,7 +112,8 @@ def export_bundle(
         The largest difference per runtime, graph and output of the FP32 graphs.
 
     Raises:
-        ExportError: a graph differs from PyTorch, `out` is something else than a bundle, or a setting does not fit.
+        ExportError: a graph differs from PyTorch, the runtimes disagree, `out` is something else than a bundle, or a
+            setting does not fit.
         QdqError: an INT8 graph breaks a rule of `quantize.qdq`.
     """
     _check_target(out)
@@ -144,6 +149,8 @@ def export_bundle(
             manifest["provenance"]["int8"] = dict(int8.facts)
             manifest["accuracy"]["int8"] = _proof(model, int8, paths["int8"])
             progress.advance(task)
+        write_bundle(root, _validated(manifest))
+        manifest["known_answers"] = known_answers(root, tuple(models))
         write_bundle(root, _validated(manifest))
         if sequences:
             manifest["accuracy"]["tracking"] = tracking(root, tuple(models), sequences, progress)
@@ -188,6 +195,44 @@ def _proof(model: Model, int8: Int8, graphs: Mapping[str, Path]) -> dict[str, An
                     f"most {allowed:.2g} is allowed, {INT8_TOLERANCE:g} times what rounding changes"
                 )
     return proof
+
+
+def known_answers(bundle: Path, variants: Iterable[str]) -> dict[str, Any]:
+    """What each variant answers to the question of `edgetrack.known_answer`, for the manifest.
+
+    A model that does not find the target there, such as one without training, says nothing by which a wrong backend
+    could be told from a right one; its variants have no known answer.
+
+    Raises:
+        ExportError: the CPU runtimes do not agree.
+    """
+    answers = {}
+    for variant in variants:
+        found = [(backend, *_asked(bundle, backend, variant)) for backend in _cpu_backends()]
+        _, box, score = found[0]
+        if overlap(box, np.asarray(MOVED)) < FOUND:
+            continue
+        known = KnownAnswer(box=tuple(box.tolist()), score=score)
+        for backend, box, score in found[1:]:
+            if not agree(box, score, known):
+                raise ExportError(
+                    f"{variant} on {backend}: the known question is answered with {box.round(1).tolist()} and a score "
+                    f"of {score:.3f}, on {found[0][0]} with {np.round(known.box, 1).tolist()} and {known.score:.3f}"
+                )
+        answers[variant] = known.model_dump(mode="json")
+    return answers
+
+
+def _asked(bundle: Path, backend: str, variant: str) -> tuple[np.ndarray[Any, Any], float]:
+    model = edgetrack.load(bundle, backend, variant, threads=1)
+    try:
+        return ask(model)
+    finally:
+        model.close()
+
+
+def _cpu_backends() -> list[str]:
+    return [status.backend for status in discover() if status.available and status.backend.endswith("-cpu")]
 
 
 def _check_target(out: Path) -> None:
@@ -310,7 +355,7 @@ def compare(model: Model, paths: Mapping[str, Path], seeds: Iterable[int] = (1, 
     Raises:
         ExportError: an output differs by more than `TOLERANCE`, is not finite, or no CPU runtime is installed.
     """
-    backends = [status.backend for status in discover() if status.available and status.backend.endswith("-cpu")]
+    backends = _cpu_backends()
     if not backends:
         raise ExportError("no CPU runtime to check the graphs with; install onnxruntime or openvino")
     worst: dict[tuple[str, str, str], float] = {}

@@ -82,6 +82,7 @@ def qat(
     method: Annotated[str, METHOD] = "percentile",
     examples: Annotated[int, EXAMPLES] = 256,
     keep_float: Annotated[list[str] | None, KEEP_FLOAT] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 1,
     workers: Annotated[int, typer.Option(help="Data-loading processes.")] = 1,
     every: Annotated[int, typer.Option(help="Steps between validations and checkpoints.")] = 250,
 ) -> None:
@@ -100,11 +101,11 @@ def qat(
 
     keep_freed_memory()
     try:
-        teacher, metadata = _load(checkpoint)
+        teacher, metadata = _load(checkpoint, threads)
         recipe = override(qat_recipe(metadata, teacher), settings or [])
         start = out / "start.safetensors"
         if not start.is_file():
-            model, found = _calibrated(checkpoint, data or [], method, examples, keep_float or [])
+            model, found = _calibrated(checkpoint, data or [], method, examples, keep_float or [], threads)
             save_quantised(start, model, **found)
         train, validation = datasets(recipe, data or [])
         make = distillation(teacher, keep_float or [])
@@ -199,25 +200,28 @@ PROVED = 64
 """Examples, held out from training, that a bundle's INT8 graphs are compared on."""
 
 
-def _load(checkpoint: Path) -> tuple[Model, dict[str, Any]]:
-    """The FP32 model of a checkpoint and the file's metadata. Sets torch to one thread, as devices have few."""
+def _load(checkpoint: Path, threads: int = 1) -> tuple[Model, dict[str, Any]]:
+    """The FP32 model of a checkpoint and the file's metadata. Sets torch's threads, one by default as devices have few,
+    and OpenCV's to one: data-loading processes are what uses further cores."""
+    import cv2
     import torch
 
     from train.checkpoints import load_model
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(1)
     return load_model(checkpoint)
 
 
 def _calibrated(
-    checkpoint: Path, data: list[Path], method: str, examples: int, keep_float: list[str]
+    checkpoint: Path, data: list[Path], method: str, examples: int, keep_float: list[str], threads: int = 1
 ) -> tuple[Model, dict[str, Any]]:
     """The checkpoint's model, equalised, with rounding layers and ranges, and its metadata with how they were found."""
     from quantize.calibrate import calibrate
     from quantize.equalise import equalise
     from quantize.placement import place
 
-    model, metadata = _load(checkpoint)
+    model, metadata = _load(checkpoint, threads)
     batches = _examples(metadata, data, examples, held_out=False)
     equalise(model, batches)
     calibrate(place(model, keep_float), batches, method)
@@ -227,7 +231,6 @@ def _calibrated(
 
 def _examples(metadata: dict[str, Any], data: list[Path], count: int, *, held_out: bool) -> list[Pair]:
     """Batches of examples as the model's own recipe draws them, from its training or its validation stream."""
-    import cv2
     from torch.utils.data import DataLoader, Subset
 
     from quantize.checkpoints import SUFFIX
@@ -236,7 +239,6 @@ def _examples(metadata: dict[str, Any], data: list[Path], count: int, *, held_ou
     from train.models.registry import config_from_dict
     from train.recipes import Recipe
 
-    cv2.setNumThreads(1)
     if "recipe" in metadata:
         recipe = Recipe.from_dict(metadata["recipe"])
     else:

@@ -6,6 +6,7 @@ import copy
 import json
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 from small_int8 import batches, calibrated_model
@@ -89,6 +90,23 @@ def test_a_run_resumes_and_its_checkpoint_loads(checkpoint: Path, tmp_path: Path
     invoke("qat", checkpoint, "--out", tmp_path / "parts", *SETTINGS, *FEW, "--keep-float", "decoder.head.2")
     lines = (tmp_path / "parts" / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [2, 4]
+
+
+def test_a_run_takes_as_many_threads_as_it_is_given(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        "train.loop.fit", lambda *_, **__: threads.append((torch.get_num_threads(), cv2.getNumThreads()))
+    )
+    before = torch.get_num_threads()
+    try:
+        for options in ((), ("--threads", "2")):  # the second finds the ranges that the first calibrated
+            cv2.setNumThreads(4)
+            invoke("qat", checkpoint, "--out", tmp_path, *SETTINGS, *FEW, *options)
+    finally:
+        torch.set_num_threads(before)
+    assert threads == [(1, 1), (2, 1)]
 
 
 def test_a_checkpoint_of_one_kind_is_not_taken_for_the_other(checkpoint: Path, tmp_path: Path) -> None:

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from edgetrack import seqtrack
     from edgetrack.online import Estimate
 
-PATIENCE = 10
-"""Frames that a target is lost for before it is looked for elsewhere."""
+PATIENCE = 15
+"""Frames that a target is lost for before it is looked for elsewhere: half a second of most films."""
 SIZE_RATE = 0.05
 """How much of a change of size, of its logarithm, one frame adds to the size that a lost target is looked for with."""
 RINGS = 2

@@ -93,11 +93,11 @@ class Tracker:
         update_interval: frames between template updates; 0 never updates.
         update_threshold: a template is replaced when the mean of the four token likelihoods is above this; 0 is the
             paper's naive update.
-        look_around: whether one more place around a lost target is looked at in every frame, from the eleventh that it
+        look_around: whether one more place around a lost target is looked at in every frame, from the sixteenth that it
             is lost in, for which such a frame takes twice as long. A template is then replaced at a score of 0.9 or
             more alone.
         redetect: a model of kind "vtt", given as `model` is. The whole frame is searched with it for a lost target,
-            from the eleventh frame that it is lost in, and what it finds is taken once `model`, of kind "seqtrack", is
+            from the sixteenth frame that it is lost in, and what it finds is taken once `model`, of kind "seqtrack", is
             sure of it, too. A template is then replaced at a score of 0.9 or more alone.
         redetect_interval: frames from one such search to the next, at least.
 

@@ -438,6 +438,23 @@ def test_doctor_fails_for_a_damaged_model_and_for_nothing_to_run_on(
     assert "track.onnx" in result.stdout
 
 
+def test_doctor_runs_the_models_and_fails_for_a_wrong_answer(run: Run, shipped: Path) -> None:
+    everywhere = run("doctor", "--run", "--json")
+    assert everywhere.exit_code == 0
+    found = json.loads(everywhere.stdout)
+    answering = [backend["backend"] for backend in found["backends"] if backend["available"]]
+    assert found["models"][0]["runs"] == [{"backend": name, "precision": "fp32", "reason": ""} for name in answering]
+    assert run("doctor", "--run").stdout.count("answers as it should") == len(answering)
+
+    manifest = json.loads((shipped / "manifest.json").read_text())
+    manifest["known_answers"] = {"fp32": {"box": [0.0, 0.0, 10.0, 10.0], "score": 1.0}}
+    (shipped / "manifest.json").write_text(json.dumps(manifest))
+    wrong = run("doctor", "--run")
+    assert wrong.exit_code == 5
+    assert wrong.stdout.count("wrongly") == len(answering)
+    assert run("doctor").exit_code == 0  # which only reads them
+
+
 def test_demo_prints_how_well_it_went(run: Run, colour_bundle: Bundle, tmp_path: Path) -> None:
     backend = ("--backend", "onnxruntime-cpu")
     result = run("demo", "--model", colour_bundle.root, *backend, "--frames", 3, "--output", tmp_path / "d")

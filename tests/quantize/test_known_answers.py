@@ -20,9 +20,7 @@ def answering(monkeypatch: pytest.MonkeyPatch):
     """Have each runtime answer with the box where the target is, moved by so many pixels, and a score."""
 
     def answer(*said: tuple[float, float]) -> None:
-        found = {
-            name: (np.asarray(MOVED) + [by, 0, 0, 0], score) for name, (by, score) in zip(BACKENDS, said, strict=True)
-        }
+        found = {name: (np.add(MOVED, [by, 0, 0, 0]), score) for name, (by, score) in zip(BACKENDS, said, strict=True)}
         monkeypatch.setattr(quantize.export, "_cpu_backends", lambda: BACKENDS)
         monkeypatch.setattr(quantize.export, "_asked", lambda bundle, backend, variant: found[backend])
 
@@ -31,8 +29,8 @@ def answering(monkeypatch: pytest.MonkeyPatch):
 
 def test_the_first_runtimes_answer_is_kept_where_all_agree(answering) -> None:
     answering((1.0, 0.95), (0.5, 0.94))
-    box = [MOVED[0] + 1, *MOVED[1:]]
-    assert known_answers(Path(), ["fp32", "int8"]) == dict.fromkeys(["fp32", "int8"], {"box": box, "score": 0.95})
+    said = {"box": [MOVED[0] + 1, *MOVED[1:]], "score": 0.95}
+    assert known_answers(Path(), ["fp32", "int8"]) == {"fp32": said, "int8": said}
 
 
 @pytest.mark.parametrize("said", [((0.0, 0.95), (20.0, 0.95)), ((0.0, 0.95), (0.0, 0.5))], ids=["box", "score"])

@@ -6,6 +6,7 @@ import base64
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -274,19 +275,17 @@ def _percent(value: float | None) -> str:
 
 
 def _tabulate(head: Iterable[str], rows: Iterable[Iterable[Any]], caption: str = "") -> str:
-    """A table; a cell is HTML, or HTML and a class."""
-    body = []
-    for row in rows:
-        cells = ((cell, "") if isinstance(cell, str) else cell for cell in row)
-        body.append(
-            "<tr>"
-            + "".join(f'<td class="{kind}">{text}</td>' if kind else f"<td>{text}</td>" for text, kind in cells)
-            + "</tr>"
-        )
-    return (
-        f'<div class="scroll"><table><thead><tr>{"".join(f"<th>{escape(each)}</th>" for each in head)}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div>" + (f'<p class="soft">{escape(caption)}</p>' if caption else "")
-    )
+    """A table; a cell is HTML, or HTML and a class. Above a column of words its head begins where they do."""
+    marked = [[(cell, "") if isinstance(cell, str) else cell for cell in row] for row in rows]
+    kinds = [kind if kind == "words" else "" for _, kind in marked[0]] if marked else []
+    top = "".join(_tagged("th", escape(text), kind) for text, kind in zip_longest(head, kinds, fillvalue=""))
+    body = "".join(f"<tr>{''.join(_tagged('td', *cell) for cell in row)}</tr>" for row in marked)
+    table = f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="scroll">{table}</div>' + (f'<p class="soft">{escape(caption)}</p>' if caption else "")
+
+
+def _tagged(tag: str, text: str, kind: str) -> str:
+    return f'<{tag} class="{kind}">{text}</{tag}>' if kind else f"<{tag}>{text}</{tag}>"
 
 
 def _legend(entries: Sequence[Entry], figure: Callable[[Entry], str]) -> str:
@@ -467,7 +466,7 @@ def _ratios(records: Sequence[dict[str, Any]]) -> str:
     rows = [
         [
             escape(f"{entry['preset']} on {entry['backend']}"),
-            *(f"{entry['of_encoding'][name]:.2f}" for name in ("naive", "cached", "fused")),
+            *(f"{round(entry['of_encoding'][name], 2) + 0.0:.2f}" for name in ("naive", "cached", "fused")),  # no -0.00
             f"{entry['isolated_of_joint']:.2f}",
         ]
         for record in records
@@ -484,23 +483,29 @@ def _ratios(records: Sequence[dict[str, Any]]) -> str:
 
 
 def _precisions(records: Sequence[dict[str, Any]]) -> str:
-    entries = [entry for record in records for entry in record["entries"]]
-    if not entries:
-        return ""
-    names = [name for name in PRECISIONS[1:] if any(name in entry["of_fp32"] for entry in entries)]
-    rows = [
-        [
-            escape(f"{entry['model']} on {entry['backend']}"),
-            f"{entry['milliseconds']['fp32']:.1f}",
-            *(f"{entry['of_fp32'][name]:.2f}" if name in entry["of_fp32"] else "" for name in names),
-            _percent(entry["bytes"]["int8"] / entry["bytes"]["fp32"]) if "int8" in entry["bytes"] else "",
+    parts = []
+    for record in sorted(records, key=lambda record: str(record["date"]), reverse=True):
+        entries = record["entries"]
+        names = [name for name in PRECISIONS[1:] if any(name in entry["of_fp32"] for entry in entries)]
+        rows = [
+            [
+                escape(f"{entry['model']} on {entry['backend']}"),
+                f"{entry['milliseconds']['fp32']:.1f}",
+                *(f"{entry['of_fp32'][name]:.2f}" if name in entry["of_fp32"] else "" for name in names),
+                _percent(entry["bytes"]["int8"] / entry["bytes"]["fp32"]) if "int8" in entry["bytes"] else "",
+            ]
+            for entry in entries
         ]
-        for entry in entries
-    ]
-    head = ["", "fp32, ms", *(f"{name} / fp32" for name in names), "bytes, int8 / fp32, %"]
-    return "<h2>What a precision saves</h2>" + _tabulate(
-        head, rows, "Time of the graph that answers a frame, run in turns, and the bytes of the files."
-    )
+        head = ["", "fp32, ms", *(f"{name} / fp32" for name in names), "bytes, int8 / fp32, %"]
+        parts.append(
+            _tabulate(
+                head,
+                rows,
+                "Time of the graph that answers a frame, run in turns, and the bytes of the files. "
+                f"{processors(record['hardware'])}, {record['date'][:10]}.",
+            )
+        )
+    return f"<h2>What a precision saves</h2>{''.join(parts)}" if parts else ""
 
 
 def _ablations(records: Sequence[dict[str, Any]]) -> str:

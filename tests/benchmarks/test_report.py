@@ -291,6 +291,20 @@ def test_command_shows_frames_of_the_dataset(bundle: Path, dataset_folder: Path,
     assert "data:image" not in out.read_text()
 
 
+def test_what_a_precision_saves_is_told_by_processor() -> None:
+    def saves(processor: str, date: str, share: float) -> dict:
+        entry = {"model": "m", "backend": "b", "milliseconds": {"fp32": 9.0}, "of_fp32": {"fp32": 1.0, "int8": share}}
+        written = {**record("precisions"), "date": date, "entries": [{**entry, "bytes": {"fp32": 1000}}]}
+        return {**written, "hardware": {**written["hardware"], "processor": processor}}
+
+    older, newer = saves("An Arm board", "2026-01-01T00:00", 0.4), saves("A desktop", "2026-02-01T00:00", 0.6)
+    page = render(gather([accuracy("a", 0.5, 5.0), older, newer]))
+    found = [
+        page.index(text) for text in ("0.60</td>", "A desktop, 2026-02-01.", "0.40</td>", "An Arm board, 2026-01-01.")
+    ]
+    assert found == sorted(found)  # the latest first, each with its machine below
+
+
 def test_times_of_a_busy_machine_are_marked() -> None:
     quiet = accuracy("a", 0.5, 5.0) | {"load_average": 0.1}
     assert "other work" not in render(gather([quiet]))

@@ -402,6 +402,7 @@ def _print_info(bundle: Bundle, size: int) -> None:
         "path": str(bundle.source),
         "size": f"{_size(size)} in {len(manifest.files)} files",
         "variants": ", ".join(manifest.variants),
+        "known answers": ", ".join(manifest.known_answers) or "none: what a backend computes is not checked",
         **(_vtt_facts(manifest) if manifest.kind == "vtt" else _seqtrack_facts(manifest)),
     }
     for title, values in (("provenance", manifest.provenance), ("accuracy", manifest.accuracy)):

@@ -380,7 +380,8 @@ def test_the_backend_that_auto_chose_is_said(run: Run, colour_bundle: Bundle, fo
 def test_info_shows_and_dumps_the_manifest(run: Run, colour_bundle: Bundle) -> None:
     shown = run("info", colour_bundle.root)
     assert shown.exit_code == 0
-    for text in ("colour", "seqtrack", "fp32/track, track.onnx", "tokens", "(1, 4)", "41 bins, xywh"):
+    texts = ("colour", "seqtrack", "fp32/track, track.onnx", "tokens", "(1, 4)", "41 bins, xywh", "is not checked")
+    for text in texts:
         assert text in shown.stdout
     dumped = json.loads(run("info", colour_bundle.root, "--json").stdout)
     assert (dumped["schema"], dumped["version"]) == ("edgetrack.info", 1)

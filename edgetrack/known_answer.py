@@ -26,10 +26,11 @@ WIDTH, HEIGHT = 320, 240
 TARGET = (136.0, 102.0, 52.0, 40.0)
 MOVED = (151.0, 93.0, 52.0, 40.0)
 """Where the target is in the first frame and in the second: x, y, w, h in pixels."""
-LEAST_OVERLAP = 0.9
-"""Of a box with the known one. Between runtimes and precisions that compute the same model it is 0.97 and more."""
-LARGEST_DIFFERENCE = 0.1
-"""Of a score from the known one, either way; between the same it is 0.002."""
+LEAST_OVERLAP = 0.8
+"""Of a box with the known one. Between runtimes that compute the same model it is 0.94 and more: in INT8 a last bit
+makes values round the other way. What computes something else is nowhere near."""
+LARGEST_DIFFERENCE = 0.2
+"""Of a score from the known one, either way; between the same it is 0.01."""
 
 
 @cache

@@ -10,7 +10,7 @@ import pytest
 import quantize.export
 from edgetrack.bundle import find_model, read_bundle, shipped_models
 from edgetrack.known_answer import MOVED
-from quantize.export import ExportError, known_answers
+from quantize.export import known_answers
 
 BACKENDS = ["onnxruntime-cpu", "openvino-cpu"]
 
@@ -34,10 +34,9 @@ def test_the_first_runtimes_answer_is_kept_where_all_agree(answering) -> None:
 
 
 @pytest.mark.parametrize("said", [((0.0, 0.95), (20.0, 0.95)), ((0.0, 0.95), (0.0, 0.5))], ids=["box", "score"])
-def test_runtimes_that_disagree_make_no_bundle(answering, said) -> None:
+def test_an_answer_that_hangs_on_the_runtime_is_none(answering, said) -> None:
     answering(*said)
-    with pytest.raises(ExportError, match="fp32 on openvino-cpu: the known question"):
-        known_answers(Path(), ["fp32"])
+    assert known_answers(Path(), ["fp32"]) == {}
 
 
 def test_a_model_that_does_not_find_the_target_knows_nothing(answering) -> None:

@@ -392,7 +392,8 @@ def check_tensorrt(proto: onnx.ModelProto) -> None:
     """Check what TensorRT 10's parser and its explicit quantisation ask for beyond `check_qdq`.
 
     Known operators only, no tensor of a type it has not (float64, unsigned integers), and fixed shapes. It was written
-    from TensorRT's documentation; a graph that passes still has to be built on a device.
+    from TensorRT's documentation; a graph that passes still has to be built on a device, and asked: TensorRT 8.6 builds
+    the INT8 graphs that ship and computes something else (`edgetrack.known_answer`).
 
     Raises:
         QdqError: the message names the module or tensor.

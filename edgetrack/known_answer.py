@@ -2,7 +2,9 @@
 
 A runtime can take a graph, run it fast and answer nonsense, with no error: TensorRT 8.6 does so with INT8 graphs that
 ONNX Runtime and OpenVINO agree on. So a bundle says what each of its variants answers to one question, which is two
-frames that are drawn here by formula, the same on every machine; and `edgetrack.load` asks it.
+frames that are drawn here by formula, the same on every machine; and `edgetrack.load` asks it, as `edgetrack.Tracker`
+does for the graphs that it loads. A loaded model that is given to a tracker which decodes in another way is not asked
+again.
 """
 
 from __future__ import annotations
@@ -54,7 +56,11 @@ def _drawn(box: tuple[float, float, float, float]) -> NDArray[np.uint8]:
 
 
 def ask(model: Model, decode: str = "fused") -> tuple[NDArray[np.float64], float]:
-    """What a model says of the second frame: the box, float64 (4,), x, y, w, h in pixels, and the score."""
+    """What a model says of the second frame: the box, float64 (4,), x, y, w, h in pixels, and the score.
+
+    Args:
+        decode: as `edgetrack.Tracker` takes it; SeqTrack's alone.
+    """
     # Without what only a longer film would use.
     options = Options() if model.manifest.kind == "vtt" else Options(decode, look_around=False)
     tracker, (first, second) = algorithm(model, options), frames()

@@ -115,8 +115,8 @@ def load(
 ) -> Model:
     """Load a model once, for any number of trackers.
 
-    What the backend computes is compared with an answer that the bundle holds, so that one that computes something else
-    is found here and not in the field; see `edgetrack.known_answer`.
+    The backend is asked a question whose answer the bundle holds, so that one that computes something else is found
+    here and not in the field; see `edgetrack.known_answer`.
 
     Args:
         model: a shipped name, the path of a bundle (directory or .zip), or a `Model`, which is returned as it is.
@@ -129,7 +129,9 @@ def load(
 
     Raises:
         BundleError: the bundle cannot be used; see `edgetrack.bundle.read_bundle`.
-        BackendError: the backend is not available, cannot run the model or computes it wrongly; with "auto", all do.
+        BackendError: the backend is not available, cannot run the model, or computes it wrongly (`WrongAnswerError`);
+            with "auto", there is none of which this is not so.
+        MissingDependencyError: there is no OpenCV, which that question takes as a tracker does.
         OptionError: an option is out of range, or contradicts the `Model` given.
     """
     from edgetrack.kinds import Options

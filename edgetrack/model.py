@@ -130,7 +130,7 @@ def load(
     Raises:
         BundleError: the bundle cannot be used; see `edgetrack.bundle.read_bundle`.
         BackendError: the backend is not available, cannot run the model, or computes it wrongly (`WrongAnswerError`);
-            with "auto", there is none of which this is not so.
+            with "auto", that is so of every backend.
         MissingDependencyError: there is no OpenCV, which that question takes as a tracker does.
         OptionError: an option is out of range, or contradicts the `Model` given.
     """

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from benchmarks.turns import Seconds, in_turns
 from edgetrack.decoding import STEPS
 from edgetrack_runtimes import Session, SessionOptions, open_session
-from quantize.export import OPSET
 from quantize.graphs import GraphSpec, seqtrack_graphs
+from quantize.opset import EXPORTED
 from train.models.seqtrack import PRESETS, SeqTrack
 
 
@@ -128,7 +128,7 @@ def _export(spec: GraphSpec, path: Path) -> None:
             path,
             dynamo=True,
             external_data=False,
-            opset_version=OPSET,
+            opset_version=EXPORTED,
             input_names=list(spec.inputs),
             output_names=list(spec.outputs),
             verbose=False,

@@ -164,6 +164,7 @@ def build(
     from quantize.checkpoints import load_quantised
     from quantize.export import ExportError, Int8, export_bundle
     from quantize.fake import freeze
+    from quantize.opset import OpsetError
     from quantize.qdq import QdqError
     from quantize.tracking import read_sequences
     from train.checkpoints import CheckpointError
@@ -189,7 +190,7 @@ def build(
             int8=variant,
             sequences=tracked,
         )
-    except (CheckpointError, DatasetError, EdgeTrackError, ExportError, QdqError, ValueError) as error:
+    except (CheckpointError, DatasetError, EdgeTrackError, ExportError, OpsetError, QdqError, ValueError) as error:
         _fail(error)
     _print_differences(differences)
     _print_proof(out)

@@ -30,6 +30,7 @@ from edgetrack_runtimes.onnxruntime_session import SCALE_AFTER_CLIP, ZERO_POINT_
 from quantize import kinds
 from quantize.folding import fold_transposes
 from quantize.graphs import GraphSpec, named
+from quantize.opset import EXPORTED, OPSET, lower
 from quantize.placement import quantised_layers
 from quantize.proof import prove
 from quantize.qdq import check_qdq, check_tensorrt, fold
@@ -38,8 +39,6 @@ from train.data.pairs import Pair
 from train.models.registry import Model
 from train.settings import with_settings
 
-OPSET = 18
-"""The lowest that the exporter writes; LayerNormalization is an operator of its own from 17 on."""
 WEIGHTS = "weights.bin"
 TOLERANCE = 1e-3
 """Largest difference allowed between a graph and PyTorch, relative to the tensor's largest value."""
@@ -264,7 +263,7 @@ def _to_onnx(spec: GraphSpec) -> onnx.ModelProto:
                 spec.module.eval(),
                 tuple(spec.inputs.values()),
                 dynamo=True,
-                opset_version=OPSET,
+                opset_version=EXPORTED,
                 input_names=list(spec.inputs),
                 output_names=list(spec.outputs),
                 verbose=False,
@@ -303,10 +302,11 @@ def write_sharing_weights(protos: Mapping[str, onnx.ModelProto], folder: Path, f
                 tensor.ClearField("raw_data")
     for graph, proto in protos.items():
         _strip_traces(proto)
+        lower(proto)
         onnx.helper.set_model_props(proto, {"graph": graph, **{key: json.dumps(value) for key, value in facts.items()}})
         path = folder / f"{graph}.onnx"
         path.write_bytes(proto.SerializeToString(deterministic=True))
-        onnx.checker.check_model(path)
+        onnx.checker.check_model(path, full_check=True)
 
 
 def _strip_traces(proto: onnx.ModelProto) -> None:

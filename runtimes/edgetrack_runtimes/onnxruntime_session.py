@@ -26,6 +26,7 @@ from edgetrack_runtimes.cache import engine_folder
 from edgetrack_runtimes.errors import BackendError, BackendUnavailableError, GraphError
 from edgetrack_runtimes.placement import PlacedNode, counted, require_placement
 from edgetrack_runtimes.session import Array, EngineSession, SessionOptions, TensorSpec
+from edgetrack_runtimes.tensorrt_graph import with_float_weights
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 PROVIDERS = {"onnxruntime-cpu": CPU, "onnxruntime-cuda": CUDA, "onnxruntime-tensorrt": TENSORRT}
@@ -92,18 +93,20 @@ def open_session(backend: str, graph: Path, options: SessionOptions) -> EngineSe
     ort = _onnxruntime(backend)
     devices(backend)
     provider = PROVIDERS[backend]
+    quantized = provider == TENSORRT and b"QuantizeLinear" in graph.read_bytes()
     settings = provider_options(
         provider,
         options,
-        quantized=provider == TENSORRT and b"QuantizeLinear" in graph.read_bytes(),
+        quantized=quantized,
         engine_dir=_engine_dir(provider, backend, graph, options, str(ort.__version__)),
     )
     recorded = hasattr(ort.InferenceSession, "get_provider_graph_assignment_info")  # since 1.24
     with tempfile.TemporaryDirectory(prefix="edgetrack-") as profile_dir:
         replaced = constants_after_relu(graph) if provider == CPU else {}
+        model = with_float_weights(graph) if quantized else str(graph)
         profile = None if recorded else Path(profile_dir)
         try:
-            session = _create(ort, str(graph), backend, options, settings, profile, replaced)
+            session = _create(ort, model, backend, options, settings, profile, replaced)
         except Exception as error:
             raise GraphError(f"{graph}: ONNX Runtime cannot load it: {_one_line(error)}") from error
         if provider not in session.get_providers():
@@ -271,6 +274,9 @@ def _create(
     if PROVIDERS[backend] == CPU:
         # The CPU's fused sum and normalisation takes longer than the two it is made of: a tenth of vtt-nano's search.
         config.add_session_config_entry("optimization.disable_specified_optimizers", "SkipLayerNormFusion")
+    if PROVIDERS[backend] == TENSORRT:
+        # It optimises by itself, from the graph as it is: ONNX Runtime would fold the weights' QuantizeLinear first.
+        config.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if profile_dir is not None:
         config.enable_profiling = True
         config.profile_file_prefix = str(profile_dir / "placement")

@@ -1,6 +1,6 @@
 """The known-answer test: whether a backend computes what the model does.
 
-A runtime can take a graph, run it fast and answer nonsense, with no error: TensorRT 8.6 does so with INT8 graphs that
+A runtime can take a graph, run it fast and answer nonsense, with no error: TensorRT 8.6 did so with INT8 graphs that
 ONNX Runtime and OpenVINO agree on. So a bundle says what each of its variants answers to one question, which is two
 frames that are drawn here by formula, the same on every machine; and `edgetrack.load` asks it, as `edgetrack.Tracker`
 does for the graphs that it loads. A loaded model that is given to a tracker which decodes in another way is not asked

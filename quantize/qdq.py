@@ -392,8 +392,9 @@ def check_tensorrt(proto: onnx.ModelProto) -> None:
     """Check what TensorRT 10's parser and its explicit quantisation ask for beyond `check_qdq`.
 
     Known operators only, no tensor of a type it has not (float64, unsigned integers), and fixed shapes. It was written
-    from TensorRT's documentation; a graph that passes still has to be built on a device, and asked: TensorRT 8.6 builds
-    the INT8 graphs that ship and computes something else (`edgetrack.known_answer`).
+    from TensorRT's documentation; a graph that passes still has to be built on a device, and asked (see
+    `edgetrack.known_answer`): from the int8 weights of such graphs TensorRT 8.6 built what computes something else, so
+    that `edgetrack_runtimes.tensorrt_graph` makes float32 ones of them.
 
     Raises:
         QdqError: the message names the module or tensor.

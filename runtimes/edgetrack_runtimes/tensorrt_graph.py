@@ -1,8 +1,9 @@
 """An INT8 graph as every TensorRT takes it: with float32 weights that the graph itself quantises.
 
 The files hold int8 weights, each with its DequantizeLinear: a quarter of the bytes, and what the other runtimes read.
-TensorRT documents such weights since release 10. Before, it wanted what its own tools for quantisation export: a
-QuantizeLinear in front of every DequantizeLinear, a weight's too, and a pair of them for each reader.
+TensorRT 8.6 takes them, and then answers nearly the same to every picture. Its present documentation allows such
+weights; what ONNX Runtime's and NVIDIA's tools wrote for the 8.x releases is a QuantizeLinear in front of every
+DequantizeLinear, a weight's too, and a pair of them for each reader.
 """
 
 from __future__ import annotations

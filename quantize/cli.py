@@ -250,7 +250,7 @@ def _examples(metadata: dict[str, Any], data: list[Path], count: int, *, held_ou
 
 
 def _int8_facts(metadata: dict[str, Any]) -> dict[str, Any]:
-    return {key: metadata[key] for key in ("keep_float", "calibration", "training") if key in metadata}
+    return {key: metadata[key] for key in ("keep_float", "calibration", "training", "source") if key in metadata}
 
 
 def _fail(error: Exception) -> NoReturn:

@@ -1,13 +1,15 @@
 """Layers that compute in float32 with the rounding of INT8: what is trained, calibrated and exported.
 
 Weights are rounded per output channel, or row of a table, activations per tensor; all symmetrically, to integers
--128..127 with zero point 0, which is what ONNX Runtime, OpenVINO and TensorRT all compute exactly. A weight's scale
-follows from the weight; an activation's is learned, and starts from calibration (`quantize.calibrate`).
+-128..127 with zero point 0, which is what ONNX Runtime, OpenVINO and TensorRT all compute exactly, and, with weights
+that `channel_scales` keeps small enough, on old x86 processors too. A weight's scale follows from the weight; an
+activation's is learned, and starts from calibration (`quantize.calibrate`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,8 @@ from torch.nn import functional as F
 from train.models.attention import Attend, hide
 
 QMIN, QMAX = -128, 127
+PAIR = 127.99
+"""What two neighbouring weights add up to at most, in steps, before they are rounded; afterwards it is 128."""
 
 
 class FakeQuantize(nn.Module):
@@ -60,29 +64,49 @@ class FakeQuantize(nn.Module):
 
 
 class FakeQuantizeWeight(nn.Module):
-    """Rounds a weight (N, ...) with one scale for each of its N output channels or rows: their largest magnitude over
-    127."""
+    """Rounds a weight (N, ...) with one scale for each of its N output channels or rows.
 
-    def __init__(self) -> None:
+    Args:
+        scales: of a weight (N, ...), what one step of rounding is in each of its channels or rows, (N,).
+    """
+
+    def __init__(self, scales: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.enabled = True
+        self.scales = scales
         self.register_buffer("scale", None, persistent=False)
 
     def freeze(self, weight: Tensor) -> None:
         """Keep the scales of `weight`: the exporter does not compute them in advance."""
-        self.scale = channel_scales(weight)
+        self.scale = self.scales(weight)
 
     def forward(self, weight: Tensor) -> Tensor:
         if not self.enabled:
             return weight
-        scale = channel_scales(weight) if self.scale is None else self.scale
+        scale = self.scales(weight) if self.scale is None else self.scale
         zero_point = torch.zeros(len(weight), dtype=torch.int32, device=weight.device)
         return torch.fake_quantize_per_channel_affine(weight.float(), scale, zero_point, 0, QMIN, QMAX)
 
 
-def channel_scales(weight: Tensor) -> Tensor:
-    """What one step of rounding is in each output channel (N,) of a weight (N, ...)."""
+def row_scales(weight: Tensor) -> Tensor:
+    """What takes each row of a weight (N, ...) to -127..127."""
     return weight.detach().float().flatten(1).abs().amax(1).clamp(min=1e-12) / QMAX
+
+
+def channel_scales(weight: Tensor) -> Tensor:
+    """What takes each output channel of a weight (N, K, ...) to -127..127, and no two neighbours' sum beyond `PAIR`.
+
+    x86 processors without VNNI multiply a pair of 8-bit activations by a pair of weights and keep the sum in 16 bits;
+    what is beyond them is cut off. The activations are unsigned there, up to 255, so that a pair of weights cannot add
+    up to more than 32767 if those of one sign add up to 128 at most. Pairs are the input channels 2i and 2i + 1, in a
+    convolution at one position of its kernel.
+    """
+    rows = weight.detach().float()
+    even = rows.shape[1] // 2 * 2
+    pairs = rows[:, :even].unflatten(1, (-1, 2))
+    sums = torch.maximum(pairs.clamp(min=0).sum(2), -pairs.clamp(max=0).sum(2)).flatten(1)
+    largest = sums.amax(1) if sums.shape[1] else sums.new_zeros(len(sums))
+    return torch.maximum(row_scales(weight), largest / PAIR)
 
 
 class QuantLinear(nn.Linear):
@@ -92,7 +116,7 @@ class QuantLinear(nn.Linear):
         nn.Module.__init__(self)
         self.in_features, self.out_features = source.in_features, source.out_features
         self.weight, self.bias = source.weight, source.bias
-        self.input, self.weights = FakeQuantize(), FakeQuantizeWeight()
+        self.input, self.weights = FakeQuantize(), FakeQuantizeWeight(channel_scales)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(self.input(x), self.weights(self.weight), self.bias)
@@ -103,7 +127,7 @@ class QuantEmbedding(nn.Module):
 
     def __init__(self, source: nn.Embedding) -> None:
         super().__init__()
-        self.weight, self.weights = source.weight, FakeQuantizeWeight()
+        self.weight, self.weights = source.weight, FakeQuantizeWeight(row_scales)
 
     def forward(self, x: Tensor) -> Tensor:
         """Ids (...) -> rows (..., D)."""
@@ -133,7 +157,7 @@ class QuantConv2d(nn.Module):
         super().__init__()
         self.weight, self.bias = source.weight, source.bias
         self.stride, self.padding, self.groups = source.stride, source.padding, source.groups
-        self.weights = FakeQuantizeWeight()
+        self.weights = FakeQuantizeWeight(channel_scales)
         self.output = FakeQuantize() if output else None
         before = rounded_by.output if isinstance(rounded_by, QuantConv2d) else None
         self.input = FakeQuantize(fixed_range=after_relu) if before is None else None

@@ -22,6 +22,8 @@ from edgetrack_runtimes.onnxruntime_session import SCALE_AFTER_CLIP, ZERO_POINT_
 WEIGHTED = ("Conv", "MatMul")
 """The operators that have integer kernels."""
 QDQ = ("QuantizeLinear", "DequantizeLinear")
+PAIR = 128
+"""What two weights that are multiplied in one step add up to at most: `quantize.fake.channel_scales` says why."""
 NOTHING = 1e-30
 """Added, it changes no number that a scale and an integer make but 0, and that by less than anything resolves; adding 0
 itself is an operation that runtimes take out."""
@@ -311,7 +313,7 @@ def check_qdq(proto: onnx.ModelProto, integer: Iterable[str] = ()) -> Layers:
     - A scale is a positive constant, a zero point a constant int8 0.
     - A QuantizeLinear stands on an activation and feeds DequantizeLinear nodes of its own scale only.
     - A weight is int8, and its DequantizeLinear feeds a convolution or product along the output channels, or a Gather
-      along the rows.
+      along the rows. No two neighbours in a convolution or product add up to more than `PAIR`.
     - A convolution or product has both operands from a DequantizeLinear, nothing between, or none.
     - What is added to a product is not a vector, and what an integer convolution puts out is quantised again, at once
       or after its ReLU.
@@ -368,6 +370,18 @@ def _check_pair(graph: _Graph, node: NodeProto) -> None:
                     f"{where}: a weight with scales along axis {found} feeds {consumer.op_type}; expected a Conv's or "
                     "MatMul's second operand, along its output channels, or a Gather's first, along its rows"
                 )
+            if consumer.op_type in WEIGHTED and (largest := _largest_pair(weight, consumer.op_type)) > PAIR:
+                raise QdqError(
+                    f"{where}: two neighbouring weights add up to {largest}; expected {PAIR} at most, beyond which a "
+                    "product overflows on x86 without VNNI"
+                )
+
+
+def _largest_pair(weight: np.ndarray[Any, Any], operator: str) -> int:
+    """The largest sum, as a magnitude, of two weights of one sign that are multiplied in one step."""
+    along = np.moveaxis(weight.astype(int), 1 if operator == "Conv" else -2, 0)
+    pairs = along[: len(along) // 2 * 2].reshape(-1, 2, *along.shape[1:])
+    return max(int((sign * pairs).clip(min=0).sum(1).max(initial=0)) for sign in (1, -1))
 
 
 def _is_integer(graph: _Graph, node: NodeProto) -> bool:

@@ -39,7 +39,7 @@ def with_float_weights(graph: Path) -> bytes:
     nodes = list(_quantising(onnx, model.graph))
     model.graph.ClearField("node")
     model.graph.node.extend(nodes)
-    read = {name for node in nodes for name in node.input}
+    read = {name for node in nodes for name in node.input} | {output.name for output in model.graph.output}
     unread = [tensor for tensor in model.graph.initializer if tensor.name not in read]
     for tensor in unread:
         model.graph.initializer.remove(tensor)

@@ -33,7 +33,10 @@ def test_a_linear_layer_rounds_inputs_by_tensor_and_weights_by_output() -> None:
         layer.weight[1] *= 100  # one scale for all rows would lose the others
     x = torch.randn(4, 6) * 2  # some are beyond 127 * 0.02
     weight = layer.weight.detach().numpy()
-    expected = rounded(x.numpy(), 0.02) @ rounded(weight, np.abs(weight).max(1, keepdims=True) / 127).T
+    pairs = [weight[:, i : i + 2] * sign for i in (0, 2, 4) for sign in (1, -1)]  # see test_x86_pairs
+    heaviest = np.max([pair.clip(min=0).sum(1, keepdims=True) for pair in pairs], axis=0)
+    scales = np.maximum(np.abs(weight).max(1, keepdims=True) / 127, heaviest / 127.99)
+    expected = rounded(x.numpy(), 0.02) @ rounded(weight, scales).T
     expected += layer.bias.detach().numpy()
     np.testing.assert_allclose(layer(x).detach().numpy(), expected, rtol=1e-4, atol=1e-4)
     learned = layer(x)

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from train.models.attention import Attend, hide
 
 QMIN, QMAX = -128, 127
-PAIR = 127.99
-"""What two neighbouring weights add up to at most, in steps, before they are rounded; afterwards it is 128."""
+PAIR = 128
+"""What two neighbouring weights of one sign add up to at most, in steps: 255 times that still fits into 16 bits."""
 
 
 class FakeQuantize(nn.Module):
@@ -106,7 +106,8 @@ def channel_scales(weight: Tensor) -> Tensor:
     pairs = rows[:, :even].unflatten(1, (-1, 2))
     sums = torch.maximum(pairs.clamp(min=0).sum(2), -pairs.clamp(max=0).sum(2)).flatten(1)
     largest = sums.amax(1) if sums.shape[1] else sums.new_zeros(len(sums))
-    return torch.maximum(row_scales(weight), largest / PAIR)
+    # A hair less, so that the last bits of a quotient cannot make both of a pair round up.
+    return torch.maximum(row_scales(weight), largest / (PAIR - 0.01))
 
 
 class QuantLinear(nn.Linear):

@@ -18,12 +18,11 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from edgetrack_runtimes.onnxruntime_session import SCALE_AFTER_CLIP, ZERO_POINT_AFTER_RELU
+from quantize.fake import PAIR
 
 WEIGHTED = ("Conv", "MatMul")
 """The operators that have integer kernels."""
 QDQ = ("QuantizeLinear", "DequantizeLinear")
-PAIR = 128
-"""What two weights that are multiplied in one step add up to at most: `quantize.fake.channel_scales` says why."""
 NOTHING = 1e-30
 """Added, it changes no number that a scale and an integer make but 0, and that by less than anything resolves; adding 0
 itself is an operation that runtimes take out."""
@@ -313,7 +312,8 @@ def check_qdq(proto: onnx.ModelProto, integer: Iterable[str] = ()) -> Layers:
     - A scale is a positive constant, a zero point a constant int8 0.
     - A QuantizeLinear stands on an activation and feeds DequantizeLinear nodes of its own scale only.
     - A weight is int8, and its DequantizeLinear feeds a convolution or product along the output channels, or a Gather
-      along the rows. No two neighbours in a convolution or product add up to more than `PAIR`.
+      along the rows. No two neighbours in a convolution or product add up to more than
+      `PAIR` (see `quantize.fake.channel_scales`).
     - A convolution or product has both operands from a DequantizeLinear, nothing between, or none.
     - What is added to a product is not a vector, and what an integer convolution puts out is quantised again, at once
       or after its ReLU.

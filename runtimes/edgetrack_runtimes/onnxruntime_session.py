@@ -175,13 +175,14 @@ def provider_options(
                 "precision 'fp32' with onnxruntime-tensorrt needs NVIDIA_TF32_OVERRIDE=0 in the environment from the "
                 "start of the process, or float32 layers may run in TF32; 'auto' accepts that"
             )
+        # "True" and "False": the Python binding refuses "1" and "0" for this provider.
         return {
             "device_id": "0",
-            "trt_fp16_enable": str(int(options.precision == "fp16")),
-            **({"trt_bf16_enable": "1"} if options.precision == "bf16" else {}),  # unknown to older releases
-            "trt_int8_enable": str(int(quantized)),
-            "trt_engine_cache_enable": str(int(engine_dir is not None)),
-            "trt_timing_cache_enable": str(int(engine_dir is not None)),
+            "trt_fp16_enable": str(options.precision == "fp16"),
+            **({"trt_bf16_enable": "True"} if options.precision == "bf16" else {}),  # unknown to older releases
+            "trt_int8_enable": str(quantized),
+            "trt_engine_cache_enable": str(engine_dir is not None),
+            "trt_timing_cache_enable": str(engine_dir is not None),
             **(
                 {"trt_engine_cache_path": str(engine_dir), "trt_timing_cache_path": str(engine_dir)}
                 if engine_dir

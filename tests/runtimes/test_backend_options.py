@@ -20,10 +20,10 @@ NPU = ["FP16", "INT8", "EXPORT_IMPORT"]
 def test_tensorrt_by_default() -> None:
     assert provider_options(TENSORRT, SessionOptions()) == {
         "device_id": "0",
-        "trt_fp16_enable": "0",
-        "trt_int8_enable": "0",
-        "trt_engine_cache_enable": "0",
-        "trt_timing_cache_enable": "0",
+        "trt_fp16_enable": "False",
+        "trt_int8_enable": "False",
+        "trt_engine_cache_enable": "False",
+        "trt_timing_cache_enable": "False",
     }
 
 
@@ -32,10 +32,10 @@ def test_tensorrt_with_everything() -> None:
     options = provider_options(TENSORRT, SessionOptions(precision="fp16"), quantized=True, engine_dir=folder)
     assert options == {
         "device_id": "0",
-        "trt_fp16_enable": "1",
-        "trt_int8_enable": "1",
-        "trt_engine_cache_enable": "1",
-        "trt_timing_cache_enable": "1",
+        "trt_fp16_enable": "True",
+        "trt_int8_enable": "True",
+        "trt_engine_cache_enable": "True",
+        "trt_timing_cache_enable": "True",
         "trt_engine_cache_path": str(folder),
         "trt_timing_cache_path": str(folder),
     }
@@ -43,7 +43,7 @@ def test_tensorrt_with_everything() -> None:
 
 def test_tensorrt_in_bf16() -> None:
     options = provider_options(TENSORRT, SessionOptions(precision="bf16"))
-    assert (options["trt_bf16_enable"], options["trt_fp16_enable"]) == ("1", "0")
+    assert (options["trt_bf16_enable"], options["trt_fp16_enable"]) == ("True", "False")
 
 
 def test_tensorrt_cannot_promise_fp32_while_tf32_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +51,7 @@ def test_tensorrt_cannot_promise_fp32_while_tf32_is_on(monkeypatch: pytest.Monke
     with pytest.raises(BackendError, match="needs NVIDIA_TF32_OVERRIDE=0 in the environment"):
         provider_options(TENSORRT, SessionOptions(precision="fp32"))
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
-    assert provider_options(TENSORRT, SessionOptions(precision="fp32"))["trt_fp16_enable"] == "0"
+    assert provider_options(TENSORRT, SessionOptions(precision="fp32"))["trt_fp16_enable"] == "False"
 
 
 @pytest.mark.parametrize("precision", ["auto", "fp32"])

@@ -278,6 +278,9 @@ def _create(
     if PROVIDERS[backend] == TENSORRT:
         # It optimises by itself, from the graph as it is: ONNX Runtime would fold the weights' QuantizeLinear first.
         config.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if _release(ort) < (1, 19):
+        # Planning memory once from the first run, it puts values of INT8 graphs over each other from the second run on.
+        config.enable_mem_pattern = False
     if profile_dir is not None:
         config.enable_profiling = True
         config.profile_file_prefix = str(profile_dir / "placement")
@@ -291,6 +294,11 @@ def _create(
     return ort.InferenceSession(
         graph, config, providers=list(chain), provider_options=list(chain.values()), enable_fallback=0
     )
+
+
+def _release(ort: ModuleType) -> tuple[int, ...]:
+    """Major and minor number of the installed version."""
+    return tuple(int(number) for number in re.findall(r"\d+", str(ort.__version__))[:2])
 
 
 def _engine_dir(provider: str, backend: str, graph: Path, options: SessionOptions, runtime_version: str) -> Path | None:

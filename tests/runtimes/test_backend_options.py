@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_graphs import LINEAR
 
-from edgetrack_runtimes import SessionOptions
-from edgetrack_runtimes.errors import BackendError
+from edgetrack_runtimes import SessionOptions, onnxruntime_session, open_session
+from edgetrack_runtimes.errors import BackendError, GraphError
 from edgetrack_runtimes.onnxruntime_session import CPU, CUDA, TENSORRT, provider_options
 from edgetrack_runtimes.openvino_session import properties
 
@@ -52,6 +53,34 @@ def test_tensorrt_cannot_promise_fp32_while_tf32_is_on(monkeypatch: pytest.Monke
         provider_options(TENSORRT, SessionOptions(precision="fp32"))
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
     assert provider_options(TENSORRT, SessionOptions(precision="fp32"))["trt_fp16_enable"] == "False"
+
+
+def session_of(backend: str, graph: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Any]:
+    """The model and the configuration that a session would be made from, on a machine without the provider."""
+    ort = pytest.importorskip("onnxruntime")
+    made = []
+
+    def spy(model: str, config: Any, **kwargs: object) -> None:
+        made.append((model, config))
+        raise RuntimeError("far enough")
+
+    provider = onnxruntime_session.PROVIDERS[backend]
+    monkeypatch.setattr(onnxruntime_session, "devices", lambda backend: ("cuda:0",))
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [provider])
+    monkeypatch.setattr(ort, "InferenceSession", spy)
+    with pytest.raises(GraphError, match="far enough"):
+        open_session(backend, graph, SessionOptions())
+    return made[0]
+
+
+@pytest.mark.parametrize(("release", "planned"), [("1.18.1", False), ("1.19.0", True), ("1.31.1", True)])
+def test_memory_is_not_planned_where_the_plan_is_wrong(
+    release: str, planned: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Up to 1.18 the second run of vtt-nano's INT8 graph answers otherwise than the first."""
+    monkeypatch.setattr(pytest.importorskip("onnxruntime"), "__version__", release)
+    _, config = session_of("onnxruntime-cpu", LINEAR.save(tmp_path), monkeypatch)
+    assert config.enable_mem_pattern is planned
 
 
 @pytest.mark.parametrize("precision", ["auto", "fp32"])

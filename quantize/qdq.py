@@ -18,7 +18,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from edgetrack_runtimes.onnxruntime_session import SCALE_AFTER_CLIP, ZERO_POINT_AFTER_RELU
-from quantize.fake import PAIR
+from quantize.fake import PAIR, QMAX, QMIN
 
 WEIGHTED = ("Conv", "MatMul")
 """The operators that have integer kernels."""
@@ -99,6 +99,8 @@ def fold(proto: onnx.ModelProto) -> None:
     - A MatMul's bias (N,) becomes (1, 1, N), or ONNX Runtime would merge the two into a Gemm, a float one.
     - The zero point after a convolution's ReLU, and the scale after its ReLU6, get names of their own, by which
       `edgetrack_runtimes` finds them and gives ONNX Runtime the ones that let it drop the ReLU.
+    - A ReLU6 becomes a ReLU where the integers end at 6 anyway. TensorRT 8.6 quantises in front of it and keeps its
+      bounds as they are, so that the integers end at 6.
     """
     _fold_weights(proto)
     _fold_constants(proto)
@@ -107,6 +109,7 @@ def fold(proto: onnx.ModelProto) -> None:
     _separate_sums(proto)
     _reshape_biases(proto)
     _name_constants_after_relu(proto)
+    _drop_ceilings(proto)
     _prune(proto)
 
 
@@ -121,7 +124,7 @@ def _fold_weights(proto: onnx.ModelProto) -> None:
         if scale is None:
             raise QdqError(f"{scope(quantize)}: the weight's scale is computed in the graph; expected a constant")
         along = [-1 if d == axis else 1 for d in range(weight.ndim)]
-        integers = np.clip(np.rint(weight / scale.reshape(along)), -128, 127).astype(np.int8)
+        integers = np.clip(np.rint(weight / scale.reshape(along)), QMIN, QMAX).astype(np.int8)
         dequantize = graph.only_consumer(quantize.output[0])
         if dequantize is None or dequantize.op_type != "DequantizeLinear":
             raise QdqError(f"{scope(quantize)}: a quantised weight goes elsewhere than to one DequantizeLinear")
@@ -271,6 +274,19 @@ def _name_constants_after_relu(proto: onnx.ModelProto) -> None:
                 dequantize.input[place] = name
 
 
+def _drop_ceilings(proto: onnx.ModelProto) -> None:
+    graph = _Graph(proto)
+    for clip in [node for node in proto.graph.node if node.op_type == "Clip"]:
+        floor, ceiling = (graph.array(name) for name in (*clip.input[1:], "", "")[:2])
+        readers = graph.consumers[clip.output[0]]
+        scales = [graph.array(reader.input[1]) for reader in readers if reader.op_type == "QuantizeLinear"]
+        if floor is None or floor != 0 or ceiling is None or not scales or len(scales) < len(readers):
+            continue
+        if all(scale is not None and np.rint(ceiling / scale) >= QMAX for scale in scales):
+            clip.op_type = "Relu"
+            del clip.input[1:]
+
+
 def _rectified_conv(graph: _Graph, value: str) -> bool:
     """Whether a convolution's ReLU or ReLU6 puts out `value`."""
     rectifier = graph.producers.get(value)
@@ -405,19 +421,24 @@ def _is_integer(graph: _Graph, node: NodeProto) -> bool:
 def check_tensorrt(proto: onnx.ModelProto) -> None:
     """Check what TensorRT 10's parser and its explicit quantisation ask for beyond `check_qdq`.
 
-    Known operators only, no tensor of a type it has not (float64, unsigned integers), and fixed shapes. It was written
-    from TensorRT's documentation; a graph that passes still has to be built on a device, and asked (see
-    `edgetrack.known_answer`): from the int8 weights of such graphs TensorRT 8.6 built what computes something else, so
-    that `edgetrack_runtimes.tensorrt_graph` makes float32 ones of them.
+    Known operators only, no tensor of a type it has not (float64, unsigned integers), and fixed shapes, as its
+    documentation has them; and no Clip in front of a QuantizeLinear, which its release 8.6 was seen to compute wrongly.
+    A graph that passes still has to be built on a device, and asked (see `edgetrack.known_answer`).
 
     Raises:
         QdqError: the message names the module or tensor.
     """
+    graph = _Graph(proto)
     for node in proto.graph.node:
         if node.domain not in ("", "ai.onnx") or node.op_type not in TENSORRT_OPERATORS:
             raise QdqError(f"{scope(node)}: TensorRT has no operator {node.domain or 'ai.onnx'}::{node.op_type}")
         if node.op_type == "Cast" and helper.get_node_attr_value(node, "to") not in TENSORRT_TYPES:
             raise QdqError(f"{scope(node)}: casts to a type that TensorRT does not have")
+        if node.op_type == "Clip" and any(r.op_type == "QuantizeLinear" for r in graph.consumers[node.output[0]]):
+            raise QdqError(
+                f"{scope(node)}: is a Clip in front of a QuantizeLinear, which TensorRT 8.6 moves in front of it "
+                f"without changing the bounds; expected a Relu, and a scale that makes {QMAX} the upper one"
+            )
     for tensor in proto.graph.initializer:
         if tensor.data_type not in TENSORRT_TYPES:
             raise QdqError(f"{tensor.name}: is {TensorProto.DataType.Name(tensor.data_type)}, which TensorRT has not")

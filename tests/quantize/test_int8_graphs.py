@@ -17,6 +17,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 from small_int8 import batches, calibrated_model, examples
 from small_models import CONFIGS, random_model
 
@@ -251,6 +252,41 @@ def test_attention_products_at_256_tokens_are_integers(kind: str, tmp_path: Path
             assert np.linalg.norm(found[name] - value.numpy()) < 0.02 * np.linalg.norm(value.numpy()), (backend, name)
 
 
+@pytest.mark.parametrize(
+    ("floor", "scale", "left"),
+    [
+        (0.0, 6 / 127, []),
+        (0.0, np.nextafter(np.float32(6 / 127), np.float32(1)), []),
+        (0.0, 2.5 / 127, []),  # a range that calibration saw no more of
+        (0.0, 6.1 / 127, ["Clip"]),  # the ceiling, not the range, cuts
+        (-1.0, 6 / 127, ["Clip"]),
+    ],
+)
+def test_a_relu6_is_a_relu_where_the_integers_end_at_its_ceiling(floor: float, scale: float, left: list[str]) -> None:
+    """Of TensorRT: see `check_tensorrt`. What is computed stays the same, by ONNX's own evaluator."""
+    values = np.concatenate([np.linspace(-8, 8, 4097), [-1e6, 1e6, 5.9999995, 6.0000005]]).astype(np.float32)
+    constants = {"floor": floor, "ceiling": 6.0, "scale": scale}
+    proto = helper.make_model(
+        helper.make_graph(
+            [
+                helper.make_node("Clip", ["x", "floor", "ceiling"], ["cut"]),
+                helper.make_node("QuantizeLinear", ["cut", "scale", "zero"], ["integers"]),
+                helper.make_node("DequantizeLinear", ["integers", "scale", "zero"], ["y"]),
+            ],
+            "relu6",
+            [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, values.shape)],
+            [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, values.shape)],
+            [numpy_helper.from_array(np.array(value, np.float32), name) for name, value in constants.items()]
+            + [numpy_helper.from_array(np.array(0, np.int8), "zero")],
+        ),
+        opset_imports=[helper.make_opsetid("", 19)],
+    )
+    before = ReferenceEvaluator(proto).run(None, {"x": values})[0]
+    fold(proto)
+    assert [node.op_type for node in proto.graph.node if node.op_type in ("Clip", "Relu")] == (left or ["Relu"])
+    np.testing.assert_array_equal(ReferenceEvaluator(proto).run(None, {"x": values})[0], before)
+
+
 def test_a_layer_kept_in_float_stays_in_float() -> None:
     model = calibrated_model("isolated", keep_float=("encoder.blocks.0.fc1",))
     freeze(model)
@@ -359,6 +395,13 @@ def nothing_quantised(proto: onnx.ModelProto) -> None:
     dequantize.input[0] = proto.graph.input[0].name
 
 
+def clipped(proto: onnx.ModelProto) -> None:
+    quantize = first(proto, "QuantizeLinear")
+    bounds = [add(proto, name, np.array(value, np.float32)) for name, value in (("floor", 0), ("ceiling", 6))]
+    proto.graph.node.append(helper.make_node("Clip", [quantize.input[0], *bounds], ["cut"], name="relu6"))
+    quantize.input[0] = "cut"
+
+
 def unknown(proto: onnx.ModelProto) -> None:
     first(proto, "Softmax").op_type = "Hardmax"
 
@@ -383,6 +426,7 @@ def unknown(proto: onnx.ModelProto) -> None:
         (cast, r"widen: casts to a type that TensorRT does not have"),
         (any_size, r"expected fixed sizes and one of TensorRT's types"),
         (double_output, r"expected fixed sizes and one of TensorRT's types"),
+        (clipped, r"relu6: is a Clip in front of a QuantizeLinear, which TensorRT 8\.6 moves"),
         (unknown, r"encoder\.blocks\.0\.attn\.attend: TensorRT has no operator ai\.onnx::Hardmax"),
     ],
 )

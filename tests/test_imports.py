@@ -19,8 +19,6 @@ ORDER = tuple(FOLDERS)
 """From the lowest layer up: a layer may import those before it."""
 TRAINING = {"torch", "onnx", "onnxscript", "safetensors"}
 """What the two layers that a device gets never import, not even inside a function."""
-EXCEPTIONS = {"runtimes/edgetrack_runtimes/tensorrt_graph.py": {"onnx"}}
-"""But for INT8 on TensorRT: `edgetrack[cuda]` brings onnx, and nothing else asks for it."""
 
 
 def imported(path: Path) -> set[str]:
@@ -40,8 +38,8 @@ def test_a_layer_imports_only_those_below(layer: str) -> None:
     forbidden = above | (TRAINING if ORDER.index(layer) < 2 else set())
     files = sorted(FOLDERS[layer].rglob("*.py"))
     assert files
-    found = {str(path.relative_to(ROOT)): imported(path) & forbidden for path in files}
-    assert {name: names for name, names in found.items() if names != EXCEPTIONS.get(name, set())} == {}
+    wrong = {str(path.relative_to(ROOT)): sorted(found) for path in files if (found := imported(path) & forbidden)}
+    assert wrong == {}
 
 
 def test_imports_inside_functions_are_seen(tmp_path: Path) -> None:

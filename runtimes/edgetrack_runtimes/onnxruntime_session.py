@@ -26,7 +26,6 @@ from edgetrack_runtimes.cache import engine_folder
 from edgetrack_runtimes.errors import BackendError, BackendUnavailableError, GraphError
 from edgetrack_runtimes.placement import PlacedNode, counted, require_placement
 from edgetrack_runtimes.session import Array, EngineSession, SessionOptions, TensorSpec
-from edgetrack_runtimes.tensorrt_graph import with_float_weights
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 PROVIDERS = {"onnxruntime-cpu": CPU, "onnxruntime-cuda": CUDA, "onnxruntime-tensorrt": TENSORRT}
@@ -103,10 +102,9 @@ def open_session(backend: str, graph: Path, options: SessionOptions) -> EngineSe
     recorded = hasattr(ort.InferenceSession, "get_provider_graph_assignment_info")  # since 1.24
     with tempfile.TemporaryDirectory(prefix="edgetrack-") as profile_dir:
         replaced = constants_after_relu(graph) if provider == CPU else {}
-        model = with_float_weights(graph) if quantized else str(graph)
         profile = None if recorded else Path(profile_dir)
         try:
-            session = _create(ort, model, backend, options, settings, profile, replaced)
+            session = _create(ort, str(graph), backend, options, settings, profile, replaced)
         except Exception as error:
             raise GraphError(f"{graph}: ONNX Runtime cannot load it: {_one_line(error)}") from error
         if provider not in session.get_providers():
@@ -276,7 +274,7 @@ def _create(
         # The CPU's fused sum and normalisation takes longer than the two it is made of: a tenth of vtt-nano's search.
         config.add_session_config_entry("optimization.disable_specified_optimizers", "SkipLayerNormFusion")
     if PROVIDERS[backend] == TENSORRT:
-        # It optimises by itself, from the graph as it is: ONNX Runtime would fold the weights' QuantizeLinear first.
+        # It optimises by itself, and the graph as it is in the file is what it was seen to compute rightly.
         config.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if _release(ort) < (1, 19):
         # Planning memory once from the first run, it puts values of INT8 graphs over each other from the second run on.

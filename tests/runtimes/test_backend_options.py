@@ -73,6 +73,13 @@ def session_of(backend: str, graph: Path, monkeypatch: pytest.MonkeyPatch) -> tu
     return made[0]
 
 
+def test_tensorrt_gets_the_graph_as_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    graph = LINEAR.save(tmp_path)
+    model, config = session_of("onnxruntime-tensorrt", graph, monkeypatch)
+    assert model == str(graph)
+    assert config.graph_optimization_level.name == "ORT_DISABLE_ALL"
+
+
 @pytest.mark.parametrize(("release", "planned"), [("1.18.1", False), ("1.19.0", True), ("1.31.1", True)])
 def test_memory_is_not_planned_where_the_plan_is_wrong(
     release: str, planned: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

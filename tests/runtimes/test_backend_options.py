@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_graphs import LINEAR
+from small_graphs import CASES, LINEAR
 
 from edgetrack_runtimes import SessionOptions, onnxruntime_session, open_session
 from edgetrack_runtimes.errors import BackendError, GraphError
@@ -88,6 +88,23 @@ def test_memory_is_not_planned_where_the_plan_is_wrong(
     monkeypatch.setattr(pytest.importorskip("onnxruntime"), "__version__", release)
     _, config = session_of("onnxruntime-cpu", LINEAR.save(tmp_path), monkeypatch)
     assert config.enable_mem_pattern is planned
+
+
+@pytest.mark.parametrize(("release", "warned"), [("1.22.1", True), ("1.23.0", False)])
+def test_a_release_that_is_slow_in_int8_is_named_once(
+    release: str, warned: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ort = pytest.importorskip("onnxruntime")
+    onnxruntime_session._warn_of_float_convolutions.cache_clear()
+    monkeypatch.setattr(ort, "__version__", release)
+    graph = next(case for case in CASES if case.name == "int8_linear").save(tmp_path)
+    for _ in range(2):
+        open_session("onnxruntime-cpu", graph).close()
+    open_session("onnxruntime-cpu", LINEAR.save(tmp_path)).close()
+    assert [record.message for record in caplog.records] == [
+        "onnxruntime 1.22.1 computes the convolutions of INT8 models in float, which takes longer than FP32; install "
+        "1.23 or later, or take precision 'fp32'"
+    ] * warned
 
 
 @pytest.mark.parametrize("precision", ["auto", "fp32"])

@@ -101,6 +101,8 @@ def open_session(backend: str, graph: Path, options: SessionOptions) -> EngineSe
     quantized = b"QuantizeLinear" in graph.read_bytes()
     if quantized and provider == CPU:
         _warn_of_float_convolutions(ort)
+    if provider == TENSORRT and options.cache_dir is None:
+        _warn_of_engines_not_kept()
     settings = provider_options(
         provider,
         options,
@@ -311,6 +313,11 @@ def _warn_of_float_convolutions(ort: ModuleType) -> None:
             ort.__version__,
             *_INTEGER_CONVOLUTIONS,
         )
+
+
+@cache
+def _warn_of_engines_not_kept() -> None:
+    logger.warning("TensorRT builds the engines of a model anew, which takes up to minutes; cache_dir= keeps them")
 
 
 def _release(ort: ModuleType) -> tuple[int, ...]:

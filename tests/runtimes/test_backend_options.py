@@ -55,7 +55,9 @@ def test_tensorrt_cannot_promise_fp32_while_tf32_is_on(monkeypatch: pytest.Monke
     assert provider_options(TENSORRT, SessionOptions(precision="fp32"))["trt_fp16_enable"] == "False"
 
 
-def session_of(backend: str, graph: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Any]:
+def session_of(
+    backend: str, graph: Path, monkeypatch: pytest.MonkeyPatch, cache_dir: Path | None = None
+) -> tuple[str, Any]:
     """The model and the configuration that a session would be made from, on a machine without the provider."""
     ort = pytest.importorskip("onnxruntime")
     made = []
@@ -69,7 +71,7 @@ def session_of(backend: str, graph: Path, monkeypatch: pytest.MonkeyPatch) -> tu
     monkeypatch.setattr(ort, "get_available_providers", lambda: [provider])
     monkeypatch.setattr(ort, "InferenceSession", spy)
     with pytest.raises(GraphError, match="far enough"):
-        open_session(backend, graph, SessionOptions())
+        open_session(backend, graph, SessionOptions(cache_dir=cache_dir))
     return made[0]
 
 
@@ -78,6 +80,16 @@ def test_tensorrt_gets_the_graph_as_it_is(monkeypatch: pytest.MonkeyPatch, tmp_p
     model, config = session_of("onnxruntime-tensorrt", graph, monkeypatch)
     assert model == str(graph)
     assert config.graph_optimization_level.name == "ORT_DISABLE_ALL"
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_engines_that_are_not_kept_are_named_once(
+    kept: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    onnxruntime_session._warn_of_engines_not_kept.cache_clear()
+    for _ in range(2):
+        session_of("onnxruntime-tensorrt", LINEAR.save(tmp_path), monkeypatch, tmp_path if kept else None)
+    assert ["cache_dir= keeps them" in record.message for record in caplog.records] == [True] * (not kept)
 
 
 @pytest.mark.parametrize(("release", "planned"), [("1.18.1", False), ("1.19.0", True), ("1.31.1", True)])

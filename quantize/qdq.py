@@ -436,7 +436,7 @@ def check_tensorrt(proto: onnx.ModelProto) -> None:
             raise QdqError(f"{scope(node)}: casts to a type that TensorRT does not have")
         if node.op_type == "Clip" and any(r.op_type == "QuantizeLinear" for r in graph.consumers[node.output[0]]):
             raise QdqError(
-                f"{scope(node)}: is a Clip in front of a QuantizeLinear, which TensorRT 8.6 moves in front of it "
+                f"{scope(node)}: is a Clip in front of a QuantizeLinear, which TensorRT 8.6 moves before the Clip "
                 f"without changing the bounds; expected a Relu, and a scale that makes {QMAX} the upper one"
             )
     for tensor in proto.graph.initializer:

@@ -11,6 +11,11 @@ from edgetrack_runtimes.errors import BackendError
 from edgetrack_runtimes.onnx_file import external_locations
 
 
+def user_cache() -> Path:
+    """Where a user's engines are kept if no other place is named; see the XDG Base Directory Specification."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgetrack"
+
+
 def engine_folder(cache_dir: Path, graph: Path, *, backend: str, runtime_version: str, device: str) -> Path:
     """The folder for this graph's engine, made if need be; raises `BackendError` if it cannot be."""
     parts = (backend, graph_hash(graph)[:16], runtime_version, device)

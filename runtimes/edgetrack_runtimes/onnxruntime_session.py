@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from edgetrack_runtimes.cache import engine_folder
+from edgetrack_runtimes.cache import engine_folder, user_cache
 from edgetrack_runtimes.errors import BackendError, BackendUnavailableError, GraphError
 from edgetrack_runtimes.placement import PlacedNode, counted, require_placement
 from edgetrack_runtimes.session import Array, EngineSession, SessionOptions, TensorSpec
@@ -93,6 +93,11 @@ def _load_libraries(ort: ModuleType) -> None:
             ort.preload_dlls()
 
 
+def integers_pay(backend: str) -> bool:
+    """Whether INT8 graphs are faster than FP32 ones on a backend's CPU with the installed release."""
+    return _release(_onnxruntime(backend)) >= _INTEGER_CONVOLUTIONS
+
+
 def open_session(backend: str, graph: Path, options: SessionOptions) -> EngineSession:
     """Compile `graph` for the provider of `backend`; the errors are those of `edgetrack_runtimes.open_session`."""
     ort = _onnxruntime(backend)
@@ -101,8 +106,6 @@ def open_session(backend: str, graph: Path, options: SessionOptions) -> EngineSe
     quantized = b"QuantizeLinear" in graph.read_bytes()
     if quantized and provider == CPU:
         _warn_of_float_convolutions(ort)
-    if provider == TENSORRT and options.cache_dir is None:
-        _warn_of_engines_not_kept()
     settings = provider_options(
         provider,
         options,
@@ -315,21 +318,33 @@ def _warn_of_float_convolutions(ort: ModuleType) -> None:
         )
 
 
-@cache
-def _warn_of_engines_not_kept() -> None:
-    logger.warning("TensorRT builds the engines of a model anew, which takes up to minutes; cache_dir= keeps them")
-
-
 def _release(ort: ModuleType) -> tuple[int, ...]:
     """Major and minor number of the installed version."""
     return tuple(int(number) for number in re.findall(r"\d+", str(ort.__version__))[:2])
 
 
 def _engine_dir(provider: str, backend: str, graph: Path, options: SessionOptions, runtime_version: str) -> Path | None:
-    if provider != TENSORRT or options.cache_dir is None:
+    if provider != TENSORRT:
         return None  # the other providers compile nothing worth keeping
-    # TensorRT's own file names carry its version and the chip's compute capability.
-    return engine_folder(options.cache_dir, graph, backend=backend, runtime_version=runtime_version, device="cuda0")
+    try:
+        # TensorRT's own file names carry its version and the chip's compute capability.
+        folder = engine_folder(
+            options.cache_dir or user_cache(), graph, backend=backend, runtime_version=runtime_version, device="cuda0"
+        )
+    except BackendError as error:
+        if options.cache_dir is not None:
+            raise
+        logger.warning(
+            "TensorRT builds the engine of %s at every start, which takes up to minutes: %s; cache_dir= names another",
+            graph.name,
+            error,
+        )
+        return None
+    if not any(folder.iterdir()):
+        logger.warning(
+            "TensorRT builds the engine of %s, which takes up to minutes; it is kept in %s", graph.name, folder
+        )
+    return folder
 
 
 def _onnxruntime(backend: str) -> ModuleType:

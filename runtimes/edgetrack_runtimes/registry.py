@@ -28,6 +28,8 @@ class _Runtime(Protocol):
 
     def devices(self, backend: str) -> tuple[str, ...]: ...
 
+    def integers_pay(self, backend: str) -> bool: ...
+
     def open_session(self, backend: str, graph: Path, options: SessionOptions) -> Session: ...
 
 
@@ -50,22 +52,36 @@ def discover() -> list[BackendStatus]:
     return [_status(backend) for backend in BACKENDS]
 
 
+def integers_pay(backend: str) -> bool:
+    """Whether INT8 graphs are faster than FP32 ones on this backend, as far as its release decides that; not so on a
+    GPU, whose FP32 is fast already.
+
+    Raises `BackendUnavailableError`: not known, or its runtime is not installed.
+    """
+    return backend.endswith("-cpu") and _runtime(backend).integers_pay(backend)
+
+
 def open_session(backend: str, graph: str | Path, options: SessionOptions | None = None) -> Session:
     """Compile the ONNX file `graph` for `backend`.
 
     Raises `BackendUnavailableError` (not known, not installed, no device), `GraphError` (missing, unreadable, dynamic
     shapes), `PlacementError` (nodes would run elsewhere) and `BackendError` (an option the backend cannot do).
     """
-    if backend not in BACKENDS:
-        raise BackendUnavailableError(f"no backend {backend!r}; there are {', '.join(BACKENDS)}")
+    runtime = _runtime(backend)
     path = Path(graph)
     if not path.is_file():
         raise GraphError(f"{path}: no such file; expected an ONNX graph")
-    return _RUNTIMES[backend.split("-")[0]].open_session(backend, path, options or SessionOptions())
+    return runtime.open_session(backend, path, options or SessionOptions())
+
+
+def _runtime(backend: str) -> _Runtime:
+    if backend not in BACKENDS:
+        raise BackendUnavailableError(f"no backend {backend!r}; there are {', '.join(BACKENDS)}")
+    return _RUNTIMES[backend.split("-")[0]]
 
 
 def _status(backend: str) -> BackendStatus:
-    runtime = _RUNTIMES[backend.split("-")[0]]
+    runtime = _runtime(backend)
     try:
         found = runtime.devices(backend)
     except BackendUnavailableError as error:

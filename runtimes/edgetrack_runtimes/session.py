@@ -41,7 +41,8 @@ class SessionOptions:
     threads: CPU threads that one run may use; None lets the runtime choose. A GPU or NPU uses none.
     precision: the arithmetic of float layers. "auto" is the graph's own float32, on every device that has it; "fp16"
         and "bf16" trade accuracy for speed. Integer layers are not touched. The tensors keep their dtypes.
-    cache_dir: where compiled engines are kept between processes, in one folder per graph, runtime and device.
+    cache_dir: where compiled engines are kept between processes, in one folder per graph, runtime and device. Without
+        it only TensorRT's are, which take minutes, in `edgetrack_runtimes.cache.user_cache`.
     allow_fallback: let other providers or devices run what the backend's own cannot, instead of `PlacementError`.
     """
 

@@ -233,6 +233,13 @@ def test_precision(two_precisions, opened, backend, precision, folder, hint, nam
     assert {session.graph.parent for session in opened.sessions} == {two_precisions / folder}
 
 
+def test_auto_precision_where_a_release_is_slow_in_integers(two_precisions, opened, monkeypatch) -> None:
+    monkeypatch.setattr(pytest.importorskip("onnxruntime"), "__version__", "1.22.1")
+    assert load(two_precisions, CPU).precision == "fp32"
+    assert load(two_precisions, CPU, "int8").precision == "int8"
+    assert load(two_precisions, "openvino-cpu").precision == "int8"
+
+
 def test_auto_precision_without_int8(colour_bundle) -> None:
     assert load(colour_bundle.root, CPU, threads=1).precision == "fp32"
 
@@ -348,7 +355,7 @@ def test_closing(colour_bundle) -> None:
     with pytest.raises(SessionClosedError, match="'colour' was closed"):
         model.session("template")
     with pytest.raises(SessionClosedError):
-        session.run({"templates": np.zeros((2, 3, 32, 32), np.float32)})
+        session.run({"templates": np.zeros((2, 32, 32, 3), np.float32)})
 
 
 def test_a_closed_model_is_loaded_again_not_used(colour_bundle, scene) -> None:

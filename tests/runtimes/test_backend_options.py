@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from small_graphs import CASES, LINEAR
 
-from edgetrack_runtimes import SessionOptions, onnxruntime_session, open_session
-from edgetrack_runtimes.errors import BackendError, GraphError
+from edgetrack_runtimes import SessionOptions, integers_pay, onnxruntime_session, open_session
+from edgetrack_runtimes.errors import BackendError, BackendUnavailableError, GraphError
 from edgetrack_runtimes.onnxruntime_session import CPU, CUDA, TENSORRT, provider_options
 from edgetrack_runtimes.openvino_session import properties
 
@@ -57,13 +57,14 @@ def test_tensorrt_cannot_promise_fp32_while_tf32_is_on(monkeypatch: pytest.Monke
 
 def session_of(
     backend: str, graph: Path, monkeypatch: pytest.MonkeyPatch, cache_dir: Path | None = None
-) -> tuple[str, Any]:
-    """The model and the configuration that a session would be made from, on a machine without the provider."""
+) -> tuple[str, Any, list[dict[str, str]]]:
+    """The model, the configuration and the providers' options that a session would be made from, on a machine without
+    the provider."""
     ort = pytest.importorskip("onnxruntime")
     made = []
 
-    def spy(model: str, config: Any, **kwargs: object) -> None:
-        made.append((model, config))
+    def spy(model: str, config: Any, *, provider_options: list[dict[str, str]], **kwargs: object) -> None:
+        made.append((model, config, provider_options))
         raise RuntimeError("far enough")
 
     provider = onnxruntime_session.PROVIDERS[backend]
@@ -77,19 +78,46 @@ def session_of(
 
 def test_tensorrt_gets_the_graph_as_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     graph = LINEAR.save(tmp_path)
-    model, config = session_of("onnxruntime-tensorrt", graph, monkeypatch)
+    model, config, _ = session_of("onnxruntime-tensorrt", graph, monkeypatch)
     assert model == str(graph)
     assert config.graph_optimization_level.name == "ORT_DISABLE_ALL"
 
 
-@pytest.mark.parametrize("kept", [True, False])
-def test_engines_that_are_not_kept_are_named_once(
-    kept: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("named", [True, False])
+def test_tensorrt_keeps_its_engines_by_default(
+    named: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    onnxruntime_session._warn_of_engines_not_kept.cache_clear()
-    for _ in range(2):
-        session_of("onnxruntime-tensorrt", LINEAR.save(tmp_path), monkeypatch, tmp_path if kept else None)
-    assert ["cache_dir= keeps them" in record.message for record in caplog.records] == [True] * (not kept)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    graph, place = LINEAR.save(tmp_path), tmp_path / ("named" if named else "cache/edgetrack")
+    _, _, (chosen, *_) = session_of("onnxruntime-tensorrt", graph, monkeypatch, place if named else None)
+    (folder,) = place.iterdir()
+    assert (chosen["trt_engine_cache_enable"], chosen["trt_engine_cache_path"]) == ("True", str(folder))
+    (folder / "some.engine").touch()
+    session_of("onnxruntime-tensorrt", graph, monkeypatch, place if named else None)
+    (record,) = caplog.records  # said when they are built, and not when they are there
+    assert "up to minutes; it is kept in" in record.message
+
+
+def test_a_cache_that_cannot_be_written_costs_time_unless_it_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    graph, occupied = LINEAR.save(tmp_path), tmp_path / "occupied"
+    occupied.touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(occupied))
+    _, _, (chosen, *_) = session_of("onnxruntime-tensorrt", graph, monkeypatch)
+    assert chosen["trt_engine_cache_enable"] == "False"
+    assert "at every start" in caplog.text
+    with pytest.raises(BackendError, match="cannot make the engine cache folder"):
+        open_session("onnxruntime-tensorrt", graph, SessionOptions(cache_dir=occupied))
+
+
+@pytest.mark.parametrize(("release", "pay"), [("1.22.1", False), ("1.23.0", True)])
+def test_integers_pay_where_convolutions_are_integer(release: str, pay: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pytest.importorskip("onnxruntime"), "__version__", release)
+    assert integers_pay("onnxruntime-cpu") is pay
+    assert not integers_pay("onnxruntime-cuda")
+    with pytest.raises(BackendUnavailableError, match="no backend 'abacus-cpu'"):
+        integers_pay("abacus-cpu")
 
 
 @pytest.mark.parametrize(("release", "planned"), [("1.18.1", False), ("1.19.0", True), ("1.31.1", True)])
@@ -98,7 +126,7 @@ def test_memory_is_not_planned_where_the_plan_is_wrong(
 ) -> None:
     """Up to 1.18 the second run of vtt-nano's INT8 graph answers otherwise than the first."""
     monkeypatch.setattr(pytest.importorskip("onnxruntime"), "__version__", release)
-    _, config = session_of("onnxruntime-cpu", LINEAR.save(tmp_path), monkeypatch)
+    _, config, _ = session_of("onnxruntime-cpu", LINEAR.save(tmp_path), monkeypatch)
     assert config.enable_mem_pattern is planned
 
 

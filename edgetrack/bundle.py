@@ -31,7 +31,7 @@ from edgetrack_runtimes.onnx_file import external_locations
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """The manifest version this edgetrack reads and writes."""
 MANIFEST = "manifest.json"
 
@@ -231,7 +231,7 @@ class _Manifest(_Part):
     `known_answers` are by variant; a variant without one is not asked.
     """
 
-    schema_version: Literal[2]
+    schema_version: Literal[3]
     kind: str
     name: str = Field(min_length=1)
     description: str
@@ -566,12 +566,12 @@ def _check_seqtrack(manifest: SeqTrackManifest, variant: Variant, where: str) ->
     state = [tensor.spec for tensor in variant.graphs["template"].outputs]
     if not state:
         raise ManifestError(f"{where}: the graph 'template' has no outputs; expected the template state")
-    search = _floats("search", 1, 3, size, size)
+    search = _floats("search", 1, size, size, 3)
     options = [_floats("window", bins)] if CENTRE_STEPS[decoder.order] else []
     if decoder.prompt_frames:
         options.append(TensorSpec("prompt", (1, 4 * decoder.prompt_frames), "int64"))
     wanted: dict[str, tuple[list[TensorSpec], list[TensorSpec]]] = {
-        "template": ([_floats("templates", manifest.templates, 3, template_size, template_size)], state),
+        "template": ([_floats("templates", manifest.templates, template_size, template_size, 3)], state),
     }
     if stepwise:
         cross = [tensor.spec for tensor in variant.graphs["encode"].outputs]
@@ -614,9 +614,9 @@ def _check_vtt(manifest: VTTManifest, variant: Variant, where: str) -> None:
     if [spec.name for spec in kernel] != ["kernel"] or len(kernel[0].shape) != 2:
         raise ManifestError(f"{where}: 'template' has outputs {_specs(kernel)}; expected kernel of shape (C, D)")
     wanted: dict[str, tuple[list[TensorSpec], list[TensorSpec]]] = {
-        "template": ([_floats("template", 1, 3, template_size, template_size)], [_floats("kernel", *kernel[0].shape)]),
+        "template": ([_floats("template", 1, template_size, template_size, 3)], [_floats("kernel", *kernel[0].shape)]),
         "search": (
-            [_floats("search", 1, 3, canvas.height, canvas.width), _floats("extent", 1, 2), *kernel],
+            [_floats("search", 1, canvas.height, canvas.width, 3), _floats("extent", 1, 2), *kernel],
             [_floats("boxes", 1, manifest.queries, 4), _floats("scores", 1, manifest.queries)],
         ),
     }

@@ -57,7 +57,7 @@ class State:
     Attributes:
         box: float64 (4,), (x, y, w, h) in pixels of the last frame.
         region: float64 (4,), the box around which the next frame is searched: `box`, unless its size is held.
-        templates: T normalised crops (3, St, St); the first is the one from `init` and is never replaced.
+        templates: T normalised crops (St, St, 3); the first is the one from `init` and is never replaced.
         template_state: the outputs of the `template` graph for them, on the device of the session they are fed to.
         frame: number of the last frame; 0 at `init`.
         score: of the last frame; 1 at `init`, where the target is given.
@@ -141,7 +141,7 @@ class SeqTrack:
     def _crop(
         self, frame: NDArray[np.uint8], box: NDArray[np.float64], settings: CropSettings
     ) -> tuple[NDArray[np.float32], float]:
-        """Return the normalised crop (3, size, size) around `box` and its scale."""
+        """Return the normalised crop (size, size, 3) around `box` and its scale."""
         crop = crop_square(frame, box, settings.factor, settings.size)
         preprocessing = self._manifest.preprocessing
         return normalise(crop.image, preprocessing.mean, preprocessing.std), crop.scale

@@ -1,6 +1,7 @@
 """The graphs that SeqTrack runs as on a device, each a module of named tensors with a batch of one.
 
-Two where all coordinates are decoded at once, template and track; else four.
+Two where all coordinates are decoded at once, template and track; else four. Images go in as they lie in memory, the
+channels last: OpenVINO convolves integers in that order, and a runtime that does not transposes faster than Python.
 
 T templates of side St, search side S; L, H, d encoder layers, heads and head width; Nt tokens of one template, D their
 width; Ld, Hd, dd decoder layers, heads and head width; M memory tokens, V = bins + 2, F frames of the prompt,
@@ -49,15 +50,25 @@ def option_names(config: SeqTrackConfig) -> tuple[str, ...]:
     return (*window, "prompt") if config.prompt_frames else window
 
 
+def channels_first(images: Tensor) -> Tensor:
+    """What a graph is given, (N, H, W, 3), as the model takes it, (N, 3, H, W)."""
+    return images.permute(0, 3, 1, 2)
+
+
+def channels_last(images: Tensor) -> Tensor:
+    """The inverse of `channels_first`."""
+    return images.permute(0, 2, 3, 1).contiguous()
+
+
 class TemplateGraph(nn.Module):
-    """templates (T, 3, St, St) -> the template state, under the names of `state_names`."""
+    """templates (T, St, St, 3) -> the template state, under the names of `state_names`."""
 
     def __init__(self, model: SeqTrack) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, templates: Tensor) -> tuple[Tensor, ...]:
-        state = self.model.template_state(templates[None])
+        state = self.model.template_state(channels_first(templates)[None])
         return tuple(getattr(state, name.removeprefix("template_")) for name in state_names(self.model.config))
 
 
@@ -71,11 +82,12 @@ class _SearchGraph(nn.Module):
         given = {name.removeprefix("template_"): t for name, t in zip(state_names(config), state, strict=True)}
         if "tokens" not in given:  # not part of the memory: nothing of them is read
             given["tokens"] = search.new_empty(1, 0, config.encoder_dim)
-        return self.model.project_memory(self.model.encode_search(search, TemplateState(**given)))
+        memory = self.model.encode_search(channels_first(search), TemplateState(**given))
+        return self.model.project_memory(memory)
 
 
 class EncodeGraph(_SearchGraph):
-    """search (1, 3, S, S) and the template state -> cross_keys, cross_values (Ld, 1, Hd, M, dd)."""
+    """search (1, S, S, 3) and the template state -> cross_keys, cross_values (Ld, 1, Hd, M, dd)."""
 
     def forward(self, search: Tensor, *state: Tensor) -> tuple[Tensor, Tensor]:
         return self.cross(search, state)
@@ -123,8 +135,8 @@ def seqtrack_graphs(model: SeqTrack, generator: torch.Generator) -> dict[str, Gr
         return torch.randn(*shape, generator=generator)
 
     template, encode, track = TemplateGraph(model), EncodeGraph(model), TrackGraph(model)
-    templates = normal(config.templates, 3, config.template_size, config.template_size)
-    search = normal(1, 3, config.search_size, config.search_size)
+    templates = normal(config.templates, config.template_size, config.template_size, 3)
+    search = normal(1, config.search_size, config.search_size, 3)
     state = dict(zip(state_names(config), template(templates), strict=True))
     every_option = {
         "window": torch.rand(config.bins, generator=generator),
@@ -158,7 +170,8 @@ def seqtrack_graphs(model: SeqTrack, generator: torch.Generator) -> dict[str, Gr
 def seqtrack_feeds(model: SeqTrack, pair: Pair, index: int) -> dict[str, dict[str, Tensor]]:
     """What the graphs are fed for one example of a batch, by graph and input; the decoder at its first step."""
     config = model.config
-    templates, search = normalised(pair.templates[index]), normalised(pair.search[index : index + 1])
+    images = pair.templates[index], pair.search[index : index + 1]
+    templates, search = (channels_last(normalised(image)) for image in images)
     state = dict(zip(state_names(config), TemplateGraph(model)(templates), strict=True))
     every_option = {"window": torch.ones(config.bins), "prompt": model.prompt(pair.history[index : index + 1])}
     options = {name: every_option[name] for name in option_names(config)}

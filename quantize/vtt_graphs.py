@@ -8,40 +8,40 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from quantize.graphs import GraphSpec
+from quantize.graphs import GraphSpec, channels_first, channels_last
 from train.data.pairs import Pair
 from train.models.vtt import VTT
 from train.objective import normalised
 
 
 class KernelGraph(nn.Module):
-    """template (1, 3, St, St) -> kernel (C, D): the template's kernel and the reduction, folded into one weight."""
+    """template (1, St, St, 3) -> kernel (C, D): the template's kernel and the reduction, folded into one weight."""
 
     def __init__(self, model: VTT) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, template: Tensor) -> Tensor:
-        return self.model.fold(self.model.kernel(template))[0]
+        return self.model.fold(self.model.kernel(channels_first(template)))[0]
 
 
 class SearchGraph(nn.Module):
-    """search (1, 3, H, W), extent (1, 2) and kernel (C, D) -> boxes (1, N, 4), scores (1, N)."""
+    """search (1, H, W, 3), extent (1, 2) and kernel (C, D) -> boxes (1, N, 4), scores (1, N)."""
 
     def __init__(self, model: VTT) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, search: Tensor, extent: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
-        return self.model.find(search, extent, kernel)
+        return self.model.find(channels_first(search), extent, kernel)
 
 
 @torch.no_grad()
 def vtt_graphs(model: VTT, generator: torch.Generator) -> dict[str, GraphSpec]:
     """The graphs by name, with random example inputs drawn from `generator`, coherent from one graph to the next."""
     config = model.config
-    template = torch.randn(1, 3, config.template_size, config.template_size, generator=generator)
-    search = torch.randn(1, 3, config.search_height, config.search_width, generator=generator)
+    template = torch.randn(1, config.template_size, config.template_size, 3, generator=generator)
+    search = torch.randn(1, config.search_height, config.search_width, 3, generator=generator)
     extent = 0.5 + 0.5 * torch.rand(1, 2, generator=generator)
     kernel = KernelGraph(model)
     return {
@@ -56,7 +56,7 @@ def vtt_graphs(model: VTT, generator: torch.Generator) -> dict[str, GraphSpec]:
 def vtt_feeds(model: VTT, pair: Pair, index: int) -> dict[str, dict[str, Tensor]]:
     """What the graphs are fed for one example of a batch, by graph and input."""
     one = slice(index, index + 1)
-    template, search = normalised(pair.templates[one, 0]), normalised(pair.search[one])
+    template, search = (channels_last(normalised(image)) for image in (pair.templates[one, 0], pair.search[one]))
     kernel = KernelGraph(model)(template)
     return {
         "template": {"template": template},

@@ -21,7 +21,7 @@ from train.recipes import Recipe
 
 
 def normalised(images: Tensor) -> Tensor:
-    """uint8 BGR (..., H, W, 3) -> RGB float (..., 3, H, W), as `edgetrack.imaging.normalise` does for one image."""
+    """uint8 BGR (..., H, W, 3) -> RGB float (..., 3, H, W), the values of `edgetrack.imaging.normalise`."""
     scale = torch.tensor([1 / (255 * s) for s in IMAGENET_STD], device=images.device)
     shift = torch.tensor([-m / s for m, s in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)], device=images.device)
     return (images.flip(-1) * scale + shift).movedim(-1, -3)

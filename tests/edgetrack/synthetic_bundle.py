@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgetrack.bundle import Bundle, SeqTrackManifest, write_bundle
+from edgetrack.bundle import SCHEMA_VERSION, Bundle, SeqTrackManifest, write_bundle
 
 DTYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
 
@@ -81,12 +81,12 @@ class ColourNet:
         return (self.ripple * np.cos(2 * np.pi * (v[None, :] * 3 + v[:, None]) / self.vocabulary)).astype(np.float32)
 
     def answer(self, search: np.ndarray, templates: np.ndarray, window: np.ndarray):
-        """Return tokens (4,), likelihoods (4,), presence and probabilities (4, bins) for a search (3, S, S), templates
-        (T, 3, St, St) and a window (bins,)."""
-        cells = search.reshape(3, self.grid, self.cell, self.grid, self.cell).mean(axis=(2, 4))
+        """Return tokens (4,), likelihoods (4,), presence and probabilities (4, bins) for a search (S, S, 3), templates
+        (T, St, St, 3) and a window (bins,)."""
+        cells = search.reshape(self.grid, self.cell, self.grid, self.cell, 3).mean(axis=(1, 3)).transpose(2, 0, 1)
         similarity = np.zeros((self.grid, self.grid))
         for template in templates:
-            colour = template.reshape(3, -1).mean(axis=1)
+            colour = template.reshape(-1, 3).mean(axis=0)
             similarity -= ((cells - colour[:, None, None]) ** 2).sum(axis=0) / len(templates)
         near = [slice(max(i - 1, 0), i + 2) for i in range(self.grid)]
         similarity = np.asarray([[similarity[rows, columns].mean() for columns in near] for rows in near])
@@ -144,7 +144,9 @@ class _Nodes:
 def _memory(net: ColourNet, n: _Nodes) -> str:
     """Half the logits of the four steps, (1, 1, 1, 4, V), from `search` and the template state."""
     colour = n("Reshape", n("Sub", "template_values", "template_keys"), n.constant([net.templates, 3, 1], "int64"))
-    cells = n("AveragePool", "search", kernel_shape=[net.cell] * 2, strides=[net.cell] * 2)
+    cells = n(
+        "AveragePool", n("Transpose", "search", perm=[0, 3, 1, 2]), kernel_shape=[net.cell] * 2, strides=[net.cell] * 2
+    )
     cells = n("Reshape", cells, n.constant([1, 3, net.grid**2], "int64"))
     difference = n("Sub", cells, colour)
     distance = n("ReduceSum", n("Mul", difference, difference), n.constant([1], "int64"), keepdims=0)
@@ -219,7 +221,7 @@ def tensors(net: ColourNet) -> dict[str, dict]:
         return {"name": name, "shape": list(shape), "dtype": dtype}
 
     v, t = net.vocabulary, net.templates
-    search = tensor("search", 1, 3, net.search, net.search)
+    search = tensor("search", 1, net.search, net.search, 3)
     state = [tensor("template_keys", 1, 1, 1, t, 3), tensor("template_values", 1, 1, 1, t, 3)]
     cross = [tensor("cross_keys", 1, 1, 1, 4, v), tensor("cross_values", 1, 1, 1, 4, v)]
     cache = [(1, 1, 1, 5, v)] * 2
@@ -228,7 +230,7 @@ def tensors(net: ColourNet) -> dict[str, dict]:
         for when in ("past", "present")
     )
     return {
-        "template": {"inputs": [tensor("templates", t, 3, net.template, net.template)], "outputs": state},
+        "template": {"inputs": [tensor("templates", t, net.template, net.template, 3)], "outputs": state},
         "encode": {"inputs": [search, *state], "outputs": cross},
         "decode_step": {
             "inputs": [tensor("token", 1, dtype="int64"), tensor("position", 1, dtype="int64"), *past, *cross],
@@ -250,7 +252,7 @@ def write_graphs(root: Path, net: ColourNet) -> None:
     """Write the four ONNX files of `net` into `root`."""
     specs = tensors(net)
     n = _Nodes()
-    colour = n("ReduceMean", "templates", axes=[2, 3], keepdims=0)
+    colour = n("ReduceMean", "templates", axes=[1, 2], keepdims=0)
     colour = n("Reshape", colour, n.constant([1, 1, 1, net.templates, 3], "int64"))
     n("Identity", colour, out="template_keys")
     n("Mul", colour, n.constant(2.0), out="template_values")
@@ -275,7 +277,7 @@ def write_graphs(root: Path, net: ColourNet) -> None:
 def manifest_of(net: ColourNet, **changes: object) -> SeqTrackManifest:
     """A manifest for `net`; `changes` replace its top-level entries."""
     values = {
-        "schema_version": 2,
+        "schema_version": SCHEMA_VERSION,
         "kind": "seqtrack",
         "name": "colour",
         "description": "finds the template's mean colour",

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from synthetic_bundle import _Nodes
 
-from edgetrack.bundle import Bundle, VTTManifest, write_bundle
+from edgetrack.bundle import SCHEMA_VERSION, Bundle, VTTManifest, write_bundle
 
 WIDTH, HEIGHT, CELL, TEMPLATE = 80, 48, 8, 16
 ROWS, COLUMNS = HEIGHT // CELL, WIDTH // CELL
@@ -31,9 +31,9 @@ def tensors() -> dict[str, dict]:
 
     kernel = tensor("kernel", 3, 1)
     return {
-        "template": {"inputs": [tensor("template", 1, 3, TEMPLATE, TEMPLATE)], "outputs": [kernel]},
+        "template": {"inputs": [tensor("template", 1, TEMPLATE, TEMPLATE, 3)], "outputs": [kernel]},
         "search": {
-            "inputs": [tensor("search", 1, 3, HEIGHT, WIDTH), tensor("extent", 1, 2), kernel],
+            "inputs": [tensor("search", 1, HEIGHT, WIDTH, 3), tensor("extent", 1, 2), kernel],
             "outputs": [tensor("boxes", 1, QUERIES, 4), tensor("scores", 1, QUERIES)],
         },
     }
@@ -42,7 +42,7 @@ def tensors() -> dict[str, dict]:
 def vtt_manifest(**changes: object) -> VTTManifest:
     """A manifest for the graphs; `changes` replace its top-level entries."""
     values = {
-        "schema_version": 2,
+        "schema_version": SCHEMA_VERSION,
         "kind": "vtt",
         "name": "cells",
         "description": "",
@@ -64,10 +64,10 @@ def write_cells_bundle(root: Path, side: float = 2.0, **changes: object) -> Bund
     """Write the bundle into the new directory `root`; boxes are `side` cells wide and high."""
     root.mkdir(parents=True)
     n = _Nodes()
-    n("Reshape", n("ReduceMean", "template", axes=[2, 3]), n.constant([3, 1], "int64"), out="kernel")
+    n("Reshape", n("ReduceMean", "template", axes=[1, 2]), n.constant([3, 1], "int64"), out="kernel")
     n.write(root / "template.onnx", **tensors()["template"])
     n = _Nodes()
-    cells = n("AveragePool", "search", kernel_shape=[CELL] * 2, strides=[CELL] * 2)
+    cells = n("AveragePool", n("Transpose", "search", perm=[0, 3, 1, 2]), kernel_shape=[CELL] * 2, strides=[CELL] * 2)
     difference = n("Sub", n("Reshape", cells, n.constant([3, QUERIES], "int64")), "kernel")
     distance = n("ReduceSum", n("Mul", difference, difference), n.constant([0], "int64"), keepdims=1)
     inside = n("Less", n.constant(centres()[None]), "extent")  # (1, N, 2)

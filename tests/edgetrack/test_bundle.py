@@ -339,10 +339,10 @@ def tensor(graph: str, side: str, which: str, **values: object) -> Callable[[dic
 
 GRAPH_FAULTS = {
     "window is not bins long": (tensor("track", "inputs", "window", shape=[40]), "'track'.*window"),
-    "other search size": (tensor("track", "inputs", "search", shape=[1, 3, 32, 32]), "'track'.*search"),
-    "other template size": (tensor("template", "inputs", "templates", shape=[2, 3, 64, 64]), "'template'.*templates"),
+    "other search size": (tensor("track", "inputs", "search", shape=[1, 32, 32, 3]), "'track'.*search"),
+    "other template size": (tensor("template", "inputs", "templates", shape=[2, 64, 64, 3]), "'template'.*templates"),
     "other number of templates": (
-        tensor("template", "inputs", "templates", shape=[1, 3, 32, 32]),
+        tensor("template", "inputs", "templates", shape=[1, 32, 32, 3]),
         "'template'.*templates",
     ),
     "state lost on the way": (tensor("template", "outputs", "template_keys", name="keys"), "'encode'.*keys"),

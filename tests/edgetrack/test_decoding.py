@@ -136,9 +136,9 @@ def test_equals_the_fused_graph(order: str, tmp_path) -> None:
     model = load(write_colour_bundle(tmp_path / "bundle", net).root, "onnxruntime-cpu", threads=1)
     rng = np.random.default_rng(3)
     for _ in range(5):
-        templates = rng.normal(size=(2, 3, 32, 32)) * 0.2 + rng.normal(size=(2, 3, 1, 1))
+        templates = rng.normal(size=(2, 32, 32, 3)) * 0.2 + rng.normal(size=(2, 1, 1, 3))
         state = model.session("template").run({"templates": templates.astype(np.float32)})
-        search = rng.normal(size=(1, 3, 64, 64)).astype(np.float32)
+        search = rng.normal(size=(1, 64, 64, 3)).astype(np.float32)
         window = hanning_window(rng.random(), net.bins)
         fused = model.session("track").run({"search": search, "window": window, **state})
         memory = model.session("encode").run({"search": search, **state})

@@ -126,14 +126,14 @@ def test_strides_do_not_matter(view: np.ndarray, box: tuple[int, ...]) -> None:
     assert np.array_equal(strided.image, contiguous.image)
 
 
-def test_normalise_gives_planar_rgb() -> None:
+def test_normalise_gives_rgb() -> None:
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
     out = normalise(FRAME, mean, std)
     assert out.dtype == np.float32
     assert out.flags.c_contiguous
     for channel in range(3):
         expected = (FRAME[:, :, 2 - channel] / 255 - mean[channel]) / std[channel]
-        assert out[channel] == pytest.approx(expected, abs=1e-5)
+        assert out[:, :, channel] == pytest.approx(expected, abs=1e-5)
 
 
 @given(boxes, boxes, st.floats(0.05, 20), st.integers(16, 512))

@@ -14,9 +14,9 @@ MEAN, STD = np.asarray([0.5, 0.4, 0.3]), np.asarray([0.2, 0.25, 0.3])
 
 
 def look(frame: np.ndarray, box: np.ndarray, factor: float, size: int) -> tuple[np.ndarray, float]:
-    """The normalised planar RGB crop, in double precision, and frame pixels per crop pixel."""
+    """The normalised RGB crop, in double precision, and frame pixels per crop pixel."""
     image, scale = crop_square(frame, box, factor, size)
-    return ((image[:, :, ::-1] / 255 - MEAN) / STD).transpose(2, 0, 1), 1 / scale
+    return (image[:, :, ::-1] / 255 - MEAN) / STD, 1 / scale
 
 
 def follow(net, frames, box, *, window=0.5, interval=None, threshold=0.0, margin=10.0, within=0.0, change=0.0):

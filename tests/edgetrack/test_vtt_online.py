@@ -289,7 +289,7 @@ def graphs(manifest: dict) -> dict:
     ("change", "message"),
     [
         (lambda m: m.update(queries=3), r"outputs of 'search': found boxes .*60, 4.*expected boxes .*3, 4"),
-        (lambda m: m["preprocessing"]["search"].update(width=96), r"inputs of 'search'.*expected search .*48, 96"),
+        (lambda m: m["preprocessing"]["search"].update(width=96), r"inputs of 'search'.*expected search .*48, 96, 3"),
         (lambda m: m["preprocessing"]["template"].update(size=8), r"inputs of 'template'.*expected template .*8, 8"),
         (lambda m: graphs(m).pop("template"), r"has the graphs search; expected search, template"),
         (lambda m: graphs(m)["template"]["outputs"][0].update(name="z"), r"expected kernel of shape \(C, D\)"),

@@ -45,7 +45,7 @@ def tracked_by_pytorch(model: SeqTrack, film: list[np.ndarray], box: list[float]
 
     def crop(frame: np.ndarray, factor: float, size: int) -> tuple[torch.Tensor, float]:
         image, scale = crop_square(frame, state, factor, size)
-        return torch.from_numpy(normalise(image))[None], scale
+        return torch.from_numpy(normalise(image)).permute(2, 0, 1)[None], scale
 
     template, _ = crop(film[0], config.template_factor, config.template_size)
     templates = template[:, None].expand(-1, config.templates, -1, -1, -1)

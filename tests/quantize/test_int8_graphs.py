@@ -28,7 +28,7 @@ from edgetrack_runtimes.onnxruntime_session import constants_after_relu
 from quantize.calibrate import calibrate
 from quantize.export import Int8, _to_onnx, export_bundle, write_sharing_weights
 from quantize.fake import freeze
-from quantize.graphs import seqtrack_graphs
+from quantize.graphs import channels_last, seqtrack_graphs
 from quantize.placement import place, quantised_layers
 from quantize.proof import executed
 from quantize.qdq import QdqError, check_qdq, check_tensorrt, fold
@@ -236,8 +236,8 @@ def test_attention_products_at_256_tokens_are_integers(kind: str, tmp_path: Path
     assert layers.integer["encoder.blocks.0.attn.attend"] == 2
     write_sharing_weights({"encode": proto}, tmp_path / "int8", {})
     with torch.no_grad():
-        state = specs["template"].module(normalised(pair.templates[0]))
-        inputs = [normalised(pair.search[:1]), *([state] if torch.is_tensor(state) else state)]
+        state = specs["template"].module(channels_last(normalised(pair.templates[0])))
+        inputs = [channels_last(normalised(pair.search[:1])), *([state] if torch.is_tensor(state) else state)]
         expected = specs["encode"].module(*inputs)
     feeds = {name: value.numpy() for name, value in zip(specs["encode"].inputs, inputs, strict=True)}
     for backend in BACKENDS:

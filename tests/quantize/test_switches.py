@@ -61,7 +61,7 @@ def tracked_by_pytorch(model: SeqTrack, film: list[np.ndarray]) -> np.ndarray:
 
     def crop(frame: np.ndarray, factor: float, size: int) -> tuple[torch.Tensor, float]:
         image, scale = crop_square(frame, state, factor, size)
-        return torch.from_numpy(normalise(image))[None], scale
+        return torch.from_numpy(normalise(image)).permute(2, 0, 1)[None], scale
 
     templates = crop(film[0], config.template_factor, config.template_size)[0][:, None]
     window = torch.from_numpy(np.hanning(config.bins)).float()

@@ -93,9 +93,9 @@ def found_by_pytorch(model: VTT, first: np.ndarray, box: list[float], frame: np.
     side = max(w, h)
     square = np.asarray([x + (w - side) / 2, y + (h - side) / 2, side, side])
     crop = crop_square(first, square, config.template_factor, config.template_size).image
-    kernel = model.phi(model.backbone(torch.from_numpy(normalise(crop))[None]))
+    kernel = model.phi(model.backbone(torch.from_numpy(normalise(crop)).permute(2, 0, 1)[None]))
     canvas = letterbox(frame, config.search_width, config.search_height)
-    features = model.backbone(torch.from_numpy(normalise(canvas.image))[None])
+    features = model.backbone(torch.from_numpy(normalise(canvas.image)).permute(2, 0, 1)[None])
     correlated = F.conv2d(features, kernel.transpose(0, 1), groups=features.shape[1])
     tokens = F.conv2d(correlated, model.reduce.weight[..., None, None], model.reduce.bias).flatten(2).transpose(1, 2)
     visible = model.visible(torch.from_numpy(canvas.extent).float()[None])

@@ -31,7 +31,7 @@ from quantize import kinds
 from quantize.folding import fold_transposes
 from quantize.graphs import GraphSpec, named
 from quantize.opset import EXPORTED, OPSET, lower
-from quantize.placement import quantised_layers
+from quantize.placement import float_products
 from quantize.proof import prove
 from quantize.qdq import check_qdq, check_tensorrt, fold
 from quantize.tracking import Truth, tracking
@@ -175,7 +175,7 @@ def _validated(manifest: Mapping[str, Any]) -> Manifest:
 def _to_qdq(spec: GraphSpec, model: Model) -> onnx.ModelProto:
     proto = _to_onnx(spec)
     fold(proto)
-    check_qdq(proto, quantised_layers(model))
+    check_qdq(proto, float_products(model))
     check_tensorrt(proto)
     return proto
 

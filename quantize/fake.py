@@ -177,11 +177,18 @@ class QuantConv2d(nn.Module):
 
 
 class QuantAttend(Attend):
-    """Attention whose two matrix products take rounded operands; the softmax between them is float."""
+    """Attention whose matrix products take rounded operands; the softmax between them is float.
 
-    def __init__(self, source: Attend) -> None:
+    Args:
+        shares: whether that is so of the second product, of what the softmax puts out and the values, too. 127 steps do
+            not hold both what attends to one token of hundreds and what attends to all of them.
+    """
+
+    def __init__(self, source: Attend, *, shares: bool = True) -> None:
         super().__init__()
-        self.query, self.key, self.value, self.share = (FakeQuantize() for _ in range(4))
+        self.shares = shares
+        self.query, self.key = FakeQuantize(), FakeQuantize()
+        self.value, self.share = (FakeQuantize() if shares else nn.Identity() for _ in range(2))
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:
         # Rounded after the transposition: between a DequantizeLinear and its product there may be nothing.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -322,7 +322,7 @@ class Layers(NamedTuple):
     floating: Counter[str]
 
 
-def check_qdq(proto: onnx.ModelProto, integer: Iterable[str] = ()) -> Layers:
+def check_qdq(proto: onnx.ModelProto, integer: Mapping[str, int] | None = None) -> Layers:
     """Check that the graph is one that runtimes compute in integers.
 
     - A scale is a positive constant, a zero point a constant int8 0.
@@ -336,7 +336,8 @@ def check_qdq(proto: onnx.ModelProto, integer: Iterable[str] = ()) -> Layers:
 
     Args:
         proto: as `fold` left it.
-        integer: modules that must compute in integers wherever they are in the graph.
+        integer: modules that must compute in integers wherever they are in the graph, and how many float products each
+            has for an integer one.
 
     Raises:
         QdqError: the message names the module and the rule it breaks.
@@ -351,7 +352,8 @@ def check_qdq(proto: onnx.ModelProto, integer: Iterable[str] = ()) -> Layers:
     for node in proto.graph.node:
         if node.op_type in WEIGHTED:
             (layers.integer if _is_integer(graph, node) else layers.floating)[scope(node)] += 1
-    if missing := [name for name in integer if layers.floating[name]]:
+    allowed = integer or {}
+    if missing := [name for name in allowed if layers.floating[name] > allowed[name] * layers.integer[name]]:
         raise QdqError(f"{', '.join(missing)}: computed in float; expected both operands from DequantizeLinear")
     return layers
 

@@ -20,6 +20,7 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from small_int8 import batches, calibrated_model, examples
 from small_models import CONFIGS, random_model
+from torch import Tensor, nn
 
 import edgetrack
 from edgetrack.bundle import read_bundle
@@ -27,11 +28,12 @@ from edgetrack_runtimes import SessionOptions, open_session
 from edgetrack_runtimes.onnxruntime_session import constants_after_relu
 from quantize.calibrate import calibrate
 from quantize.export import Int8, _to_onnx, export_bundle, write_sharing_weights
-from quantize.fake import freeze
-from quantize.graphs import channels_last, seqtrack_graphs
-from quantize.placement import place, quantised_layers
+from quantize.fake import QuantAttend, freeze
+from quantize.graphs import GraphSpec, channels_last, seqtrack_graphs
+from quantize.placement import float_products, place, quantised_layers
 from quantize.proof import executed
 from quantize.qdq import QdqError, check_qdq, check_tensorrt, fold
+from train.models.attention import Attend
 from train.models.seqtrack import SeqTrack
 from train.objective import normalised
 
@@ -231,7 +233,7 @@ def test_attention_products_at_256_tokens_are_integers(kind: str, tmp_path: Path
     specs = seqtrack_graphs(model, torch.Generator().manual_seed(0))
     proto = _to_onnx(specs["encode"])
     fold(proto)
-    layers = check_qdq(proto, quantised_layers(model))
+    layers = check_qdq(proto, float_products(model))
     check_tensorrt(proto)
     assert layers.integer["encoder.blocks.0.attn.attend"] == 2
     write_sharing_weights({"encode": proto}, tmp_path / "int8", {})
@@ -287,15 +289,36 @@ def test_a_relu6_is_a_relu_where_the_integers_end_at_its_ceiling(floor: float, s
     np.testing.assert_array_equal(ReferenceEvaluator(proto).run(None, {"x": values})[0], before)
 
 
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attend = QuantAttend(Attend(), shares=False)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self.attend(q, k, v)
+
+
+def test_a_product_of_two_may_be_float_where_the_layer_says_so() -> None:
+    module = Attending()
+    freeze(module)
+    proto = _to_onnx(GraphSpec(module, {name: torch.randn(1, 1, 4, 4) for name in "qkv"}, ("y",)))
+    fold(proto)
+    layers = check_qdq(proto)
+    assert layers.integer == layers.floating == {"attend": 1}
+    check_qdq(proto, float_products(module))
+    with pytest.raises(QdqError, match="attend: computed in float"):
+        check_qdq(proto, {"attend": 0})
+
+
 def test_a_layer_kept_in_float_stays_in_float() -> None:
     model = calibrated_model("isolated", keep_float=("encoder.blocks.0.fc1",))
     freeze(model)
     proto = _to_onnx(seqtrack_graphs(model, torch.Generator().manual_seed(0))["encode"])
     fold(proto)
-    layers = check_qdq(proto, quantised_layers(model))
+    layers = check_qdq(proto, float_products(model))
     assert layers.floating["encoder.blocks.0.fc1"] == 1
     with pytest.raises(QdqError, match=r"encoder\.blocks\.0\.fc1: computed in float"):
-        check_qdq(proto, ["encoder.blocks.0.fc1"])
+        check_qdq(proto, {"encoder.blocks.0.fc1": 0})
 
 
 def first(proto: onnx.ModelProto, op: str) -> onnx.NodeProto:

@@ -12,8 +12,15 @@ from edgetrack_runtimes.onnx_file import external_locations
 
 
 def user_cache() -> Path:
-    """Where a user's engines are kept if no other place is named; see the XDG Base Directory Specification."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgetrack"
+    """Where a user's engines are kept if no other place is named; see the XDG Base Directory Specification.
+
+    Raises:
+        BackendError: the user has no home, as in some containers.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgetrack"
+    except RuntimeError as error:
+        raise BackendError(f"no place for the engine cache: {error}") from error
 
 
 def engine_folder(cache_dir: Path, graph: Path, *, backend: str, runtime_version: str, device: str) -> Path:

@@ -107,6 +107,10 @@ def test_a_cache_that_cannot_be_written_costs_time_unless_it_was_asked_for(
     _, _, (chosen, *_) = session_of("onnxruntime-tensorrt", graph, monkeypatch)
     assert chosen["trt_engine_cache_enable"] == "False"
     assert "at every start" in caplog.text
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    session_of("onnxruntime-tensorrt", graph, monkeypatch)
+    assert "no place for the engine cache: no home" in caplog.text
     with pytest.raises(BackendError, match="cannot make the engine cache folder"):
         open_session("onnxruntime-tensorrt", graph, SessionOptions(cache_dir=occupied))
 

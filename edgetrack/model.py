@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgetrack.errors import BackendError, BackendUnavailableError, OptionError, SessionClosedError
-from edgetrack_runtimes import SessionOptions, discover, integers_pay, open_session
+from edgetrack_runtimes import SessionOptions, discover, int8_is_faster, open_session
 
 if TYPE_CHECKING:
     import os
@@ -122,7 +122,8 @@ def load(
         model: a shipped name, the path of a bundle (directory or .zip), or a `Model`, which is returned as it is.
         backend: a name from `edgetrack_runtimes.BACKENDS`, or "auto" for the first of them that can run the model.
         precision: a precision variant of the bundle ("fp32", "int8"), or "fp16"/"bf16" to run the fp32 graphs in that
-            arithmetic. "auto" takes int8 where the bundle has it and `edgetrack_runtimes.integers_pay`, else fp32.
+            arithmetic. "auto" takes int8 where the bundle has it and `edgetrack_runtimes.int8_is_faster`,
+            else fp32.
         threads: threads of one session; None leaves it to the runtime.
         allow_fallback: let a backend run nodes that it cannot place on its device elsewhere.
         cache_dir: where compiled engines are kept between runs; None keeps TensorRT's alone, which take minutes to
@@ -226,7 +227,7 @@ def _variant(manifest: Manifest, precision: str, backend: str) -> tuple[str, str
     """Return the precision variant to open and the execution hint to open it with."""
     variants = manifest.variants
     if precision == "auto":
-        preferred = ("int8", "fp32") if integers_pay(backend) else ("fp32", "int8")
+        preferred = ("int8", "fp32") if int8_is_faster(backend) else ("fp32", "int8")
         return next(name for name in (*preferred, *variants) if name in variants), "auto"
     if precision in variants:
         return precision, precision if precision in _HINTS else "auto"

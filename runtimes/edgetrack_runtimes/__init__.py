@@ -1,6 +1,6 @@
 """Sessions over named tensors: one graph, one device, arrays in and arrays out. Knows nothing of tracking."""
 
-from edgetrack_runtimes.registry import BACKENDS, BackendStatus, discover, integers_pay, open_session
+from edgetrack_runtimes.registry import BACKENDS, BackendStatus, discover, int8_is_faster, open_session
 from edgetrack_runtimes.session import DeviceTensor, Session, SessionOptions, TensorSpec
 
 __all__ = [
@@ -11,6 +11,6 @@ __all__ = [
     "SessionOptions",
     "TensorSpec",
     "discover",
-    "integers_pay",
+    "int8_is_faster",
     "open_session",
 ]

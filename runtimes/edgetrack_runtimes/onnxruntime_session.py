@@ -93,7 +93,7 @@ def _load_libraries(ort: ModuleType) -> None:
             ort.preload_dlls()
 
 
-def integers_pay(backend: str) -> bool:
+def int8_is_faster(backend: str) -> bool:
     """Whether INT8 graphs are faster than FP32 ones on a backend's CPU with the installed release."""
     return _release(_onnxruntime(backend)) >= _INTEGER_CONVOLUTIONS
 

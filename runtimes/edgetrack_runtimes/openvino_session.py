@@ -56,7 +56,7 @@ def devices(backend: str) -> tuple[str, ...]:
     return tuple(f"{name}: {str(core.get_property(name, 'FULL_DEVICE_NAME')).strip()}" for name in names)
 
 
-def integers_pay(backend: str) -> bool:
+def int8_is_faster(backend: str) -> bool:
     """Whether INT8 graphs are faster than FP32 ones on a backend's CPU with the installed release: all that we take."""
     return True
 

@@ -28,7 +28,7 @@ class _Runtime(Protocol):
 
     def devices(self, backend: str) -> tuple[str, ...]: ...
 
-    def integers_pay(self, backend: str) -> bool: ...
+    def int8_is_faster(self, backend: str) -> bool: ...
 
     def open_session(self, backend: str, graph: Path, options: SessionOptions) -> Session: ...
 
@@ -52,13 +52,14 @@ def discover() -> list[BackendStatus]:
     return [_status(backend) for backend in BACKENDS]
 
 
-def integers_pay(backend: str) -> bool:
+def int8_is_faster(backend: str) -> bool:
     """Whether INT8 graphs are faster than FP32 ones on this backend, as far as its release decides that; not so on a
     GPU, whose FP32 is fast already.
 
     Raises `BackendUnavailableError`: not known, or its runtime is not installed.
     """
-    return backend.endswith("-cpu") and _runtime(backend).integers_pay(backend)
+    runtime = _runtime(backend)
+    return backend.endswith("-cpu") and runtime.int8_is_faster(backend)
 
 
 def open_session(backend: str, graph: str | Path, options: SessionOptions | None = None) -> Session:

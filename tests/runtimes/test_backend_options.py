@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from small_graphs import CASES, LINEAR
 
-from edgetrack_runtimes import SessionOptions, integers_pay, onnxruntime_session, open_session
+from edgetrack_runtimes import SessionOptions, int8_is_faster, onnxruntime_session, open_session
 from edgetrack_runtimes.errors import BackendError, BackendUnavailableError, GraphError
 from edgetrack_runtimes.onnxruntime_session import CPU, CUDA, TENSORRT, provider_options
 from edgetrack_runtimes.openvino_session import properties
@@ -116,12 +116,14 @@ def test_a_cache_that_cannot_be_written_costs_time_unless_it_was_asked_for(
 
 
 @pytest.mark.parametrize(("release", "pay"), [("1.22.1", False), ("1.23.0", True)])
-def test_integers_pay_where_convolutions_are_integer(release: str, pay: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_int8_is_faster_where_convolutions_are_integer(
+    release: str, pay: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pytest.importorskip("onnxruntime"), "__version__", release)
-    assert integers_pay("onnxruntime-cpu") is pay
-    assert not integers_pay("onnxruntime-cuda")
+    assert int8_is_faster("onnxruntime-cpu") is pay
+    assert not int8_is_faster("onnxruntime-cuda")
     with pytest.raises(BackendUnavailableError, match="no backend 'abacus-cpu'"):
-        integers_pay("abacus-cpu")
+        int8_is_faster("abacus-cpu")
 
 
 @pytest.mark.parametrize(("release", "planned"), [("1.18.1", False), ("1.19.0", True), ("1.31.1", True)])

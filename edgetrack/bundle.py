@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 SCHEMA_VERSION = 3
-"""The manifest version this edgetrack reads and writes."""
+"""The manifest version this edgetrack reads and writes. Since 3 the graphs take images channels last."""
 MANIFEST = "manifest.json"
 
 # Bounds on what an archive may make this process read or write. Real weights deflate by less than a factor of 10.

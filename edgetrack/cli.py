@@ -128,7 +128,8 @@ def track(
     precision: Annotated[str, typer.Option(help="auto, a variant of the bundle (fp32, int8), fp16 or bf16.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="Threads of the runtime; its own choice if not given.")] = None,
     cache_dir: Annotated[
-        Path | None, typer.Option(help="Where compiled engines are kept; TensorRT's are in ~/.cache/edgetrack else.")
+        Path | None,
+        typer.Option(help="Where compiled engines are kept; without it TensorRT's alone are, in ~/.cache/edgetrack."),
     ] = None,
     decode: Annotated[str, typer.Option(help="fused (one graph a frame) or cached (token by token).")] = "fused",
     output: Annotated[Path | None, typer.Option(help="Write an annotated video, such as out.mp4.")] = None,

@@ -1,7 +1,7 @@
 """The graphs that SeqTrack runs as on a device, each a module of named tensors with a batch of one.
 
 Two where all coordinates are decoded at once, template and track; else four. Images go in as they lie in memory, the
-channels last: OpenVINO convolves integers in that order, and a runtime that does not transposes faster than Python.
+channels last: OpenVINO convolves integers in that order, and other runtimes transpose them faster than Python would.
 
 T templates of side St, search side S; L, H, d encoder layers, heads and head width; Nt tokens of one template, D their
 width; Ld, Hd, dd decoder layers, heads and head width; M memory tokens, V = bins + 2, F frames of the prompt,

@@ -1,4 +1,4 @@
-"""``python -m train`` as it is typed: the README's commands are accepted, and what cannot run is said in a line."""
+"""``python -m train`` as it is typed: the documented commands are accepted, and what cannot run is said in a line."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ import train.cli
 from train.models.registry import PRESETS
 from train.recipes import RECIPES, override
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+CHECKOUT = Path(__file__).parents[2]
+PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
 COMMANDS = [
     shlex.split(line, comments=True)
-    for block in re.findall(r"^```\w*\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    for page in PAGES
+    for block in re.findall(r"^```\w*\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
     for line in block.splitlines()
     if re.match(r"python -m (train|quantize) |torchrun ", line)
 ]
@@ -40,7 +42,7 @@ def parsed(words: list[str]) -> tuple[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_the_readmes_commands_are_accepted(words: list[str]) -> None:
+def test_the_documented_commands_are_accepted(words: list[str]) -> None:
     name, options = parsed(words)
     if name == "fit":
         recipe = override(RECIPES[options["recipe"]], options["settings"] or [])
@@ -50,11 +52,11 @@ def test_the_readmes_commands_are_accepted(words: list[str]) -> None:
         assert options["preset"] in PRESETS
 
 
-def test_the_readme_begins_where_its_imports_end() -> None:
+def test_documented_training_begins_where_imports_end() -> None:
     written = {str(options["out"]) for name, options in map(parsed, COMMANDS) if name == "import"}
     starts = {str(options["start"]) for name, options in map(parsed, COMMANDS) if name == "fit" and options["start"]}
     assert starts
-    assert {start for start in starts if not (Path(__file__).parents[2] / start).is_file()} <= written
+    assert {start for start in starts if not (CHECKOUT / start).is_file()} <= written
 
 
 def fit(out: Path, *more: str) -> Any:

@@ -582,9 +582,9 @@ def report(
 @app.command()
 def table(
     records: Annotated[list[Path], typer.Argument(help="JSON records: accuracy, peers, latency; or ablations.")],
-    into: Annotated[Path | None, typer.Option(help="Replace the table between the marks in this file.")] = None,
+    into: Annotated[Path | None, typer.Option(help="Replace what is between the marks in this file.")] = None,
 ) -> None:
-    """Make the README's Markdown table of records."""
+    """Make the README's Markdown tables of records."""
     from benchmarks.records import read
     from benchmarks.report import gather
     from benchmarks.table import ablations_markdown, markdown, write_into

@@ -340,7 +340,7 @@ def _losses(entries: Sequence[Entry]) -> str:
                 escape(entry.label),
                 _percent(loss["gone_ok"]),
                 " / ".join(_decimal(loss[name]) for name in ("score_seen", "score_gone")),
-                *(_count(each["found"], each["returns"]) for each in (near, far)),
+                *(count(each["found"], each["returns"]) for each in (near, far)),
                 " / ".join(_decimal(each["frames_to_find"], 0) for each in (near, far)),
                 f"{far['update_ms']['p99']:.0f} / {far['update_ms']['max']:.0f}",
             ]
@@ -381,7 +381,8 @@ def _losses(entries: Sequence[Entry]) -> str:
     )
 
 
-def _count(share: float | None, of: int) -> str:
+def count(share: float | None, of: int) -> str:
+    """A share of so many as a number of them; a dash for one that there is not."""
     return "–" if share is None else f"{round(share * of)} of {of}"
 
 

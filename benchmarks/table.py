@@ -1,4 +1,4 @@
-"""Markdown tables out of the records: trackers, and what each choice of a recipe is worth."""
+"""Markdown tables out of the records: trackers, targets that vanish, and what each choice of a recipe is worth."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.metrics import TITLES
 from benchmarks.records import processors
-from benchmarks.report import Entry, Findings
+from benchmarks.report import Entry, Findings, count
 from benchmarks.results import ResultsError
 
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
@@ -15,7 +15,8 @@ BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 
 
 def markdown(findings: Findings) -> str:
-    """The trackers, best first, as a Markdown table with a line that says what was measured on what."""
+    """The trackers, best first, as a Markdown table with a line that says what was measured on what; behind it, where
+    records have that, what they do when their target vanishes, best at far returns first."""
     first = findings.entries[0].accuracy
     headline = first["headline"]
     columns = [headline, *(name for name in ("sr_50", "precision_20") if name != headline and name in first["metrics"])]
@@ -33,8 +34,33 @@ def markdown(findings: Findings) -> str:
         "",
         f"{data['name']}: {data['sequences']} sequences, {data['frames']} frames, protocol `{first['protocol']}`; "
         f"{processors(machine)}, {used}.",
+        *_vanishing([entry.accuracy for entry in findings.entries if "loss" in entry.accuracy]),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _vanishing(entries: list[dict[str, Any]]) -> list[str]:
+    if not entries:
+        return []
+    lines = [
+        "",
+        "The target painted over for 60 frames of these films, and then back in its place (near) or elsewhere (far):",
+        "",
+        _row("tracker", "ok though gone", "found near", "found far", "AUC near", "AUC far", "ECE far"),
+        _row("---", *["---:"] * 6),
+    ]
+    for entry in sorted(entries, key=lambda entry: -entry["behaviour"]["far"]["auc"]):
+        near, far = (entry["behaviour"][place] for place in ("near", "far"))
+        lines.append(
+            _row(
+                entry["contender"]["label"],
+                f"{100 * entry['loss']['gone_ok']:.0f}%",
+                *(count(each["found"], each["returns"]) for each in (near, far)),
+                *(f"{100 * each['auc']:.1f}" for each in (near, far)),
+                "–" if far["ece"] is None else f"{far['ece']:.3f}",
+            )
+        )
+    return lines
 
 
 def ablations_markdown(record: dict[str, Any]) -> str:

@@ -158,6 +158,19 @@ def test_table_goes_between_the_marks(tmp_path: Path) -> None:
         write_into(path, table)
 
 
+def test_what_vanishes_has_a_table_of_its_own() -> None:
+    several = [accuracy(f"t{number}", 0.5 - number / 10, 5.0, number=number) for number in range(3)]
+    for each, far_auc, ece in ((several[0], 0.25, None), (several[1], 0.5, 0.0625)):
+        near = {"auc": 0.375, "returns": 4, "found": 0.75, "ece": 0.5}
+        far = {"auc": far_auc, "returns": 8, "found": 0.25, "ece": ece}
+        each |= {"loss": {"gone_ok": 0.25}, "behaviour": {"given": near, "near": near, "far": far}}
+    assert markdown(gather(several)).splitlines()[-2:] == [
+        "| t1 | 25% | 3 of 4 | 2 of 8 | 37.5 | 50.0 | 0.062 |",
+        "| t0 | 25% | 3 of 4 | 2 of 8 | 37.5 | 25.0 | – |",
+    ]
+    assert "far" not in markdown(gather(several[2:]))
+
+
 class Checker(HTMLParser):
     """Collects what a page refers to, and complains of tags that are not closed in order."""
 

@@ -34,33 +34,9 @@ def markdown(findings: Findings) -> str:
         "",
         f"{data['name']}: {data['sequences']} sequences, {data['frames']} frames, protocol `{first['protocol']}`; "
         f"{processors(machine)}, {used}.",
-        *_vanishing([entry.accuracy for entry in findings.entries if "loss" in entry.accuracy]),
+        *_vanishing([entry for entry in findings.entries if "loss" in entry.accuracy]),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _vanishing(entries: list[dict[str, Any]]) -> list[str]:
-    if not entries:
-        return []
-    lines = [
-        "",
-        "The target painted over for 60 frames of these films, and then back in its place (near) or elsewhere (far):",
-        "",
-        _row("tracker", "ok though gone", "found near", "found far", "AUC near", "AUC far", "ECE far"),
-        _row("---", *["---:"] * 6),
-    ]
-    for entry in sorted(entries, key=lambda entry: -entry["behaviour"]["far"]["auc"]):
-        near, far = (entry["behaviour"][place] for place in ("near", "far"))
-        lines.append(
-            _row(
-                entry["contender"]["label"],
-                f"{100 * entry['loss']['gone_ok']:.0f}%",
-                *(count(each["found"], each["returns"]) for each in (near, far)),
-                *(f"{100 * each['auc']:.1f}" for each in (near, far)),
-                "–" if far["ece"] is None else f"{far['ece']:.3f}",
-            )
-        )
-    return lines
 
 
 def ablations_markdown(record: dict[str, Any]) -> str:
@@ -93,6 +69,30 @@ def write_into(path: Path, table: str) -> None:
     if begin < 0 or end < begin:
         raise ResultsError(f"{path}: no {BEGIN} followed by {END}, between which the table goes")
     path.write_text(f"{text[: begin + len(BEGIN)]}\n{table}{text[end:]}", encoding="utf-8")
+
+
+def _vanishing(entries: list[Entry]) -> list[str]:
+    if not entries:
+        return []
+    lines = [
+        "",
+        "The target painted over for 60 frames of these films, and then back in its place (near) or elsewhere (far):",
+        "",
+        _row("tracker", "ok though gone", "found near", "found far", "AUC near", "AUC far", "ECE far"),
+        _row("---", *["---:"] * 6),
+    ]
+    for entry in sorted(entries, key=lambda entry: -entry.accuracy["behaviour"]["far"]["auc"]):
+        near, far = (entry.accuracy["behaviour"][place] for place in ("near", "far"))
+        lines.append(
+            _row(
+                entry.label,
+                f"{100 * entry.accuracy['loss']['gone_ok']:.0f}%",
+                *(count(each["found"], each["returns"]) for each in (near, far)),
+                *(f"{100 * each['auc']:.1f}" for each in (near, far)),
+                "–" if far["ece"] is None else f"{far['ece']:.3f}",
+            )
+        )
+    return lines
 
 
 def _times(entry: Entry) -> tuple[str, str, str]:

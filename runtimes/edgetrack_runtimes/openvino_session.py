@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from edgetrack_runtimes import openvino_arm
 from edgetrack_runtimes.cache import engine_folder
 from edgetrack_runtimes.errors import BackendError, BackendUnavailableError, GraphError
 from edgetrack_runtimes.placement import PlacedNode, counted, require_placement
@@ -76,6 +77,8 @@ def open_session(backend: str, graph: Path, options: SessionOptions) -> EngineSe
         model = core.read_model(str(graph))
     except Exception as error:
         raise GraphError(f"{graph}: OpenVINO cannot read it: {_last_line(error)}") from error
+    if device == "CPU" and openvino_arm.misplaces_biases(_version(openvino)):
+        openvino_arm.guard_biases(openvino, model)
     outputs = _specs(graph, "output", {_output_name(port): port for port in model.outputs})
     inputs = _specs(graph, "input", {_input_name(port, outputs): port for port in model.inputs})
     compiled, nodes = compiled_model(core, model, device, settings, graph, backend, options.allow_fallback)

@@ -86,6 +86,7 @@ KERNEL = normal(_rng, 4, 3, 3, 3)
 TABLE = normal(_rng, 11, 6)
 W8 = _rng.integers(-127, 128, (32, 8), dtype=np.int8)
 SCALE = np.float32(0.03125)
+V8 = _rng.integers(-127, 128, (8, 4), dtype=np.int8)
 
 # 256 products a sum: enough that bf16 arithmetic, which some CPUs default to, is far outside the tolerance.
 LINEAR = Case(
@@ -120,6 +121,42 @@ ALIASES = Case(
     {"w": B},
     lambda rng: {"x": normal(rng, 2, 3)},
     lambda f: {"x": f["x"], "same": f["x"], "constant": B, "negative": -f["x"]},
+)
+
+
+def _shared(feeds: Arrays) -> Arrays:
+    biased = quantised(feeds["x"], SCALE) @ (W8.astype(np.float32) * SCALE) + B
+    product = quantised(biased, 16 * SCALE) @ (V8.astype(np.float32) * SCALE)
+    return {"y": product, "positive": np.maximum(biased, 0)}
+
+
+# What the result of a product, bias included, goes to twice: rounded into the next product, and as it is.
+INT8_SHARED = Case(
+    "int8_shared",
+    [
+        node("QuantizeLinear", "x scale zero", "x8"),
+        node("DequantizeLinear", "x8 scale zero", "xq"),
+        node("DequantizeLinear", "w8 scale zero", "w"),
+        node("MatMul", "xq w", "xw"),
+        node("Add", "xw b", "sum"),
+        node("QuantizeLinear", "sum wide zero", "sum8"),
+        node("DequantizeLinear", "sum8 wide zero", "sumq"),
+        node("DequantizeLinear", "v8 scale zero", "v"),
+        node("MatMul", "sumq v", "y"),
+        node("Relu", "sum", "positive"),
+    ],
+    [("x", "float32", (2, 32))],
+    [("y", "float32", (2, 4)), ("positive", "float32", (2, 8))],
+    {
+        "w8": W8,
+        "v8": V8,
+        "b": B,
+        "scale": np.array(SCALE),
+        "wide": np.array(16 * SCALE),
+        "zero": np.array(0, np.int8),
+    },
+    lambda rng: {"x": normal(rng, 2, 32)},
+    _shared,
 )
 CASES = (
     LINEAR,
@@ -219,4 +256,5 @@ CASES = (
         lambda rng: {"x": 2 * normal(rng, 2, 32)},
         lambda f: {"y": quantised(f["x"], SCALE) @ (W8.astype(np.float32) * SCALE)},
     ),
+    INT8_SHARED,
 )

@@ -73,8 +73,8 @@ def test_crop_resizes_bilinearly(box: np.ndarray, factor: float, size: int) -> N
     crop = crop_square(FRAME, box, factor, size)
     assert crop.scale == size / len(square)
     assert crop.image.shape == (size, size, 3)
-    # OpenCV interpolates in fixed point: at most one grey level off.
-    assert np.abs(crop.image - slow_resize(square.astype(float), size)).max() <= 1.01
+    # OpenCV interpolates in fixed point: at most one grey level off, on Arm one and a half.
+    assert np.abs(crop.image - slow_resize(square.astype(float), size)).max() <= 1.5
 
 
 @settings(max_examples=60, deadline=None)
@@ -85,7 +85,7 @@ def test_crops_of_far_larger_squares_are_the_same(box: np.ndarray, factor: float
         patch.setattr(imaging, "_LARGEST_PADDED", 0)
         crop = crop_square(FRAME, box, factor, size)
     assert crop.scale == size / len(square)
-    assert np.abs(crop.image - slow_resize(square.astype(float), size)).max() <= 1.01
+    assert np.abs(crop.image - slow_resize(square.astype(float), size)).max() <= 1.5
 
 
 @pytest.mark.parametrize("side", [400, 401, 402])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import platform
 
 import cv2
 import numpy as np
@@ -23,6 +24,8 @@ from edgetrack.imaging import (
     overlap,
 )
 
+# OpenCV interpolates in fixed point: at most one grey level off, on Arm, with fewer bits, up to one and a half.
+RESIZE_ERROR = 1.5 if platform.machine() in ("aarch64", "arm64") else 1.01
 FRAME = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
 
 sides = st.floats(0.5, 120)
@@ -73,8 +76,7 @@ def test_crop_resizes_bilinearly(box: np.ndarray, factor: float, size: int) -> N
     crop = crop_square(FRAME, box, factor, size)
     assert crop.scale == size / len(square)
     assert crop.image.shape == (size, size, 3)
-    # OpenCV interpolates in fixed point: at most one grey level off, on Arm one and a half.
-    assert np.abs(crop.image - slow_resize(square.astype(float), size)).max() <= 1.5
+    assert np.abs(crop.image - slow_resize(square.astype(float), size)).max() <= RESIZE_ERROR
 
 
 @settings(max_examples=60, deadline=None)
@@ -85,7 +87,7 @@ def test_crops_of_far_larger_squares_are_the_same(box: np.ndarray, factor: float
         patch.setattr(imaging, "_LARGEST_PADDED", 0)
         crop = crop_square(FRAME, box, factor, size)
     assert crop.scale == size / len(square)
-    assert np.abs(crop.image - slow_resize(square.astype(float), size)).max() <= 1.5
+    assert np.abs(crop.image - slow_resize(square.astype(float), size)).max() <= RESIZE_ERROR
 
 
 @pytest.mark.parametrize("side", [400, 401, 402])

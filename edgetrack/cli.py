@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from edgetrack.bundle import Bundle, SeqTrackManifest, VTTManifest
     from edgetrack.doctor import Diagnosis
     from edgetrack.sources import Source
+    from edgetrack.tracker import TrackState
 
 DEFAULT_MODEL = "seqtrack-nano"
 DEFAULT_SEARCH = "vtt-nano"
@@ -147,11 +148,13 @@ def track(
     redetect: Annotated[
         str | None, typer.Option(help="A VTT model: search the whole frame with it while the target is lost.")
     ] = None,
+    redetect_interval: Annotated[int, typer.Option(help="Frames from one such search to the next, at least.")] = 1,
 ) -> None:
     """Follow the target given by --box in the first frame through SOURCE.
 
     JSON lines: the first names schema, version, model, backend, source and box format; then one line a frame, with
-    frame number, box (x, y, w, h), score, ok, and latency in milliseconds. Frame 0 is the box given; it has no score.
+    frame number, box (x, y, w, h), score, ok, state (tracked, lost or redetected), and latency in milliseconds. Frame 0
+    is the box given; it has no score.
     """
     target = _parse_box(box)
     if output is not None and jsonl is not None and Path(jsonl) == output:
@@ -173,6 +176,7 @@ def track(
         look_around=look_around,
         cache_dir=cache_dir,
         redetect=redetect,
+        redetect_interval=redetect_interval,
     )
     if backend == "auto":
         _say(
@@ -197,6 +201,7 @@ def _follow(
 
     from edgetrack.drawing import annotate
     from edgetrack.outputs import JsonLines, VideoFile
+    from edgetrack.tracker import TrackState
 
     loaded = tracker.model
     label = f"{loaded.manifest.name} {loaded.precision} | {loaded.backend}"
@@ -224,7 +229,7 @@ def _follow(
                 "decode": decode,
             }
             lines.write(header)
-            lines.write(_record(0, target, None, True, init_ms))
+            lines.write(_record(0, target, None, TrackState.TRACKED, init_ms))
         if video:
             video.write(annotate(first, target, caption=label))
         progress = stack.enter_context(_progress())
@@ -238,7 +243,7 @@ def _follow(
                 latencies.append(found.latency_ms)
                 lost += not found.ok
                 if lines:
-                    lines.write(_record(index, found.box, found.score, found.ok, found.latency_ms))
+                    lines.write(_record(index, found.box, found.score, found.state, found.latency_ms))
                 if video:
                     caption = f"{label} | {1000 * len(latencies) / sum(latencies):.0f} fps"
                     video.write(annotate(frame, found.box, ok=found.ok, score=found.score, caption=caption))
@@ -475,13 +480,16 @@ def _refuse_overwriting(output: Path | None, files: Sequence[Path]) -> None:
         raise OptionError(f"{output}: is read as the source and would be overwritten; expected another path")
 
 
-def _record(index: int, box: tuple[float, ...], score: float | None, ok: bool, latency_ms: float) -> dict[str, object]:
+def _record(
+    index: int, box: tuple[float, ...], score: float | None, state: TrackState, latency_ms: float
+) -> dict[str, object]:
     """One frame's JSON line: boxes to a thousandth of a pixel, times to a microsecond."""
     return {
         "frame": index,
         "box": [round(v, 3) for v in box],
         "score": None if score is None else round(score, 6),
-        "ok": ok,
+        "ok": state != "lost",
+        "state": state.value,
         "latency_ms": round(latency_ms, 3),
     }
 

@@ -108,7 +108,7 @@ def test_standard_output_is_json_lines_with_the_boxes_of_the_tracker(
         expected = reference.update(frame)
         assert record["box"] == pytest.approx(expected.box, abs=5e-4)
         assert record["score"] == pytest.approx(expected.score, abs=1e-6)
-        assert record["ok"] == expected.ok
+        assert (record["ok"], record["state"]) == (expected.ok, expected.state.value)
         assert record["latency_ms"] > 0
     assert "25 frames, lost in 0" in result.stderr
     assert "colour fp32 | onnxruntime-cpu" in result.stderr
@@ -140,7 +140,7 @@ def test_online_options_reach_the_tracker(
 
     monkeypatch.setattr(edgetrack, "Tracker", spy)
     options = ("--decode", "cached", "--window", 0.25, "--update-interval", 3, "--update-threshold", 0.1)
-    options = (*options, "--no-look-around")
+    options = (*options, "--no-look-around", "--redetect-interval", 4)
     result = track(folder, *options, "--precision", "fp32", "--cache-dir", tmp_path / "engines")
     assert result.exit_code == 0
     assert seen == {
@@ -153,7 +153,21 @@ def test_online_options_reach_the_tracker(
         "look_around": False,
         "cache_dir": tmp_path / "engines",
         "redetect": None,
+        "redetect_interval": 4,
     }
+
+
+def test_lines_tell_lost_from_found_again(track: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([(False, False), (True, True), *[(True, False)] * 22])
+
+    def update(_: edgetrack.Tracker, __: np.ndarray) -> edgetrack.Track:
+        ok, redetected = next(answers)
+        return edgetrack.Track((1.0, 2.0, 3.0, 4.0), 0.5, ok, 1.0, {}, redetected)
+
+    monkeypatch.setattr(edgetrack.Tracker, "update", update)
+    lines = records(track(folder, "--jsonl", "-").stdout)[1:]
+    assert [line["state"] for line in lines] == ["tracked", "lost", "redetected", *["tracked"] * 22]
+    assert [line["ok"] for line in lines] == [True, False, *[True] * 23]
 
 
 def test_single_frame_is_written_and_said(track: Run, folder: Path) -> None:

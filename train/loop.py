@@ -159,7 +159,7 @@ class Run:
             module.compile()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         names = self.objective.losses
-        since = torch.zeros(len(names))
+        since, logged = torch.zeros(len(names)), self.step
         began = time.perf_counter() - self.seconds
         batches = iter(loader)
         with (
@@ -178,7 +178,7 @@ class Run:
                 if log is not None:
                     self.evaluated.load_state_dict(self.average)
                     measured = validate(self.evaluated, validation_loader, ranks.device)
-                    means = (since / (self.step % every or every)).tolist()
+                    means = (since / (self.step - logged)).tolist()
                     record: dict[str, float | None] = {
                         "step": self.step,
                         "pairs": self.step * recipe.batch,
@@ -190,6 +190,7 @@ class Run:
                     self._save(record)
                     picture_sheet(self.evaluated, validation, self.out / PICTURES, ranks.device)
                 since.zero_()
+                logged = self.step
                 ranks.wait()
 
     def _to_device(self, batch: list[Tensor]) -> Pair:

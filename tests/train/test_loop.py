@@ -38,6 +38,17 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(recipe: Recipe, tmp_
     assert (tmp_path / "parts" / "predictions.png").is_file()
 
 
+def test_what_is_logged_after_a_run_that_ended_between_two_logs_is_a_mean_as_well(tmp_path: Path) -> None:
+    still = replace(SEQTRACK, lr=0.0, steps=10)
+    whole = run(still, tmp_path / "whole", every=5)
+    run(replace(still, steps=7), tmp_path / "parts", every=5)
+    parts = run(still, tmp_path / "parts", every=5)
+    assert [record["step"] for record in parts] == [5, 7, 10]
+    # Steps 6 to 10 in one line, and in two.
+    apart = (2 * parts[1]["coordinates"] + 3 * parts[2]["coordinates"]) / 5
+    assert apart == pytest.approx(whole[1]["coordinates"], abs=2e-4)
+
+
 def test_a_run_goes_on_as_it_was_begun_or_not_at_all(tmp_path: Path) -> None:
     run(replace(SEQTRACK, steps=2), tmp_path)
     with pytest.raises(CheckpointError, match=r"lr was 0.0008, now 0.1"):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from quantize.placement import place
 from train.checkpoints import CheckpointError
-from train.checkpoints.files import read_tensors, save_model
+from train.checkpoints.files import differences, read_tensors, save_model
 from train.models.registry import Model, build, config_from_dict
 
 SUFFIX = "-int8"
@@ -16,7 +16,14 @@ SUFFIX = "-int8"
 
 
 def save_quantised(path: Path, model: Model, keep_float: Sequence[str], **metadata: Any) -> None:
-    """Write a model that `place` was applied to with `keep_float`."""
+    """Write a model that `place` was applied to with `keep_float`.
+
+    Args:
+        path: to write to.
+        model: with its ranges.
+        keep_float: what was left in float.
+        metadata: what else to say of it, such as under "calibration" how the ranges were found.
+    """
     save_model(path, model, **{**metadata, "kind": model.config.kind + SUFFIX, "keep_float": list(keep_float)})
 
 
@@ -27,5 +34,28 @@ def load_quantised(path: Path) -> tuple[Model, dict[str, Any]]:
     if not kind.endswith(SUFFIX):
         raise CheckpointError(f"{path} is no quantised model; make one with: python -m quantize ptq, or qat")
     model = place(build(config_from_dict(kind.removesuffix(SUFFIX), metadata["config"])), metadata["keep_float"])
+    if problems := differences(tensors, model.state_dict()):
+        raise CheckpointError(
+            f"{path} was rounded in other places than the model is now: {'; '.join(problems[:5])}. Quantise it again"
+        )
     model.load_state_dict(tensors)
     return model.eval(), metadata
+
+
+def check_calibration(path: Path, asked: Mapping[str, Any]) -> None:
+    """Check that the quantised file at `path` was made as is asked now.
+
+    Args:
+        path: a file that `save_quantised` wrote.
+        asked: "keep_float" and "calibration", as that is told them.
+
+    Raises:
+        CheckpointError: names what differs.
+    """
+    _, metadata = read_tensors(path)
+    was = {"keep_float": metadata.get("keep_float"), **metadata.get("calibration", {})}
+    now = {"keep_float": asked["keep_float"], **asked["calibration"]}
+    if differ := [f"{key} was {was.get(key)}, now {value}" for key, value in now.items() if was.get(key) != value]:
+        raise CheckpointError(
+            f"{path} was calibrated with other settings: {'; '.join(differ)}. Give those, or another --out"
+        )

@@ -17,7 +17,7 @@ BUNDLE = typer.Option(help="The bundle: a directory, or an archive where it ends
 DATA = typer.Option(help="A data folder, as train takes it; without any, drawn scenes. Repeatable.")
 SETTINGS = typer.Option("--set", help="KEY=VALUE on the manifest, such as online.window=0.5. Repeatable.")
 METHOD = typer.Option(help="How ranges are chosen: percentile, mse or max.")
-EXAMPLES = typer.Option(help="Examples to calibrate on.")
+EXAMPLES = typer.Option(help="Examples to calibrate on.", min=1)
 KEEP_FLOAT = typer.Option("--keep-float", help="A layer to leave in float, with * and ?. Repeatable.")
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -90,7 +90,7 @@ def qat(
 
     The outcome is model.safetensors in --out, for build --int8.
     """
-    from quantize.checkpoints import save_quantised
+    from quantize.checkpoints import check_calibration, save_quantised
     from quantize.qat import distillation, qat_recipe
     from train.checkpoints import CheckpointError
     from train.data.labels import DatasetError
@@ -104,11 +104,14 @@ def qat(
         teacher, metadata = _load(checkpoint, threads)
         recipe = override(qat_recipe(metadata, teacher), settings or [])
         start = out / "start.safetensors"
-        if not start.is_file():
+        asked = _calibration(checkpoint, data or [], method, examples, keep_float or [])
+        if start.is_file():
+            check_calibration(start, asked)
+        else:
             model, found = _calibrated(checkpoint, data or [], method, examples, keep_float or [], threads)
             save_quantised(start, model, **found)
         train, validation = datasets(recipe, data or [])
-        make = distillation(teacher, keep_float or [])
+        make = distillation(teacher, asked)
         fit(recipe, train, validation, out, start=start, workers=workers, every=every, make=make)
     except (CheckpointError, DatasetError, TypeError, ValueError) as error:
         _fail(error)
@@ -226,8 +229,18 @@ def _calibrated(
     batches = _examples(metadata, data, examples, held_out=False)
     equalise(model, batches)
     calibrate(place(model, keep_float), batches, method)
+    return model, {**metadata, **_calibration(checkpoint, data, method, examples, keep_float)}
+
+
+def _calibration(
+    checkpoint: Path, data: list[Path], method: str, examples: int, keep_float: list[str]
+) -> dict[str, Any]:
+    """How a rounded model was made, for its file."""
+    import hashlib
+
     facts = {"method": method, "examples": examples, "data": [path.name for path in data]}
-    return model, {**metadata, "keep_float": keep_float, "calibration": facts}
+    of = hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:12]
+    return {"keep_float": keep_float, "calibration": {**facts, "checkpoint": of}}
 
 
 def _examples(metadata: dict[str, Any], data: list[Path], count: int, *, held_out: bool) -> list[Pair]:

@@ -20,6 +20,8 @@ from train.models.attention import Attend, hide
 QMIN, QMAX = -128, 127
 PAIR = 128
 """What two neighbouring weights of one sign add up to at most, in steps: 255 times that still fits into 16 bits."""
+LARGEST_BIAS = 2**30
+"""Of a convolution's bias as an integer: half of what 32 bits hold, the other half being the products'."""
 
 
 class FakeQuantize(nn.Module):
@@ -58,8 +60,10 @@ class FakeQuantize(nn.Module):
             return x
         if self._frozen is not None:
             return torch.fake_quantize_per_tensor_affine(x, self._frozen, 0, QMIN, QMAX)
+        # LSQ divides this gradient by sqrt(N * 127), for the sake of plain gradient descent. Adam makes every step as
+        # large as its rate is, but for gradients of below 1e-8, and with the divisor most of these would be there.
         return torch._fake_quantize_learnable_per_tensor_affine(
-            x.float(), self.log_scale.exp(), self.zero_point, QMIN, QMAX, 1 / math.sqrt(x.numel() * QMAX)
+            x.float(), self.log_scale.exp(), self.zero_point, QMIN, QMAX, 1.0
         )
 
 
@@ -202,7 +206,8 @@ def freeze(model: nn.Module) -> None:
     """Make every scale of `model` a constant, so that it can be exported.
 
     A convolution's bias is rounded to multiples of input scale times weight scale: ONNX Runtime adds it as an integer
-    in these units, and so little of a difference is enough for later layers to round otherwise.
+    in these units, and so little of a difference is enough for later layers to round otherwise. In the units of a
+    filter with next to no weights the integer would not fit into its 32 bits; there the weights' steps are made larger.
     """
     for module in model.modules():
         if isinstance(module, FakeQuantize):
@@ -211,5 +216,7 @@ def freeze(model: nn.Module) -> None:
             module.weights.freeze(module.weight)
     for module in model.modules():
         if isinstance(module, QuantConv2d) and module.bias is not None:
-            unit = module.input_scale * module.weights.scale
-            module.bias = nn.Parameter((module.bias.detach() / unit).round() * unit)
+            bias, weights = module.bias.detach(), module.weights
+            weights.scale = torch.maximum(weights.scale, bias.abs() / (module.input_scale * LARGEST_BIAS))
+            unit = module.input_scale * weights.scale
+            module.bias = nn.Parameter((bias / unit).round() * unit)

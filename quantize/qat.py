@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,22 +18,31 @@ from train.models.registry import Model, build
 from train.objective import Objective
 from train.recipes import Recipe
 
+SCALE_RATE = 25.0
+"""Of the activations' scales, in units of the weights' rate. They are logarithms, so that a step changes each by the
+same proportion: a thousandth at a rate of 4e-5."""
+
 
 def qat_recipe(metadata: Mapping[str, Any], model: Model) -> Recipe:
     """The recipe the model was trained with, made short and gentle: a small rate, no decay towards zero.
 
-    The scales are learned at the same rate; they are logarithms, so a step changes each by the same proportion. In
-    float32, because bfloat16 rounds more coarsely than INT8 with calibrated ranges does. What training froze
+    In float32, because bfloat16 rounds more coarsely than INT8 with calibrated ranges does. What training froze
     learns too: it is rounded like the rest.
     """
     recipe = Recipe.from_dict(metadata["recipe"]) if "recipe" in metadata else Recipe(model.config)
     gentle = {"steps": 1500, "lr": 2e-5, "warmup": 50, "schedule": "linear", "decay": 750, "weight_decay": 0.0}
-    return replace(recipe, **gentle, ema=0.99, dense=0.0, precision="fp32", frozen=())
+    rates = {"encoder_lr": recipe.encoder_lr or 1.0, "frozen": ()}
+    return replace(recipe, **gentle, **rates, ema=0.99, dense=0.0, precision="fp32")
 
 
-def distillation(teacher: Model, keep_float: list[str]) -> Callable[[Recipe], Objective]:
-    """What `train.loop.fit` makes its objective with: a rounded model taught by `teacher`."""
-    return lambda recipe: Distillation(recipe, teacher, keep_float)
+def distillation(teacher: Model, facts: Mapping[str, Any]) -> Callable[[Recipe], Objective]:
+    """What `train.loop.fit` makes its objective with: a rounded model taught by `teacher`.
+
+    Args:
+        teacher: the FP32 model.
+        facts: of the rounded one, for its file: "keep_float", and how it was calibrated.
+    """
+    return lambda recipe: Distillation(recipe, teacher, facts)
 
 
 class Distillation(Objective):
@@ -42,12 +52,13 @@ class Distillation(Objective):
     """
 
     losses = ("divergence", "encoder")
+    rates: Mapping[str, float] = MappingProxyType({"log_scale": SCALE_RATE})
 
-    def __init__(self, recipe: Recipe, teacher: Model, keep_float: list[str]) -> None:
-        super().__init__(recipe, place(build(recipe.model), keep_float), width=1)
+    def __init__(self, recipe: Recipe, teacher: Model, facts: Mapping[str, Any]) -> None:
+        super().__init__(recipe, place(build(recipe.model), facts["keep_float"]), width=1)
         # In a tuple, so that it is not part of this module: neither trained nor saved.
         self._teacher = (teacher.eval().requires_grad_(False),)
-        self.facts = {"kind": recipe.model.kind + SUFFIX, "keep_float": keep_float}
+        self.facts = {**facts, "kind": recipe.model.kind + SUFFIX}
 
     def counts(self, pair: Pair) -> Tensor:
         return torch.full((2,), float(len(pair.box)), device=pair.box.device)

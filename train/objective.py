@@ -33,10 +33,12 @@ class Objective(nn.Module):
     Attributes:
         losses: names of the terms.
         facts: what the file of weights says besides their kind, configuration and training.
+        rates: of parameters whose names end so, the share of the learning rate that they learn at.
     """
 
     losses: ClassVar[tuple[str, ...]]
     facts: Mapping[str, Any] = MappingProxyType({})
+    rates: Mapping[str, float] = MappingProxyType({})
     model: Model
 
     def __init__(self, recipe: Recipe, model: Model, width: int) -> None:

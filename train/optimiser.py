@@ -11,24 +11,29 @@ from train.recipes import Recipe
 
 
 def build(objective: Objective, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW over four groups: the pretrained part and the rest, matrices with weight decay and vectors without.
+    """AdamW over four groups: the pretrained part and the rest, matrices with weight decay and vectors without; and one
+    more for each of the objective's `rates`, without weight decay.
 
     Each group carries its own share of the learning rate as "factor". What is frozen is in none.
     """
     pretrained = f"model.{objective.model.pretrained}."
+    learning = {name: parameter for name, parameter in objective.named_parameters() if parameter.requires_grad}
+    apart = [
+        {"params": [learning.pop(name) for name in list(learning) if name.endswith(ending)], "factor": factor}
+        for ending, factor in objective.rates.items()
+    ]
     groups = []
     for is_pretrained in (True, False):
         for is_matrix in (True, False):
             parameters = [
                 parameter
-                for name, parameter in objective.named_parameters()
-                if parameter.requires_grad
-                and name.startswith(pretrained) == is_pretrained
-                and (parameter.dim() > 1) == is_matrix
+                for name, parameter in learning.items()
+                if name.startswith(pretrained) == is_pretrained and (parameter.dim() > 1) == is_matrix
             ]
             decay = recipe.weight_decay if is_matrix or recipe.decay_vectors else 0.0
             factor = recipe.encoder_lr if is_pretrained else 1.0
             groups.append({"params": parameters, "weight_decay": decay, "factor": factor})
+    groups += [{**group, "weight_decay": 0.0} for group in apart]
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, recipe.beta2))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -17,9 +18,10 @@ from edgetrack.bundle import read_bundle
 from quantize.checkpoints import load_quantised, save_quantised
 from quantize.cli import app
 from quantize.placement import quantised_layers, roundings
-from quantize.qat import Distillation
+from quantize.qat import SCALE_RATE, Distillation, qat_recipe
 from train.checkpoints import CheckpointError, load_model, save_model
 from train.checkpoints.files import read_tensors
+from train.optimiser import build, learning_rate, set_learning_rate
 from train.recipes import Recipe
 
 SETTINGS = ("--set", "batch=4", "--set", "steps=4", "--set", "decay=1", "--workers", "0", "--every", "2")
@@ -40,7 +42,7 @@ def invoke(*arguments: object) -> str:
 
 
 def objective() -> Distillation:
-    distilled = Distillation(Recipe(ISOLATED, dense=0.0), random_model("isolated"), [])
+    distilled = Distillation(Recipe(ISOLATED, dense=0.0), random_model("isolated"), {"keep_float": []})
     distilled.model.load_state_dict(calibrated_model("isolated").state_dict())
     return distilled
 
@@ -90,6 +92,58 @@ def test_a_run_resumes_and_its_checkpoint_loads(checkpoint: Path, tmp_path: Path
     invoke("qat", checkpoint, "--out", tmp_path / "parts", *SETTINGS, *FEW, "--keep-float", "decoder.head.2")
     lines = (tmp_path / "parts" / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [2, 4]
+
+
+def test_scales_learn_at_their_own_rate() -> None:
+    """Adam's steps are as large as the rate while the gradient keeps its sign, unless it is too small to be seen."""
+    distilled, pair = objective().eval(), batches("isolated")[0]
+    recipe = replace(distilled.recipe, lr=4e-5, warmup=1, steps=5, decay=0)
+    counts, optimiser = distilled.counts(pair), build(distilled, recipe)
+    learned = {name: rounding for name, rounding in roundings(distilled).items() if not rounding.fixed_range}
+    start = {name: rounding.log_scale.item() for name, rounding in learned.items()}
+    for step in range(5):
+        set_learning_rate(optimiser, learning_rate(recipe, step))
+        distilled(pair, counts)[0].backward()
+        torch.nn.utils.clip_grad_norm_(distilled.parameters(), recipe.clip)
+        optimiser.step()
+        optimiser.zero_grad()
+    moved = torch.tensor([abs(rounding.log_scale.item() - start[name]) for name, rounding in learned.items()])
+    assert moved.max() <= 5.1 * SCALE_RATE * recipe.lr
+    assert moved.median() > 2 * SCALE_RATE * recipe.lr
+
+
+@pytest.mark.parametrize("encoder_lr", [0.0, 0.2])
+def test_what_training_froze_learns(encoder_lr: float) -> None:
+    frozen = Recipe(ISOLATED, dense=0.0, encoder_lr=encoder_lr, frozen=("encoder.stem.*",))
+    recipe = qat_recipe({"recipe": frozen.to_dict()}, random_model("isolated"))
+    distilled = Distillation(recipe, random_model("isolated"), {"keep_float": []})
+    still = {name for name, parameter in distilled.named_parameters() if not parameter.requires_grad}
+    assert still == {f"model.{name}.log_scale" for name, each in roundings(distilled.model).items() if each.fixed_range}
+    assert build(distilled, recipe).param_groups[0]["factor"] == (encoder_lr or 1.0)
+
+
+def test_a_run_is_not_resumed_with_another_teacher_or_calibration(checkpoint: Path, tmp_path: Path) -> None:
+    out, other = tmp_path / "run", tmp_path / "other.safetensors"
+    invoke("qat", checkpoint, "--out", out, *SETTINGS, *FEW)
+    before = (out / "start.safetensors").read_bytes()
+    assert load_quantised(out / "model.safetensors")[1]["calibration"]["examples"] == 16
+    save_model(other, random_model("isolated", bins=40), description="the same weights, another file")
+    for given, options, said in (
+        (other, (), "checkpoint was"),
+        (checkpoint, ("--method", "max"), "method was percentile, now max"),
+        (checkpoint, ("--keep-float", "decoder.head.2"), r"keep_float was [], now ['decoder.head.2']"),
+    ):
+        asked = ["qat", given, "--out", out, *SETTINGS, *FEW, *options]
+        result = CliRunner().invoke(app, [str(argument) for argument in asked])
+        assert result.exit_code == 1
+        assert said in result.output
+    assert (out / "start.safetensors").read_bytes() == before
+
+
+def test_a_file_of_another_placement_is_refused(tmp_path: Path) -> None:
+    save_quantised(tmp_path / "int8.safetensors", calibrated_model("isolated"), ["decoder.head.2"])
+    with pytest.raises(CheckpointError, match=r"rounded in other places.*unknown: decoder\.head\.2\.input"):
+        load_quantised(tmp_path / "int8.safetensors")
 
 
 def test_a_run_takes_as_many_threads_as_it_is_given(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,12 +28,13 @@ from edgetrack.known_answer import MOVED, agree, ask
 from edgetrack_runtimes import SessionOptions, discover, open_session
 from edgetrack_runtimes.onnxruntime_session import SCALE_AFTER_CLIP, ZERO_POINT_AFTER_RELU
 from quantize import kinds
+from quantize.fake import QuantEmbedding
 from quantize.folding import fold_transposes
 from quantize.graphs import GraphSpec, named
 from quantize.opset import EXPORTED, OPSET, lower
 from quantize.placement import float_products
 from quantize.proof import prove
-from quantize.qdq import check_qdq, check_tensorrt, fold
+from quantize.qdq import check_found, check_qdq, check_tensorrt, fold
 from quantize.tracking import Truth, tracking
 from train.data.pairs import Pair
 from train.models.registry import Model
@@ -48,6 +49,11 @@ INT8_TOLERANCE = 1.5
 A sum in another order differs in the last bit, and now and then that makes one value round the other way. The layers
 behind it round the difference again, which makes it larger until it is as large as rounding itself: two such results
 are as far apart as two independent errors of that size, sqrt(2) times one of them."""
+ROUNDING = 0.5
+"""Largest distance allowed between the fake-quant model and FP32, in units of FP32's size. Rounding makes a tenth of
+that; two models that have nothing to do with each other are sqrt(2) apart."""
+OVERLAP_LOST = 0.05
+"""How much less, on the average, the boxes of an INT8 graph may overlap FP32's than those of the fake-quant model."""
 FOUND = 0.5
 """Overlap with the target from which on the answer to the known question is one."""
 _SHARED_BYTES = 256
@@ -96,7 +102,8 @@ def export_bundle(
     Each variant lies in a folder of its own, which can be left out of what is shipped; within it, weights that graphs
     share are stored once.
 
-    Nothing appears at `out` unless every graph loads and agrees with PyTorch on every CPU runtime that is installed.
+    Nothing appears at `out`, and what was there does not go, unless every graph loads and agrees with PyTorch on every
+    CPU runtime that is installed.
 
     Args:
         model: in eval mode.
@@ -136,8 +143,10 @@ def export_bundle(
             protos = {}
             for graph, spec in specs[variant].items():
                 progress.update(task, description=f"export {graph}, {variant}")
-                protos[graph] = _to_onnx(spec) if variant == "fp32" else _to_qdq(spec, source)
+                protos[graph] = _to_onnx(spec)
                 progress.advance(task)
+            if variant == "int8":
+                _to_integers(protos.values(), source)
             write_sharing_weights(protos, root / variant, facts)
         progress.update(task, description="compare with PyTorch")
         differences = compare(model, paths["fp32"])
@@ -156,10 +165,20 @@ def export_bundle(
         if out.suffix == ".zip":
             pack(root, out)
         else:
-            if out.exists():
-                shutil.rmtree(out)
-            root.rename(out)
+            _replace(root, out, Path(scratch) / "before")
     return differences
+
+
+def _replace(folder: Path, out: Path, aside: Path) -> None:
+    """Move `folder` to `out`, and what is there to `aside`, or back where that fails."""
+    if out.exists():
+        out.rename(aside)
+    try:
+        folder.rename(out)
+    except BaseException:
+        if aside.exists():
+            aside.rename(out)
+        raise
 
 
 def _validated(manifest: Mapping[str, Any]) -> Manifest:
@@ -172,27 +191,42 @@ def _validated(manifest: Mapping[str, Any]) -> Manifest:
         raise ExportError(f"the manifest does not fit its schema, by --set or by the checkpoint: {problems}") from None
 
 
-def _to_qdq(spec: GraphSpec, model: Model) -> onnx.ModelProto:
-    proto = _to_onnx(spec)
-    fold(proto)
-    check_qdq(proto, float_products(model))
-    check_tensorrt(proto)
-    return proto
+def _to_integers(protos: Iterable[onnx.ModelProto], model: Model) -> None:
+    allowed = float_products(model)
+    layers, absent = [], {name for name in allowed if isinstance(model.get_submodule(name), QuantEmbedding)}
+    for proto in protos:
+        absent |= fold(proto)
+        layers.append(check_qdq(proto, allowed))
+        check_tensorrt(proto)
+    check_found(layers, [name for name in allowed if name not in absent])
 
 
 def _proof(model: Model, int8: Int8, graphs: Mapping[str, Path]) -> dict[str, Any]:
     proof = prove(model, int8.model, graphs, int8.examples)
-    rounding = proof["fake-quant"]["difference_from_fp32"]
+    rounding, rounded = proof["fake-quant"]["difference_from_fp32"], _mean_overlap(proof["fake-quant"])
+    if not (most := max(rounding.values())) <= ROUNDING:
+        raise ExportError(
+            f"int8: the fake-quant model's {max(rounding, key=rounding.__getitem__)} is {most:.2g} of its size away "
+            f"from FP32's; at most {ROUNDING:g} is allowed. Quantise these very weights, on data like the training's"
+        )
     for backend, found in proof["runtimes"].items():
         for tensor, difference in found["difference"].items():
             allowed = max(TOLERANCE, INT8_TOLERANCE * rounding[tensor])
-            # What follows a choice of token may differ as much as the tokens do.
-            if not tensor.startswith("track.") and not difference <= allowed:
+            if not difference <= allowed:
                 raise ExportError(
                     f"int8 on {backend}: {tensor} is {difference:.2g} of its size away from the fake-quant model; at "
                     f"most {allowed:.2g} is allowed, {INT8_TOLERANCE:g} times what rounding changes"
                 )
+        if not (overlap_there := _mean_overlap(found)) >= rounded - OVERLAP_LOST:
+            raise ExportError(
+                f"int8 on {backend}: boxes overlap FP32's by {overlap_there:.2f}, the fake-quant model's by "
+                f"{rounded:.2f}; expected no more than {OVERLAP_LOST:g} less"
+            )
     return proof
+
+
+def _mean_overlap(found: Mapping[str, Any]) -> float:
+    return float(found["overlap_with_fp32"]["mean"])
 
 
 def known_answers(bundle: Path, variants: Iterable[str]) -> dict[str, Any]:
@@ -223,10 +257,17 @@ def _cpu_backends() -> list[str]:
 
 
 def _check_target(out: Path) -> None:
-    if out.suffix == ".zip" or not out.exists():
-        return
-    if not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).is_file()):
+    if out.exists() and not _is_bundle(out):
         raise ExportError(f"{out} exists and is not a bundle; remove it or choose another --out")
+
+
+def _is_bundle(path: Path) -> bool:
+    if path.suffix != ".zip":
+        return path.is_dir() and ((path / MANIFEST).is_file() or not any(path.iterdir()))
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return MANIFEST in archive.namelist()
 
 
 def describe(model: Model, name: str, metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from typing import Any, TypeVar
 
 from torch import nn
@@ -113,7 +114,8 @@ def _resnet(where: str, config: ResNetConfig) -> Iterator[Rule]:
 def place(model: ModelT, keep_float: Iterable[str] = ()) -> ModelT:
     """Replace the layers of `model`, in place, by ones that round; their parameters keep their names.
 
-    Normalisations are folded into the convolutions before them first.
+    Normalisations are folded into the convolutions before them first. A convolution that goes straight into one that is
+    left in float, in its block or stack, is rounded itself, which else the next one's input would do.
 
     Args:
         keep_float: names of modules to leave alone, with * and ?.
@@ -133,14 +135,21 @@ def place(model: ModelT, keep_float: Iterable[str] = ()) -> ModelT:
     for pattern in keep_float:
         if not any(fnmatchcase(name, pattern) for name in found):
             raise ValueError(f"{pattern!r} is no layer that is quantised; expected one of {', '.join(found)}")
+    kept = {name for name in found if any(fnmatchcase(name, pattern) for pattern in keep_float)}
+    into_kept = {before for before, name in pairwise(found) if name in kept and _parent(before) == _parent(name)}
     for name, (module, rule) in found.items():
-        if not any(fnmatchcase(name, pattern) for pattern in keep_float):
-            parent, _, child = name.rpartition(".")
+        if name not in kept:
             options: dict[str, Any] = dict(rule.options or {})
             if "rounded_by" in options:
                 options["rounded_by"] = model.get_submodule(options["rounded_by"])
-            setattr(model.get_submodule(parent), child, LAYERS[rule.kind](module, **options))
+            if rule.kind is nn.Conv2d and name in into_kept:
+                options["output"] = True
+            setattr(model.get_submodule(_parent(name)), name.rpartition(".")[2], LAYERS[rule.kind](module, **options))
     return model
+
+
+def _parent(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def quantised_layers(model: nn.Module) -> dict[str, nn.Module]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +28,8 @@ NOTHING = 1e-30
 itself is an operation that runtimes take out."""
 RECTIFIERS = ("Relu", "Clip")
 """ReLU and, as the exporter writes it, ReLU6."""
+REARRANGING = ("Flatten", "Identity", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
+"""What puts out values of its input as they are."""
 # fmt: off
 TENSORRT_OPERATORS = frozenset({
     "Add", "And", "ArgMax", "ArgMin", "AveragePool", "Cast", "Ceil", "Clip", "Concat", "Constant",
@@ -85,8 +87,8 @@ def scope(node: NodeProto) -> str:
     return node.name or node.output[0]
 
 
-def fold(proto: onnx.ModelProto) -> None:
-    """Rewrite the exporter's graph in place.
+def fold(proto: onnx.ModelProto) -> set[str]:
+    """Rewrite the exporter's graph in place; returns the modules whose products were computed here.
 
     - Weights become int8, their Quantize and Transpose done here; equal ones share one tensor.
     - What follows from constants alone is computed here, quantised products included: the decoder's first step begins
@@ -103,7 +105,7 @@ def fold(proto: onnx.ModelProto) -> None:
       bounds as they are, so that the integers end at 6.
     """
     _fold_weights(proto)
-    _fold_constants(proto)
+    computed = _fold_constants(proto)
     _order_gelu(proto)
     _separate_readers(proto)
     _separate_sums(proto)
@@ -111,6 +113,7 @@ def fold(proto: onnx.ModelProto) -> None:
     _name_constants_after_relu(proto)
     _drop_ceilings(proto)
     _prune(proto)
+    return computed
 
 
 def _fold_weights(proto: onnx.ModelProto) -> None:
@@ -147,7 +150,7 @@ def _fold_weights(proto: onnx.ModelProto) -> None:
         proto.graph.node.remove(node)
 
 
-def _fold_constants(proto: onnx.ModelProto) -> None:
+def _fold_constants(proto: onnx.ModelProto) -> set[str]:
     known = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
     weights: dict[str, NodeProto] = {}
     folded: list[NodeProto] = []
@@ -167,6 +170,7 @@ def _fold_constants(proto: onnx.ModelProto) -> None:
         folded.append(node)
     for node in folded:
         proto.graph.node.remove(node)
+    return {scope(node) for node in folded if node.op_type in WEIGHTED}
 
 
 def _computed(node: NodeProto, known: dict[str, Any]) -> list[np.ndarray[Any, Any]]:
@@ -358,6 +362,23 @@ def check_qdq(proto: onnx.ModelProto, integer: Mapping[str, int] | None = None) 
     return layers
 
 
+def check_found(layers: Iterable[Layers], names: Iterable[str]) -> None:
+    """Check that each of the modules `names` computes in integers in at least one graph of a model.
+
+    Args:
+        layers: as `check_qdq` found them in each graph.
+        names: of modules.
+
+    Raises:
+        QdqError: names the modules that were not met.
+    """
+    met = Counter[str]()
+    for each in layers:
+        met += each.integer
+    if missing := [name for name in names if not met[name]]:
+        raise QdqError(f"{', '.join(missing)}: in no graph by these names; expected each in integers in one of them")
+
+
 def _check_pair(graph: _Graph, node: NodeProto) -> None:
     where = f"{scope(node)} ({node.op_type})"
     scale, zero_point = (graph.array(name) for name in node.input[1:3]) if len(node.input) == 3 else (None, None)
@@ -405,10 +426,13 @@ def _largest_pair(weight: np.ndarray[Any, Any], operator: str) -> int:
 def _is_integer(graph: _Graph, node: NodeProto) -> bool:
     where = f"{scope(node)} ({node.op_type})"
     operands = [graph.source(value, "DequantizeLinear") is not None for value in node.input[:2]]
-    if not any(operands):
+    # A convolution that is left in float may well read what another one's output was rounded to.
+    if not any(operands) or (node.op_type == "Conv" and not operands[1]):
         return False
     if not all(operands):
         raise QdqError(f"{where}: one operand is float; expected both from DequantizeLinear")
+    if node.op_type == "Conv":
+        _check_bias(graph, node, where)
     for consumer in graph.consumers[node.output[0]]:
         if node.op_type == "MatMul" and consumer.op_type == "Add":
             if any(tensor is not None and tensor.ndim == 1 for tensor in map(graph.array, consumer.input)):
@@ -420,11 +444,25 @@ def _is_integer(graph: _Graph, node: NodeProto) -> bool:
     return True
 
 
+def _check_bias(graph: _Graph, node: NodeProto, where: str) -> None:
+    bias = graph.array(node.input[2]) if len(node.input) > 2 else None
+    if bias is None:
+        return
+    steps, scales = (graph.array(graph.producers[value].input[1]) for value in node.input[:2])
+    assert steps is not None  # as _check_pair saw, and the scales
+    if (largest := np.abs(bias / (steps.astype(float) * scales)).max()) >= 2**31:
+        raise QdqError(
+            f"{where}: a bias is {largest:.2g} steps of input and weight; expected less than 2^31, which is what ONNX "
+            "Runtime makes of it an integer for (see quantize.fake.freeze)"
+        )
+
+
 def check_tensorrt(proto: onnx.ModelProto) -> None:
     """Check what TensorRT 10's parser and its explicit quantisation ask for beyond `check_qdq`.
 
-    Known operators only, no tensor of a type it has not (float64, unsigned integers), and fixed shapes, as its
-    documentation has them; and no Clip in front of a QuantizeLinear, which its release 8.6 was seen to compute wrongly.
+    Known operators only, no value of a type it has not (float64, unsigned integers), and fixed shapes, as its
+    documentation has them; and no Clip in front of a QuantizeLinear, nothing but copies between the two, which its
+    release 8.6 was seen to compute wrongly.
     A graph that passes still has to be built on a device, and asked (see `edgetrack.known_answer`).
 
     Raises:
@@ -434,17 +472,27 @@ def check_tensorrt(proto: onnx.ModelProto) -> None:
     for node in proto.graph.node:
         if node.domain not in ("", "ai.onnx") or node.op_type not in TENSORRT_OPERATORS:
             raise QdqError(f"{scope(node)}: TensorRT has no operator {node.domain or 'ai.onnx'}::{node.op_type}")
-        if node.op_type == "Cast" and helper.get_node_attr_value(node, "to") not in TENSORRT_TYPES:
-            raise QdqError(f"{scope(node)}: casts to a type that TensorRT does not have")
-        if node.op_type == "Clip" and any(r.op_type == "QuantizeLinear" for r in graph.consumers[node.output[0]]):
+        if node.op_type == "Clip" and _is_quantised(graph, node.output[0]):
             raise QdqError(
                 f"{scope(node)}: is a Clip in front of a QuantizeLinear, which TensorRT 8.6 moves before the Clip "
                 f"without changing the bounds; expected a Relu, and a scale that makes {QMAX} the upper one"
             )
-    for tensor in proto.graph.initializer:
-        if tensor.data_type not in TENSORRT_TYPES:
-            raise QdqError(f"{tensor.name}: is {TensorProto.DataType.Name(tensor.data_type)}, which TensorRT has not")
+    inferred = onnx.shape_inference.infer_shapes(proto).graph.value_info
+    types = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
+    types |= {value.name: value.type.tensor_type.elem_type for value in inferred}
+    for name, kind in types.items():
+        if kind not in TENSORRT_TYPES:
+            where = scope(graph.producers[name]) if name in graph.producers else name
+            raise QdqError(f"{where}: is {TensorProto.DataType.Name(kind)}, which TensorRT has not")
     for value in (*proto.graph.input, *proto.graph.output):
         kind = value.type.tensor_type
         if kind.elem_type not in TENSORRT_TYPES or not all(d.HasField("dim_value") for d in kind.shape.dim):
             raise QdqError(f"{value.name}: expected fixed sizes and one of TensorRT's types")
+
+
+def _is_quantised(graph: _Graph, value: str) -> bool:
+    """Whether a QuantizeLinear reads `value`, as it is or rearranged."""
+    return any(
+        reader.op_type == "QuantizeLinear" or (reader.op_type in REARRANGING and _is_quantised(graph, reader.output[0]))
+        for reader in graph.consumers[value]
+    )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -160,7 +163,38 @@ def test_a_setting_that_does_not_fit_is_said_before_anything_is_exported(
 def test_what_is_not_a_bundle_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter.txt").write_text("dear")
-    for out in (tmp_path / "home", tmp_path / "home" / "letter.txt"):
+    (tmp_path / "folder.zip").mkdir()
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        archive.writestr("photo.jpg", "sunset")
+    photos = (tmp_path / "photos.zip").read_bytes()
+    for out in (
+        tmp_path / "home",
+        tmp_path / "home" / "letter.txt",
+        tmp_path / "folder.zip",
+        tmp_path / "photos.zip",
+    ):
         with pytest.raises(ExportError, match="not a bundle"):
             export_bundle(random_model("joint"), out, name="x", metadata={})
     assert (tmp_path / "home" / "letter.txt").read_text() == "dear"
+    assert (tmp_path / "photos.zip").read_bytes() == photos
+
+
+def test_a_bundle_stays_where_the_next_cannot_take_its_place(
+    exported: tuple[SeqTrack, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = tmp_path / "model"
+    shutil.copytree(exported[1], before)
+    moved: list[Path] = []
+
+    def interrupted(source: Path, target: Path) -> Path:
+        moved.append(source)
+        if len(moved) == 2:  # the first makes place
+            raise KeyboardInterrupt
+        os.rename(source, target)
+        return Path(target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export_bundle(exported[0], before, name="next", metadata={})
+    assert read_bundle(before).manifest == read_bundle(exported[1]).manifest
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]

@@ -145,7 +145,9 @@ def test_a_rounded_model_survives_its_file_and_learns(tmp_path: Path) -> None:
         set_rounding(loaded, False)
         torch.testing.assert_close(divergence(answer(loaded, pair), wanted).float(), torch.zeros(len(pair.box)))
     set_rounding(loaded, True)
-    distilled = Distillation(Recipe(model.config, dense=0.0), random_vtt("nano"), []).eval()  # without dropout
+    distilled = Distillation(
+        Recipe(model.config, dense=0.0), random_vtt("nano"), {"keep_float": []}
+    ).eval()  # without dropout
     distilled.model.load_state_dict(model.state_dict())
     optimiser = torch.optim.Adam([p for p in distilled.parameters() if p.requires_grad], lr=1e-5)
     losses = []
@@ -178,6 +180,17 @@ def test_a_graph_that_is_further_away_than_rounding_is_refused(built: tuple[VTT,
         _proof(random_vtt("nano"), variant, paths)
     intact = {name: bundle / "int8" / path.name for name, path in paths.items()}
     assert _proof(random_vtt("nano"), variant, intact)["runtimes"].keys() == set(BACKENDS)
+
+
+def test_the_rounding_of_other_weights_is_refused(built: tuple[VTT, Path]) -> None:
+    model, bundle = built
+    other = random_vtt("nano")
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.copy_(parameter.flatten().flip(0).view_as(parameter))
+    paths = {name: bundle / "int8" / f"{name}.onnx" for name in ("template", "search")}
+    with pytest.raises(ExportError, match=r"of its size away from FP32's; at most 0\.5 is allowed"):
+        _proof(other, Int8(model, {}, examples(model.config)[2:]), paths)
 
 
 def test_the_commands_make_a_bundle_of_both_precisions(tmp_path: Path) -> None:

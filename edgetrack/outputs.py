@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     Image: TypeAlias = NDArray[np.uint8]
 
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov")
+"""Of videos that are written. OpenCV takes the name of an image for a pattern, and writes over what fits that."""
+
 
 class _Closing:
     """A context manager that calls `close` at the end, whatever happens.
@@ -51,11 +54,13 @@ class VideoFile(_Closing):
             The codec wants even numbers: of an odd width or height OpenCV leaves out the last column or row.
 
     Raises:
-        OutputError: the folder does not exist, or OpenCV has no encoder for this kind of file.
+        OutputError: the folder does not exist, the name is none of a video, or OpenCV has no encoder for it.
     """
 
     def __init__(self, path: Path, fps: float, size: tuple[int, int]) -> None:
         cv2 = import_cv2()
+        if path.suffix.lower() not in VIDEO_SUFFIXES:
+            raise OutputError(f"{path}: not the name of a video; expected one that ends in .mp4, .avi, .mkv or .mov")
         if not path.parent.is_dir():
             raise OutputError(f"{path}: cannot be written: there is no folder {path.parent}")
         self.path = path
@@ -66,7 +71,7 @@ class VideoFile(_Closing):
         if not self._writer.isOpened():
             raise OutputError(
                 f"{path}: OpenCV cannot write this video ({size[0]}x{size[1]}, codec mp4v); "
-                "expected a writable path that ends in .mp4, .avi, .mkv or .mov"
+                "expected a path that can be written, and an OpenCV that was built with FFmpeg"
             )
 
     def __enter__(self) -> VideoFile:

@@ -51,8 +51,28 @@ def test_video_is_whole_after_an_error(tmp_path: Path) -> None:
 def test_unwritable_videos_are_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="there is no folder"):
         VideoFile(tmp_path / "none" / "out.mp4", 30, (64, 48))
-    with pytest.raises(OutputError, match=r"out\.txt: OpenCV cannot write this video \(64x48, codec mp4v\)"):
-        VideoFile(tmp_path / "out.txt", 30, (64, 48))
+    (tmp_path / "out.mp4").mkdir()
+    with pytest.raises(OutputError, match=r"out\.mp4: OpenCV cannot write this video \(64x48, codec mp4v\)"):
+        VideoFile(tmp_path / "out.mp4", 30, (64, 48))
+
+
+@pytest.mark.parametrize("name", ["%06d.png", "000001.png", "%d.JPG", "out.txt", "out"])
+def test_only_the_name_of_a_video_is_written(tmp_path: Path, name: str) -> None:
+    """OpenCV takes 000001.png for the first of a row of images."""
+    images = [tmp_path / f"{index:06d}.png" for index in range(3)]
+    for image in images:
+        image.write_bytes(b"an image")
+    with pytest.raises(OutputError, match=rf"{name}: not the name of a video; expected one that ends in \.mp4"):
+        VideoFile(tmp_path / name, 30, (64, 48))
+    assert sorted(tmp_path.iterdir()) == images
+    assert all(image.read_bytes() == b"an image" for image in images)
+
+
+@pytest.mark.parametrize("name", ["%06d.mp4", "out_%d.AVI"])
+def test_a_video_with_a_percent_sign_is_one_file(tmp_path: Path, name: str) -> None:
+    with VideoFile(tmp_path / name, 30, (64, 48)) as video:
+        video.write(np.zeros((48, 64, 3), np.uint8))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_odd_sizes_lose_their_last_row_and_column(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@
 frames that can be decoded are delivered first, then `SourceError` names both numbers. MP4, MOV and AVI index every
 frame: there a shortfall of more than `EXACT_TOLERANCE` frames counts, because decoders drop a frame or two at an edit
 on purpose. Elsewhere the number is duration x rate, an estimate that a longer sound track or a varying rate spoils:
-there the shortfall must exceed one second and a twentieth of the promise. MPEG streams promise nothing and can be cut
-unnoticed. A camera or a live stream has no end of its own, so its end is an error too.
+there, and for a recording read from a URL, the shortfall must exceed one second and a twentieth of the promise. MPEG
+streams promise nothing and can be cut unnoticed. A camera or a live stream has no end of its own, so its end is an
+error too.
 """
 
 from __future__ import annotations
@@ -234,20 +235,12 @@ def _open_video(path: Path) -> Source:
             "it is damaged, cut off before its index, or in a format this OpenCV build does not know"
         )
     fps, count = _rate(cv2, capture), _count(cv2, capture)
-    if _indexes_every_frame(path):
-        tolerance = EXACT_TOLERANCE
+    if count is None:
+        frames: Iterator[Frame] = _read_all(capture)
     else:
-        tolerance = max(round(fps or 0), (count or 0) // 20)
-
-    def frames() -> Iterator[Frame]:
-        decoded = yield from _read_all(capture)
-        if count is not None and decoded + tolerance < count:
-            raise SourceError(
-                f"{path}: the file promises {count} frames, but only {decoded} could be decoded; "
-                "it is cut off or damaged"
-            )
-
-    return Source(str(path), frames(), fps=fps, frame_count=count, files=[path], release=capture.release)
+        tolerance = EXACT_TOLERANCE if _indexes_every_frame(path) else _loose_tolerance(fps, count)
+        frames = _read_promised(capture, str(path), count, tolerance)
+    return Source(str(path), frames, fps=fps, frame_count=count, files=[path], release=capture.release)
 
 
 def _open_camera(index: int) -> Source:
@@ -269,9 +262,12 @@ def _open_stream(url: str) -> Source:
     if not capture.isOpened():
         capture.release()
         raise SourceError(f"{name}: the stream cannot be opened; check the address, the network and the credentials")
-    count = _count(cv2, capture)
-    frames = _read_live(capture, name) if count is None else _read_all(capture)
-    return Source(name, frames, fps=_rate(cv2, capture), frame_count=count, release=capture.release)
+    fps, count = _rate(cv2, capture), _count(cv2, capture)
+    if count is None:
+        frames = _read_live(capture, name)
+    else:
+        frames = _read_promised(capture, name, count, _loose_tolerance(fps, count))
+    return Source(name, frames, fps=fps, frame_count=count, release=capture.release)
 
 
 def _open_pipeline(pipeline: str) -> Source:
@@ -303,9 +299,23 @@ def _read_all(capture: Any) -> Generator[Frame, None, int]:
         yield frame
 
 
+def _read_promised(capture: Any, name: str, count: int, tolerance: int) -> Iterator[Frame]:
+    """Yield every frame, and raise where more than `tolerance` of the `count` promised are missing."""
+    decoded = yield from _read_all(capture)
+    if decoded + tolerance < count:
+        raise SourceError(
+            f"{name}: promises {count} frames, but only {decoded} could be decoded; it is cut off or damaged"
+        )
+
+
 def _read_live(capture: Any, name: str) -> Iterator[Frame]:
     decoded = yield from _read_all(capture)
     raise SourceError(f"{name}: stopped delivering after {decoded} frames; the device or the connection is gone")
+
+
+def _loose_tolerance(fps: float | None, count: int) -> int:
+    """Frames that may be missing where the number promised is an estimate."""
+    return max(round(fps or 0), count // 20)
 
 
 def _rate(cv2: Any, capture: Any) -> float | None:

@@ -298,6 +298,16 @@ def test_recorded_stream_with_a_known_length_ends_normally(monkeypatch: pytest.M
     assert len(list(open_source("http://host/clip.mp4"))) == 4
 
 
+def test_recorded_stream_that_is_cut_off_delivers_what_it_has_then_raises(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.avi", frames=120, codec="MJPG")
+    assert numbers(open_source(path.as_uri())) == list(range(120))
+    cut(path, 0.5)
+    delivered = []
+    with pytest.raises(SourceError, match=r"promises 120 frames, but only \d+ could be decoded"):
+        delivered.extend(iter(open_source(path.as_uri())))
+    assert 30 < len(delivered) < 95
+
+
 def test_pipeline_needs_gstreamer(monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = "videotestsrc num-buffers=3 ! videoconvert ! appsink"
     monkeypatch.setattr(cv2.videoio_registry, "hasBackend", lambda _: False)

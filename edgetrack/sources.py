@@ -14,12 +14,12 @@
 | ``v4l2src ! ... ! appsink`` | a GStreamer pipeline, with an OpenCV that was built with GStreamer |
 
 **An end is not always the end.** A container that promises more frames than can be decoded was cut off or damaged. All
-frames that can be decoded are delivered first, then `SourceError` names both numbers. MP4, MOV and AVI index every
-frame: there a shortfall of more than `EXACT_TOLERANCE` frames counts, because decoders drop a frame or two at an edit
-on purpose. Elsewhere the number is duration x rate, an estimate that a longer sound track or a varying rate spoils:
-there, and for a recording read from a URL, the shortfall must exceed one second and a twentieth of the promise. MPEG
-streams promise nothing and can be cut unnoticed. A camera or a live stream has no end of its own, so its end is an
-error too.
+frames that can be decoded are delivered first, then `SourceError` names both numbers. AVI, and MP4 and MOV
+that are not fragmented, index every frame: there a shortfall of more than `EXACT_TOLERANCE` frames counts, because
+decoders drop a frame or two at an edit on purpose. Elsewhere the number is duration x rate, an estimate that a longer
+sound track or a varying rate spoils: there, and for a recording read from a URL, the shortfall must exceed one second
+and a twentieth of the promise. MPEG streams promise nothing and can be cut unnoticed. A camera or a live stream has no
+end of its own, so its end is an error too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import os
 import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import numpy as np
 
@@ -329,9 +329,35 @@ def _count(cv2: Any, capture: Any) -> int | None:
 
 
 def _indexes_every_frame(path: Path) -> bool:
-    """Whether the container is MP4, MOV or AVI by its first bytes."""
+    """Whether the container is AVI, or MP4 or MOV that is not fragmented, by its first bytes and its boxes."""
     with path.open("rb") as file:
         head = file.read(12)
-    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
-        return True
+        if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+            return not _is_fragmented(file)
     return head[:4] == b"RIFF" and head[8:] == b"AVI "
+
+
+def _is_fragmented(file: BinaryIO) -> bool:
+    """Whether an MP4 says that its frames are, or finds them, in fragments, each with an index of its own."""
+    for kind, start, end in _boxes(file, 0, file.seek(0, os.SEEK_END)):
+        if kind == b"moof" or (kind == b"moov" and any(inner == b"mvex" for inner, _, _ in _boxes(file, start, end))):
+            return True
+    return False
+
+
+def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """The boxes of an MP4 that lie from `start` to `end`: the kind of each, and where its content begins and ends.
+
+    ISO/IEC 14496-12, 4.2: a size of 1 stands for one of 64 bits behind the kind, and 0 for all that is left.
+    """
+    while start + 8 <= end:
+        file.seek(start)
+        head = file.read(16)
+        size, content = int.from_bytes(head[:4], "big"), start + 8
+        if size == 1:
+            size, content = int.from_bytes(head[8:], "big"), start + 16
+        after = start + size if size else end
+        if after < content:
+            return  # damaged
+        yield head[4:8], content, min(after, end)
+        start = after

@@ -230,6 +230,43 @@ def test_rule_for_a_premature_end(
         list(source)
 
 
+def box(kind: bytes, content: bytes = b"") -> bytes:
+    return (8 + len(content)).to_bytes(4, "big") + kind + content
+
+
+def long_box(kind: bytes, content: bytes) -> bytes:
+    return b"\0\0\0\1" + kind + (16 + len(content)).to_bytes(8, "big") + content
+
+
+HEAD, INDEX = box(b"ftyp", b"isom"), box(b"mvhd", bytes(100)) + box(b"trak", bytes(50))
+
+
+@pytest.mark.parametrize(
+    ("content", "fragmented"),
+    [
+        (HEAD + box(b"moov", INDEX) + box(b"mdat", b"frames"), False),
+        (HEAD + box(b"mdat", box(b"moof")) + box(b"moov", INDEX), False),  # a frame that holds the word
+        (HEAD + b"\0\0\0\0mdat" + box(b"moof"), False),  # the last box, of which the size is left open
+        (HEAD + box(b"moov", INDEX + box(b"mvex")) + box(b"mdat", b"frames"), True),
+        (HEAD + long_box(b"moov", INDEX + long_box(b"mvex", b"")), True),
+        (HEAD + box(b"moov", INDEX) + long_box(b"mdat", b"frames") + box(b"moof"), True),
+        (HEAD + b"\0\0\0\3mdat" + box(b"moof"), False),  # damaged: no box is as short as that
+    ],
+)
+def test_fragmented_mp4_promises_by_its_duration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, fragmented: bool
+) -> None:
+    path = tmp_path / "clip"
+    path.write_bytes(content)
+    use_capture(monkeypatch, FakeCapture(70, 100))
+    source = open_source(path)
+    if fragmented:
+        assert sum(1 for _ in source) == 70
+        return
+    with pytest.raises(SourceError, match="promises 100 frames, but only 70 could"):
+        list(source)
+
+
 def test_video_without_one_frame_is_refused_and_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "clip").write_bytes(MKV)
     capture = FakeCapture(0, 0)

@@ -67,7 +67,9 @@ class VideoFile(_Closing):
         self.size = size
         self._written = 0
         self._closed = False
-        self._writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), fps, size)
+        # FFmpeg takes what precedes a colon for a protocol, unless it begins with a slash.
+        self._absolute = str(path.absolute())
+        self._writer = cv2.VideoWriter(self._absolute, cv2.VideoWriter_fourcc(*"mp4v"), fps, size)
         if not self._writer.isOpened():
             raise OutputError(
                 f"{path}: OpenCV cannot write this video ({size[0]}x{size[1]}, codec mp4v); "
@@ -104,7 +106,7 @@ class VideoFile(_Closing):
     def _is_whole(self) -> bool:
         """Whether the file tells of the frames written and the last of them can be decoded."""
         cv2 = import_cv2()
-        capture = cv2.VideoCapture(str(self.path))
+        capture = cv2.VideoCapture(self._absolute)
         try:
             count = round(capture.get(cv2.CAP_PROP_FRAME_COUNT))
             # Matroska tells its duration in milliseconds only, so that the number may come out one off.

@@ -225,7 +225,8 @@ def read_image(path: Path) -> Frame:
 
 def _open_video(path: Path) -> Source:
     cv2 = import_cv2()
-    capture = cv2.VideoCapture(str(path))
+    # FFmpeg takes what precedes a colon for a protocol, unless it begins with a slash.
+    capture = cv2.VideoCapture(str(path.absolute()))
     # FFmpeg plays plain text as a video of a terminal; nobody means that.
     fourcc = (int(capture.get(cv2.CAP_PROP_FOURCC)) & 0xFFFFFFFF).to_bytes(4, "little")
     if not capture.isOpened() or fourcc == b"ansi":

@@ -75,6 +75,16 @@ def test_a_video_with_a_percent_sign_is_one_file(tmp_path: Path, name: str) -> N
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.parametrize("name", ["2024-05-01T12:30:05.mp4", "file:a.mkv"])
+def test_a_relative_path_may_hold_a_colon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with VideoFile(Path(name), 30, (64, 48)) as video:
+        video.write(np.zeros((48, 64, 3), np.uint8))
+    source = open_source(name)
+    assert (source.name, len(list(source))) == (name, 1)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_odd_sizes_lose_their_last_row_and_column(tmp_path: Path) -> None:
     with VideoFile(tmp_path / "out.mp4", 30, (65, 49)) as video:
         video.write(np.full((49, 65, 3), 128, np.uint8))

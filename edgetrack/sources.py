@@ -167,8 +167,8 @@ def _open_path(text: str) -> Source:
             raise SourceError(f"{text}: no image fits this pattern")
         return _open_images(text, images)
     raise SourceError(
-        f"{text}: no such file or folder; expected a video, a folder of images, an image pattern, a camera index, "
-        "a URL or a GStreamer pipeline"
+        f"{_redacted(text)}: no such file or folder; expected a video, a folder of images, an image pattern, "
+        "a camera index, a URL or a GStreamer pipeline"
     )
 
 
@@ -258,7 +258,7 @@ def _open_camera(index: int) -> Source:
 
 def _open_stream(url: str) -> Source:
     cv2 = import_cv2()
-    name = re.sub(r"//[^/@]*@", "//", url)  # messages and reports must not carry the password of a camera
+    name = _redacted(url)
     capture = cv2.VideoCapture(url)
     if not capture.isOpened():
         capture.release()
@@ -273,20 +273,31 @@ def _open_stream(url: str) -> Source:
 
 def _open_pipeline(pipeline: str) -> Source:
     cv2 = import_cv2()
+    name = _redacted(pipeline)
     if not has_gstreamer():
         raise SourceError(
-            f"{pipeline}: this OpenCV build ({cv2.__version__}) has no GStreamer; use the OpenCV that came with your "
+            f"{name}: this OpenCV build ({cv2.__version__}) has no GStreamer; use the OpenCV that came with your "
             "board or one built with -D WITH_GSTREAMER=ON (the wheels on PyPI are built without)"
         )
     capture = cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
     if not capture.isOpened():
         capture.release()
         raise SourceError(
-            f"{pipeline}: GStreamer cannot start this pipeline; expected it to end in "
+            f"{name}: GStreamer cannot start this pipeline; expected it to end in "
             "'videoconvert ! video/x-raw,format=BGR ! appsink'"
         )
     # A pipeline may well end of itself (filesrc, num-buffers), and OpenCV does not tell an end from an error.
-    return Source(pipeline, _read_all(capture), fps=_rate(cv2, capture), release=capture.release)
+    return Source(name, _read_all(capture), fps=_rate(cv2, capture), release=capture.release)
+
+
+def _redacted(text: str) -> str:
+    """A URL or pipeline without passwords, which messages and reports must not carry.
+
+    Rather too much is taken out than too little: a password may hold all that ends it elsewhere.
+    """
+    value = r"""(?:(["'])(?:\\.|(?!\3).)*\3|[^\s&]*)"""
+    text = re.sub(rf"(pass(?:word|wd)?|pwd?)(\s*=\s*){value}", r"\1\2***", text, flags=re.IGNORECASE)
+    return re.sub(r"://(?:(?! ! ).)*@", "://", text)  # up to the end of a pipeline's element
 
 
 def _read_all(capture: Any) -> Generator[Frame, None, int]:

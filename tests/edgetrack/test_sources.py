@@ -330,6 +330,39 @@ def test_stream_password_stays_out_of_names_and_messages(monkeypatch: pytest.Mon
         open_source("rtsp://admin:secret@10.0.0.7/live")
 
 
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("rtsp://admin:s3/c?r#t@h/live", "rtsp://h/live"),
+        ("rtsp://admin:s3@cr@t@h/live", "rtsp://h/live"),
+        ("rtsp://admin:s3 c!r t@h/live", "rtsp://h/live"),
+        ("rtsp://h/user=admin&password=s3@crt&channel=1", "rtsp://h/user=admin&password=***&channel=1"),
+        ("rtsp://h/user=admin_password=s3crt_channel=1", "rtsp://h/user=admin_password=***"),
+        ("http://h/video?usr=a&PWD=s3crt", "http://h/video?usr=a&PWD=***"),
+        ("http://h/clip.mp4?at=1", "http://h/clip.mp4?at=1"),
+        ("rtspsrc location=rtsp://a:s3crt@h/s ! appsink name=a@b", "rtspsrc location=rtsp://h/s ! appsink name=a@b"),
+        ("rtspsrc user-pw=s3crt location=rtsp://h/ ! appsink", "rtspsrc user-pw=*** location=rtsp://h/ ! appsink"),
+        (r'rtspsrc user-pw = "s3 \" crt" ! appsink', "rtspsrc user-pw = *** ! appsink"),
+    ],
+)
+def test_no_password_is_named(monkeypatch: pytest.MonkeyPatch, source: str, name: str) -> None:
+    monkeypatch.setattr(cv2.videoio_registry, "hasBackend", lambda _: True)
+    use_capture(monkeypatch, FakeCapture(1, 0))
+    assert open_source(source).name == name
+    use_capture(monkeypatch, FakeCapture(0, 0, opened=False))
+    with pytest.raises(SourceError, match=f"^{re.escape(name)}: "):
+        open_source(source)
+    monkeypatch.setattr(cv2.videoio_registry, "hasBackend", lambda _: False)
+    use_capture(monkeypatch, FakeCapture(0, 0, opened=False))
+    with pytest.raises(SourceError, match=f"^{re.escape(name)}: "):
+        open_source(source)
+
+
+def test_no_password_is_named_where_a_pipeline_is_taken_for_a_path() -> None:
+    with pytest.raises(SourceError, match=r"^rtspsrc location=rtsp://h/live!appsink: no such file or folder"):
+        open_source("rtspsrc location=rtsp://admin:s3crt@h/live!appsink")
+
+
 def test_recorded_stream_with_a_known_length_ends_normally(monkeypatch: pytest.MonkeyPatch) -> None:
     use_capture(monkeypatch, FakeCapture(4, 4))
     assert len(list(open_source("http://host/clip.mp4"))) == 4

@@ -355,14 +355,19 @@ def _onnxruntime(backend: str) -> ModuleType:
         import onnxruntime
 
         module: ModuleType = onnxruntime
+        version, available = module.__version__, module.get_available_providers()
     except ImportError as error:
         raise BackendUnavailableError(
             f"{backend}: onnxruntime cannot be imported ({error}); pip install '{extra}'"
         ) from error
-    available = module.get_available_providers()
+    except Exception as error:  # a folder that an uninstallation left behind is an empty package
+        raise BackendUnavailableError(
+            f"{backend}: the installation of onnxruntime is broken ({_one_line(error)}); reinstall it: "
+            f"pip uninstall onnxruntime onnxruntime-gpu, then pip install '{extra}'"
+        ) from error
     if provider not in available:
         raise BackendUnavailableError(
-            f"{backend}: the installed onnxruntime {module.__version__} has no {provider}, only "
+            f"{backend}: the installed onnxruntime {version} has no {provider}, only "
             f"{', '.join(available)}; pip uninstall onnxruntime, then pip install '{extra}'. onnxruntime and "
             "onnxruntime-gpu are one module, never install both; on a Jetson use the wheel made for its JetPack"
         )

@@ -33,6 +33,7 @@ _INSTALL = {
     "GPU": "it needs an Intel GPU with its compute runtime (libOpenCL.so.1, intel-opencl-icd) and access to /dev/dri",
     "NPU": "it needs an Intel NPU with its driver (intel-level-zero-npu) and access to /dev/accel",
 }
+_REINSTALL = "reinstall it: pip uninstall openvino, then pip install 'edgetrack[openvino]'"
 
 
 def version() -> str | None:
@@ -46,8 +47,13 @@ def version() -> str | None:
 def devices(backend: str) -> tuple[str, ...]:
     """The devices that answer for this backend; raises `BackendUnavailableError` with the reason if there are none."""
     _openvino(backend)
-    core, device = _core(), DEVICES[backend]
-    present = core.available_devices
+    try:
+        core, device = _core(), DEVICES[backend]
+        present = core.available_devices
+    except Exception as error:
+        raise BackendUnavailableError(
+            f"{backend}: OpenVINO does not start ({_last_line(error)}); {_REINSTALL}"
+        ) from error
     names = [name for name in present if name.split(".")[0] == device]
     if not names:
         raise BackendUnavailableError(
@@ -247,9 +253,14 @@ def _openvino(backend: str) -> ModuleType:
         import openvino
 
         module: ModuleType = openvino
+        _version(module)
     except ImportError as error:
         raise BackendUnavailableError(
             f"{backend}: openvino cannot be imported ({error}); pip install 'edgetrack[openvino]'"
+        ) from error
+    except Exception as error:  # a folder that an uninstallation left behind is an empty package
+        raise BackendUnavailableError(
+            f"{backend}: the installation of openvino is broken ({_last_line(error)}); {_REINSTALL}"
         ) from error
     return module
 

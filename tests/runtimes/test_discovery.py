@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
 
@@ -58,6 +59,35 @@ def test_a_runtime_that_is_not_installed(
     assert status.runtime_version is None
     assert status.reason.startswith(f"{backend}: {module} cannot be imported")
     assert status.reason.endswith(f"pip install 'edgetrack[{extra}]'")
+
+
+@pytest.mark.parametrize(("module", "other"), [("onnxruntime", "openvino"), ("openvino", "onnxruntime")])
+def test_half_an_installation_is_no_runtime_and_stops_no_other(
+    module: str, other: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(other)
+    monkeypatch.setitem(sys.modules, module, ModuleType(module))  # a folder without __init__.py, as pip leaves it
+    onnxruntime_session.devices.cache_clear()
+    found = {status.backend: status for status in discover()}
+    for backend in BACKENDS:
+        if backend.startswith(module):
+            assert not found[backend].available
+            assert found[backend].runtime_version is None
+            assert found[backend].reason.startswith(f"{backend}: the installation of {module} is broken (module")
+            assert f"reinstall it: pip uninstall {module}" in found[backend].reason
+    assert found[f"{other}-cpu"].available
+
+
+def test_an_openvino_that_does_not_start_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+
+    def core() -> None:
+        raise RuntimeError("Exception from xml.cpp:9:\nplugins.xml: cannot be opened\n")
+
+    monkeypatch.setattr(openvino_session, "_core", core)
+    status = next(status for status in discover() if status.backend == "openvino-cpu")
+    assert not status.available
+    assert status.reason.startswith("openvino-cpu: OpenVINO does not start (plugins.xml: cannot be opened); reinstall")
 
 
 @pytest.mark.parametrize("device", ["GPU", "NPU"])

@@ -85,7 +85,7 @@ class SourceError(EdgeTrackError):
 
 
 class MissingDependencyError(EdgeTrackError, ImportError):
-    """An optional package that is needed now is not installed."""
+    """An optional package that is needed now is not installed, or does not load."""
 
 
 class BundleError(EdgeTrackError):

@@ -26,14 +26,16 @@ def import_cv2() -> Any:
     """Return the ``cv2`` module.
 
     Raises:
-        MissingDependencyError: OpenCV is not installed. Boards bring their own build, so it is no hard dependency.
+        MissingDependencyError: OpenCV is not installed, or does not load. Boards bring their own build, so it is no
+            hard dependency.
     """
     try:
         import cv2
     except ImportError as error:
+        # It may be there, but need a library that the system lacks, as libGL.so.1 for windows, or another NumPy.
         raise MissingDependencyError(
-            "OpenCV (module cv2) is not installed. Install it with: pip install 'edgetrack[opencv]', "
-            "or use the build that came with your board"
+            f"OpenCV (module cv2) cannot be imported ({error}). Install it with: pip install 'edgetrack[opencv]', "
+            "after uninstalling one that does not load, or use the build that came with your board"
         ) from error
     return cv2
 

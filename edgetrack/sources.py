@@ -122,7 +122,7 @@ def open_source(source: str | os.PathLike[str] | int | Sequence[str | os.PathLik
     Raises:
         SourceError: it is missing, empty or cannot be read. While iterating: an image that cannot be decoded (named),
             or an end that came too early.
-        MissingDependencyError: OpenCV is not installed.
+        MissingDependencyError: OpenCV is not installed, or does not load.
     """
     if not isinstance(source, str | os.PathLike | int):
         return _open_images(f"{len(source)} images", [Path(p) for p in source])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import platform
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgetrack import imaging
-from edgetrack.errors import BoxError, FrameError
+from edgetrack.errors import BoxError, FrameError, MissingDependencyError
 from edgetrack.imaging import (
     box_to_crop,
     check_box,
@@ -233,3 +235,12 @@ def test_a_box_over_the_border_is_fine(box: object) -> None:
     values = check_box(box, (80, 60))
     assert values.dtype == np.float64
     assert values.tolist() == pytest.approx(list(box))
+
+
+def test_an_opencv_that_does_not_load_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cause = "libGL.so.1: cannot open shared object file: No such file or directory"
+    (tmp_path / "cv2.py").write_text(f"raise ImportError({cause!r})")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "cv2")
+    with pytest.raises(MissingDependencyError, match=rf"cannot be imported \({cause}\)\. Install it with: pip install"):
+        imaging.import_cv2()

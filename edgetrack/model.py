@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -202,6 +203,21 @@ def load_for(
         return candidate
 
     return _first_that_opens(opened) if backend == "auto" else opened(backend)
+
+
+def load_beside(model: str | os.PathLike[str], other: Model, precision: str = "auto") -> Model:
+    """Load a model as `other` was loaded: for its backend, with its options, and with "auto" in its precision as well
+    where the bundle has that. The errors are those of `load`."""
+
+    def loaded(precision: str) -> Model:
+        options = other.options
+        return load(model, other.backend, precision, options.threads, options.allow_fallback, options.cache_dir)
+
+    # What "auto" made fp32 was not asked to be, which may let a GPU compute in less.
+    if precision == "auto" and (other.precision, other.options.precision) != ("fp32", "auto"):
+        with suppress(OptionError):
+            return loaded(other.precision)
+    return loaded(precision)
 
 
 def _first_that_opens(opened: Callable[[str], Model]) -> Model:

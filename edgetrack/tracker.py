@@ -11,7 +11,7 @@ from edgetrack.errors import NotInitialisedError, OptionError
 from edgetrack.imaging import check_box, check_frame
 from edgetrack.kinds import Options, algorithm, check, redetecting
 from edgetrack.longterm import State as Redetecting
-from edgetrack.model import load, load_for, plain
+from edgetrack.model import Model, load, load_beside, load_for, plain
 from edgetrack.vtt import State as Searched
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edgetrack.model import Model
     from edgetrack.online import State
 
 
@@ -98,7 +97,9 @@ class Tracker:
             more alone.
         redetect: a model of kind "vtt", given as `model` is. The whole frame is searched with it for a lost target,
             from the sixteenth frame that it is lost in, and what it finds is taken once `model`, of kind "seqtrack", is
-            sure of it, too. A template is then replaced at a score of 0.9 or more alone.
+            sure of it, too. A template is then replaced at a score of 0.9 or more alone. Where `model` is loaded and
+            this is not, it is loaded for the same backend with the same options, and where its bundle can in the same
+            precision.
         redetect_interval: frames from one such search to the next, at least.
 
     Window, updates and looking around default to the model's manifest. They and `decode` are SeqTrack's: VTT has no
@@ -135,7 +136,10 @@ class Tracker:
         if redetect is None:
             self._algorithm = algorithm(self._model, options)
         else:
-            search = load(redetect, backend, precision, threads, allow_fallback, cache_dir)
+            if isinstance(model, Model) and not isinstance(redetect, Model):
+                search = load_beside(redetect, model, precision)
+            else:
+                search = load(redetect, backend, precision, threads, allow_fallback, cache_dir)
             self._algorithm = redetecting(self._model, search, options, redetect_interval)
         self._searches = redetect is not None or self._model.manifest.kind == "vtt"
         self._state: State | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -204,3 +205,30 @@ def test_models_of_other_kinds_are_refused(bundles: tuple[Path, Path]) -> None:
             Tracker(local, "onnxruntime-cpu", redetect=search, redetect_interval=interval)  # type: ignore[arg-type]
     shared = load(search, "onnxruntime-cpu")
     assert Tracker(local, "onnxruntime-cpu", redetect=shared).model.manifest.name == "colour"
+
+
+@pytest.mark.parametrize(
+    ("asked", "chosen", "hint"),
+    [
+        ("auto", "fp32", "auto"),
+        ("fp32", "fp32", "fp32"),
+        ("int8", "fp32", "auto"),  # the search has none
+    ],
+)
+def test_a_search_is_loaded_as_the_loaded_model_was(
+    bundles: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, chosen: str, hint: str
+) -> None:
+    local = load(bundles[0], "openvino-cpu", threads=1, allow_fallback=True, cache_dir=tmp_path)
+    local.precision, local.options = asked.replace("auto", "fp32"), replace(local.options, precision=hint)
+    loaded = []
+    monkeypatch.setattr("edgetrack.kinds.vtt.VTT", lambda model, **_: loaded.append(model))
+    Tracker(local, redetect=bundles[1])
+    search = loaded[0]
+    assert (search.backend, search.precision, search.options) == ("openvino-cpu", chosen, local.options)
+
+
+def test_precision_asked_for_a_search_is_not_changed(bundles: tuple[Path, Path]) -> None:
+    local = load(bundles[0], "onnxruntime-cpu", threads=1)
+    local.precision = "int8"
+    with pytest.raises(OptionError, match="got precision='int8'; the bundle 'cells' has fp32"):
+        Tracker(local, precision="int8", redetect=bundles[1])

@@ -9,7 +9,7 @@
 | ``clip.mp4`` | a video file |
 | ``frames/`` | a folder of images in natural order (``2.jpg`` before ``10.jpg``) |
 | ``frame.png``, ``frames/*.jpg``, ``frames/%06d.jpg`` | one image, or those that fit the pattern |
-| ``0``, ``/dev/video0`` | a camera |
+| ``0``, ``/dev/video0``, ``/dev/v4l/by-id/...`` | a camera, by its number or by a name of its device |
 | ``rtsp://...``, ``http://...`` | a network stream |
 | ``v4l2src ! ... ! appsink`` | a GStreamer pipeline, with an OpenCV that was built with GStreamer |
 
@@ -129,8 +129,8 @@ def open_source(source: str | os.PathLike[str] | int | Sequence[str | os.PathLik
     text = str(source) if isinstance(source, int) else os.fspath(source)
     if not text:
         raise SourceError("got an empty source; expected a path, an image pattern, a camera index, a URL or a pipeline")
-    if camera := re.fullmatch(r"(?:/dev/video)?(\d+)", text):
-        return _open_camera(int(camera[1]))
+    if not isinstance(source, os.PathLike) and re.fullmatch(r"\d+", text):
+        return _open_camera(int(text))
     if " ! " in text:
         return _open_pipeline(text)
     if re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE):
@@ -153,6 +153,9 @@ def natural_key(path: Path) -> list[tuple[bool, int, str]]:
 
 def _open_path(text: str) -> Source:
     path = Path(text)
+    # udev gives cameras names that stay, as links: in /dev/v4l, and where its rules say.
+    if camera := re.fullmatch(r"/dev/video(\d+)", os.path.realpath(path)):
+        return _open_camera(int(camera[1]))
     if path.is_dir():
         images = _images_in(path, re.compile(".*"))
         if not images:
@@ -161,6 +164,10 @@ def _open_path(text: str) -> Source:
         return _open_images(text, images)
     if path.is_file():
         return _open_images(text, [path]) if path.suffix.lower() in IMAGE_SUFFIXES else _open_video(path)
+    if path.exists():
+        raise SourceError(
+            f"{text}: neither a file nor a folder; expected one of them, or a camera by its number or as /dev/video0"
+        )
     if pattern := _pattern(path.name):
         images = _images_in(path.parent, pattern) if path.parent.is_dir() else []
         if not images:

@@ -309,6 +309,28 @@ def test_absent_camera_is_an_error(monkeypatch: pytest.MonkeyPatch, camera: str 
         open_source(camera)
 
 
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_link_to_a_camera_is_that_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type) -> None:
+    (tmp_path / "front_cam").symlink_to("/dev/video12")
+    (tmp_path / "by-id").symlink_to("front_cam")
+    opened = []
+    monkeypatch.setattr(cv2, "VideoCapture", lambda index: opened.append(index) or FakeCapture(1, 0))
+    for path in ("/dev/video12", tmp_path / "front_cam", tmp_path / "by-id"):
+        assert open_source(kind(path)).name == "camera 12"
+    assert opened == [12] * 3
+
+
+def test_a_path_of_digits_is_no_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_images(Path("0001"), ["1.png", "2.png"])
+    assert numbers(open_source(Path("0001"))) == [0, 1]
+
+
+def test_a_device_that_is_no_camera_is_named() -> None:
+    with pytest.raises(SourceError, match=r"^/dev/null: neither a file nor a folder; expected one of them, or a"):
+        open_source("/dev/null")
+
+
 def test_camera_that_stops_is_an_error_after_its_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     use_capture(monkeypatch, FakeCapture(3, 0))
     source = open_source("2")

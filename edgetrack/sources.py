@@ -24,8 +24,10 @@ end of its own, so its end is an error too.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
@@ -127,8 +129,11 @@ def open_source(source: str | os.PathLike[str] | int | Sequence[str | os.PathLik
     if not isinstance(source, str | os.PathLike | int):
         return _open_images(f"{len(source)} images", [Path(p) for p in source])
     text = str(source) if isinstance(source, int) else os.fspath(source)
-    if not text:
-        raise SourceError("got an empty source; expected a path, an image pattern, a camera index, a URL or a pipeline")
+    if not text or "\0" in text:
+        raise SourceError(
+            f"got {repr(text) if text else 'an empty source'}; "
+            "expected a path, an image pattern, a camera index, a URL or a pipeline"
+        )
     if not isinstance(source, os.PathLike) and re.fullmatch(r"\d+", text):
         return _open_camera(int(text))
     if " ! " in text:
@@ -153,23 +158,24 @@ def natural_key(path: Path) -> list[tuple[bool, int, str]]:
 
 def _open_path(text: str) -> Source:
     path = Path(text)
+    mode = _mode(path)
     # udev gives cameras names that stay, as links: in /dev/v4l, and where its rules say.
     if camera := re.fullmatch(r"/dev/video(\d+)", os.path.realpath(path)):
         return _open_camera(int(camera[1]))
-    if path.is_dir():
+    if stat.S_ISDIR(mode):
         images = _images_in(path, re.compile(".*"))
         if not images:
             suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
             raise SourceError(f"{text}: a folder without images; expected files ending in {suffixes}")
         return _open_images(text, images)
-    if path.is_file():
+    if stat.S_ISREG(mode):
         return _open_images(text, [path]) if path.suffix.lower() in IMAGE_SUFFIXES else _open_video(path)
-    if path.exists():
+    if mode:
         raise SourceError(
             f"{text}: neither a file nor a folder; expected one of them, or a camera by its number or as /dev/video0"
         )
     if pattern := _pattern(path.name):
-        images = _images_in(path.parent, pattern) if path.parent.is_dir() else []
+        images = _images_in(path.parent, pattern) if stat.S_ISDIR(_mode(path.parent)) else []
         if not images:
             raise SourceError(f"{text}: no image fits this pattern")
         return _open_images(text, images)
@@ -177,6 +183,17 @@ def _open_path(text: str) -> Source:
         f"{_redacted(text)}: no such file or folder; expected a video, a folder of images, an image pattern, "
         "a camera index, a URL or a GStreamer pipeline"
     )
+
+
+def _mode(path: Path) -> int:
+    """What kind of thing `path` is, links followed, for the functions of `stat`; 0 for nothing."""
+    try:
+        return path.stat().st_mode
+    except OSError as error:
+        # A text too long for a name is a pipeline without spaces about its "!", most likely.
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            return 0
+        raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _pattern(name: str) -> re.Pattern[str] | None:
@@ -199,7 +216,10 @@ def _pattern(name: str) -> re.Pattern[str] | None:
 
 def _images_in(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
     # Hidden files are left out: copies from a Mac bring "._1.jpg", which is no image.
-    found = (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    try:
+        found = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+    except OSError as error:
+        raise SourceError(f"{folder}: cannot be listed: {error.strerror}") from error
     return sorted((p for p in found if pattern.fullmatch(p.name)), key=natural_key)
 
 
@@ -224,7 +244,10 @@ def read_image(path: Path) -> Frame:
     # after the last start of scan; a thumbnail's own end marker comes before it, and coded data can hold neither.
     if data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
         raise SourceError(f"{path}: a JPEG that is cut off ({len(data)} bytes, no end marker)")
-    image: Frame | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    try:
+        image: Frame | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    except cv2.error as error:  # too large for it, or for the memory
+        raise SourceError(f"{path}: an image that OpenCV refuses to decode: {error.err}") from error
     if image is None:
         raise SourceError(f"{path}: not an image that OpenCV can decode ({len(data)} bytes)")
     return image
@@ -232,6 +255,10 @@ def read_image(path: Path) -> Frame:
 
 def _open_video(path: Path) -> Source:
     cv2 = import_cv2()
+    try:
+        is_indexed = _indexes_every_frame(path)
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
     # FFmpeg takes what precedes a colon for a protocol, unless it begins with a slash.
     capture = cv2.VideoCapture(str(path.absolute()))
     # FFmpeg plays plain text as a video of a terminal; nobody means that.
@@ -246,14 +273,14 @@ def _open_video(path: Path) -> Source:
     if count is None:
         frames: Iterator[Frame] = _read_all(capture)
     else:
-        tolerance = EXACT_TOLERANCE if _indexes_every_frame(path) else _loose_tolerance(fps, count)
+        tolerance = EXACT_TOLERANCE if is_indexed else _loose_tolerance(fps, count)
         frames = _read_promised(capture, str(path), count, tolerance)
     return Source(str(path), frames, fps=fps, frame_count=count, files=[path], release=capture.release)
 
 
 def _open_camera(index: int) -> Source:
     cv2 = import_cv2()
-    capture = cv2.VideoCapture(index)
+    capture = cv2.VideoCapture(min(index, 2**31 - 1))  # OpenCV counts in 32 bits; there is none with that number
     name = f"camera {index}"
     if not capture.isOpened():
         capture.release()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import re
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,11 @@ def test_an_empty_source_is_named() -> None:
         open_source("")
 
 
+def test_a_source_with_a_null_character_is_named() -> None:
+    with pytest.raises(SourceError, match=r"got 'a\\x00b'; expected a path"):
+        open_source("a\0b")
+
+
 def test_natural_order_compares_numbers_by_value() -> None:
     names = ["b1", "a10", "a9", "a10x", "a", "10", "9"]
     ordered = sorted((Path(n) for n in names), key=natural_key)
@@ -122,6 +129,47 @@ def test_empty_folder_empty_list_and_fruitless_pattern(tmp_path: Path) -> None:
         open_source([])
     with pytest.raises(SourceError, match="no image fits this pattern"):
         open_source(tmp_path / "no_such_folder" / "%04d.jpg")
+
+
+@pytest.mark.parametrize("text", ["a" * 300, "a" * 300 + "/%04d.jpg", "v4l2src!" + "videoconvert!" * 30 + "appsink"])
+def test_a_text_too_long_for_a_path_is_none(text: str) -> None:
+    with pytest.raises(SourceError, match=r"no such file or folder|no image fits this pattern"):
+        open_source(text)
+
+
+@pytest.mark.parametrize(
+    ("step", "source"),
+    [
+        ("stat", "clip.mp4"),
+        ("stat", "frames"),
+        ("stat", "frames/%d.png"),
+        ("iterdir", "frames"),
+        ("iterdir", "frames/%d.png"),
+        ("open", "clip.mp4"),
+    ],
+)
+def test_what_this_user_may_not_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, source: str
+) -> None:
+    """As it is for another user than root, who may read all."""
+
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    write_video(tmp_path / "clip.mp4")
+    write_images(tmp_path / "frames", ["1.png"])
+    monkeypatch.setattr(Path, step, refuse)
+    with pytest.raises(SourceError, match=r"(clip\.mp4|frames|%d\.png): cannot be (read|listed): Permission denied"):
+        open_source(tmp_path / source)
+
+
+def test_an_image_too_large_for_opencv_is_named(tmp_path: Path) -> None:
+    png = bytearray(cv2.imencode(".png", frame(0))[1].tobytes())
+    png[16:24] = (40_000).to_bytes(4, "big") * 2
+    png[29:33] = zlib.crc32(png[12:29]).to_bytes(4, "big")
+    (tmp_path / "a.png").write_bytes(png)
+    with pytest.raises(SourceError, match=r"a\.png: an image that OpenCV refuses to decode: "):
+        open_source(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize(
@@ -307,6 +355,12 @@ def test_absent_camera_is_an_error(monkeypatch: pytest.MonkeyPatch, camera: str 
     use_capture(monkeypatch, FakeCapture(0, 0, opened=False))
     with pytest.raises(SourceError, match="camera 0: cannot be opened"):
         open_source(camera)
+
+
+@pytest.mark.parametrize("index", [99_999_999_999, "99999999999", "9" * 30])
+def test_a_number_that_no_camera_has(index: str | int) -> None:
+    with pytest.raises(SourceError, match=f"camera {index}: cannot be opened"):
+        open_source(index)
 
 
 @pytest.mark.parametrize("kind", [str, Path])

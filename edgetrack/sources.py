@@ -240,9 +240,8 @@ def read_image(path: Path) -> Frame:
         data = path.read_bytes()
     except OSError as error:
         raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
-    # Many OpenCV builds fill the missing part of a cut-off JPEG with grey and say nothing. The end marker must come
-    # after the last start of scan; a thumbnail's own end marker comes before it, and coded data can hold neither.
-    if data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+    # Many OpenCV builds fill the missing part of a cut-off JPEG with grey and say nothing.
+    if data.startswith(b"\xff\xd8") and not _has_end(data):
         raise SourceError(f"{path}: a JPEG that is cut off ({len(data)} bytes, no end marker)")
     try:
         image: Frame | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
@@ -251,6 +250,21 @@ def read_image(path: Path) -> Frame:
     if image is None:
         raise SourceError(f"{path}: not an image that OpenCV can decode ({len(data)} bytes)")
     return image
+
+
+def _has_end(jpeg: bytes) -> bool:
+    """Whether the picture's end marker is there, whatever follows it: phones put films behind their pictures.
+
+    A segment's length leads over what it holds, such as a thumbnail with its own end marker. Coded data, which follows
+    a start of scan, goes on to the next marker that is no restart: in it a zero follows each FF (ITU-T T.81, B.1.1).
+    """
+    markers = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
+    at = 2
+    while marker := markers.search(jpeg, at):
+        if marker[1] == b"\xd9":
+            return True
+        at = marker.end() + int.from_bytes(jpeg[marker.end() : marker.end() + 2], "big")
+    return False
 
 
 def _open_video(path: Path) -> Source:

@@ -347,6 +347,18 @@ def test_jpeg_with_a_thumbnail_and_trailing_bytes_is_whole(tmp_path: Path) -> No
         open_source(path)
 
 
+@pytest.mark.parametrize("options", [[], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1], [cv2.IMWRITE_JPEG_RST_INTERVAL, 2]])
+def test_jpeg_ends_at_its_own_end_marker(tmp_path: Path, options: list[int]) -> None:
+    """Motion photos have a film behind the picture, in which there is a start of scan somewhere, and no end marker."""
+    path, jpeg = tmp_path / "a.jpg", cv2.imencode(".jpg", frame(5), options)[1].tobytes()
+    path.write_bytes(jpeg + b"\0\0\0\x18ftypmp42\xff\xda\0\x08" + bytes(50))
+    assert numbers(open_source(path)) == [5]
+    for kept in (*range(2, len(jpeg) - 2, 97), len(jpeg) - 2, len(jpeg) - 1):
+        path.write_bytes(jpeg[:kept])
+        with pytest.raises(SourceError, match="cut off"):
+            open_source(path)
+
+
 # Devices, streams, pipelines.
 
 

@@ -157,11 +157,18 @@ def track(
     is the box given; it has no score.
     """
     target = _parse_box(box)
-    if output is not None and jsonl is not None and Path(jsonl) == output:
+    if jsonl == "":
+        raise OptionError("got an empty --jsonl; expected the path of a file, or - for standard output")
+    lines = None if jsonl in (None, "-") else Path(str(jsonl))
+    if output is not None and lines is not None and _is_one_file(output, lines):
         raise OptionError(f"{output}: given for both --output and --jsonl; expected two files")
 
     from edgetrack import Tracker
+    from edgetrack.outputs import require_writable
     from edgetrack.sources import open_source
+
+    if lines is not None:
+        require_writable(lines)  # before the video is opened, which empties an earlier one
 
     # The model first: it may take a while, and a camera's frames go stale.
     tracker = Tracker(
@@ -183,7 +190,7 @@ def track(
             f"running on {tracker.model.backend}, the first backend that can; edgetrack doctor says what of the others"
         )
     with open_source(source) as frames:
-        for path in (output, None if jsonl in (None, "-") else Path(str(jsonl))):
+        for path in (output, lines):
             _refuse_overwriting(path, frames.files)
         _follow(frames, tracker, target, output, jsonl, decode)
 
@@ -476,8 +483,15 @@ def _parse_box(text: str) -> tuple[float, ...]:
 
 
 def _refuse_overwriting(output: Path | None, files: Sequence[Path]) -> None:
-    if output is not None and output.exists() and any(output.samefile(file) for file in files if file.exists()):
+    if output is not None and os.path.exists(output) and any(_is_one_file(output, file) for file in files):
         raise OptionError(f"{output}: is read as the source and would be overwritten; expected another path")
+
+
+def _is_one_file(a: Path, b: Path) -> bool:
+    """Whether two paths lead to one file, be it there already or not."""
+    if os.path.exists(a) and os.path.exists(b):
+        return os.path.samefile(a, b)
+    return os.path.realpath(a) == os.path.realpath(b)
 
 
 def _record(

@@ -25,6 +25,16 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov")
 """Of videos that are written. OpenCV takes the name of an image for a pattern, and writes over what fits that."""
 
 
+def require_writable(path: Path) -> None:
+    """Raise `OutputError` where no file can be written at `path`. What is there is left as it is."""
+    if not os.path.isdir(path.parent):
+        raise OutputError(f"{path}: cannot be written: there is no folder {path.parent}")
+    if os.path.isdir(path):
+        raise OutputError(f"{path}: cannot be written: it is a folder; expected the path of a file")
+    if not os.access(path if os.path.exists(path) else path.parent, os.W_OK):
+        raise OutputError(f"{path}: cannot be written by this user; expected a path that can be")
+
+
 class _Closing:
     """A context manager that calls `close` at the end, whatever happens.
 
@@ -54,15 +64,14 @@ class VideoFile(_Closing):
             The codec wants even numbers: of an odd width or height OpenCV leaves out the last column or row.
 
     Raises:
-        OutputError: the folder does not exist, the name is none of a video, or OpenCV has no encoder for it.
+        OutputError: the name is none of a video, no file can be written there, or OpenCV has no encoder for it.
     """
 
     def __init__(self, path: Path, fps: float, size: tuple[int, int]) -> None:
         cv2 = import_cv2()
         if path.suffix.lower() not in VIDEO_SUFFIXES:
             raise OutputError(f"{path}: not the name of a video; expected one that ends in .mp4, .avi, .mkv or .mov")
-        if not path.parent.is_dir():
-            raise OutputError(f"{path}: cannot be written: there is no folder {path.parent}")
+        require_writable(path)
         self.path = path
         self.size = size
         self._written = 0
@@ -73,7 +82,7 @@ class VideoFile(_Closing):
         if not self._writer.isOpened():
             raise OutputError(
                 f"{path}: OpenCV cannot write this video ({size[0]}x{size[1]}, codec mp4v); "
-                "expected a path that can be written, and an OpenCV that was built with FFmpeg"
+                "expected frames with a width and a height, and an OpenCV that was built with FFmpeg"
             )
 
     def __enter__(self) -> VideoFile:

@@ -258,6 +258,37 @@ def test_overwriting_the_source_is_2_and_leaves_it_alone(track: Run, clip: Path,
     assert same.exit_code == 2
 
 
+def test_one_file_under_two_names_is_2_and_stays(
+    track: Run, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link.mp4").symlink_to("new.mp4")
+    (tmp_path / "earlier.mp4").write_text("earlier")
+    (tmp_path / "linked.jsonl").hardlink_to("earlier.mp4")
+    for output, jsonl in (
+        ("new.mp4", tmp_path / "new.mp4"),
+        ("link.mp4", "./new.mp4"),
+        ("earlier.mp4", tmp_path / "linked.jsonl"),
+    ):
+        result = track(clip, "--output", output, "--jsonl", jsonl)
+        assert result.exit_code == 2
+        assert "given for both --output and --jsonl" in message(result)
+    assert not (tmp_path / "new.mp4").exists()
+    assert (tmp_path / "earlier.mp4").read_text() == "earlier"
+
+
+@pytest.mark.parametrize(("jsonl", "said"), [("none/out.jsonl", "there is no folder"), ("", "got an empty --jsonl")])
+def test_unwritable_lines_are_2_and_empty_no_earlier_video(
+    track: Run, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jsonl: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out.mp4").write_text("earlier")
+    result = track(clip, "--output", "out.mp4", "--jsonl", jsonl)
+    assert result.exit_code == 2
+    assert said in message(result)
+    assert (tmp_path / "out.mp4").read_text() == "earlier"
+
+
 def test_unwritable_output_is_2(track: Run, clip: Path, tmp_path: Path) -> None:
     assert "there is no folder" in message(track(clip, "--output", tmp_path / "none" / "out.mp4"))
     result = track(clip, "--output", tmp_path / "out.txt")

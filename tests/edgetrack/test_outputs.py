@@ -51,9 +51,21 @@ def test_video_is_whole_after_an_error(tmp_path: Path) -> None:
 def test_unwritable_videos_are_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="there is no folder"):
         VideoFile(tmp_path / "none" / "out.mp4", 30, (64, 48))
-    (tmp_path / "out.mp4").mkdir()
-    with pytest.raises(OutputError, match=r"out\.mp4: OpenCV cannot write this video \(64x48, codec mp4v\)"):
-        VideoFile(tmp_path / "out.mp4", 30, (64, 48))
+    with pytest.raises(OutputError, match=r"out\.mp4: OpenCV cannot write this video \(0x48, codec mp4v\)"):
+        VideoFile(tmp_path / "out.mp4", 30, (0, 48))
+    (tmp_path / "folder.mp4").mkdir()
+    with pytest.raises(OutputError, match=r"folder\.mp4: cannot be written: it is a folder"):
+        VideoFile(tmp_path / "folder.mp4", 30, (64, 48))
+
+
+def test_a_video_without_leave_to_write_is_refused_and_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is for another user than root, who may write all."""
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    (tmp_path / "earlier.mp4").write_bytes(b"earlier")
+    for name in ("earlier.mp4", "new.mp4"):
+        with pytest.raises(OutputError, match=rf"{name}: cannot be written by this user"):
+            VideoFile(tmp_path / name, 30, (64, 48))
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"earlier"]
 
 
 @pytest.mark.parametrize("name", ["%06d.png", "000001.png", "%d.JPG", "out.txt", "out"])

@@ -462,7 +462,7 @@ def _unpack(source: Path) -> Bundle:
             _check_members(archive, manifest, source)
             root = Path(tempfile.mkdtemp(prefix="edgetrack-"))
             bundle = Bundle(manifest, source, root)
-            weakref.finalize(bundle, shutil.rmtree, root, ignore_errors=True)
+            weakref.finalize(bundle, _remove, root, os.getpid())
             for name in manifest.files:
                 if name not in members:
                     raise IntegrityError(f"{source}: {name!r} is listed in the manifest but missing from the archive")
@@ -476,6 +476,12 @@ def _unpack(source: Path) -> Bundle:
         raise IntegrityError(f"{source}: the archive is damaged ({error}); fetch it again") from None
     except (OSError, RuntimeError) as error:  # a full disk, an encrypted member, a compression Python lacks
         raise BundleError(f"{source}: the archive cannot be unpacked: {error}") from None
+
+
+def _remove(root: Path, owner: int) -> None:
+    """Remove what the process `owner` unpacked; one forked off it has the same finalizers, and no right to it."""
+    if os.getpid() == owner:
+        shutil.rmtree(root, ignore_errors=True)
 
 
 def _check_members(archive: zipfile.ZipFile, manifest: Manifest, source: Path) -> None:

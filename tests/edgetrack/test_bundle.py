@@ -7,6 +7,8 @@ import hashlib
 import json
 import os
 import struct
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -430,6 +432,28 @@ def test_pack_refuses_a_damaged_bundle(damaged, tmp_path) -> None:
     with pytest.raises(IntegrityError):
         pack(damaged, tmp_path / "bad.zip")
     assert not (tmp_path / "bad.zip").exists()
+
+
+FORKING = """
+import os, sys
+from edgetrack.bundle import read_bundle
+bundle = read_bundle(sys.argv[1])
+if os.fork() == 0:
+    sys.exit()
+os.wait()
+print(bundle.root, sorted(os.listdir(bundle.root)))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_leaves_what_was_unpacked_to_its_parent(colour_bundle, tmp_path) -> None:
+    archive = pack(colour_bundle.root, tmp_path / "colour.zip")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", FORKING, str(archive)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    root, _, files = shown.partition(" ")
+    assert files.strip() == str(sorted(colour_bundle.manifest.files))
+    assert not Path(root).exists()  # once the parent has ended
 
 
 @pytest.mark.parametrize("path", ["../evil", "/etc/evil", "a/../../evil"])

@@ -324,21 +324,24 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
     """Read and check the bundle at `path`, a directory or a .zip of one with the manifest at its top.
 
     Raises:
-        BundleError: nothing is there, or it is neither a directory nor a .zip.
+        BundleError: nothing is there, it is neither a directory nor a .zip, or it cannot be read.
         ManifestError: the manifest is missing, is not JSON, does not fit the schema, or its graphs do not fit together.
         SchemaVersionError: it was written for another version; checked before the rest of the manifest is looked at.
         UnsafePathError: a path leads out of the bundle, or an archive unpacks to an unreasonable size.
         IntegrityError: a file is missing, or its size or hash is not the manifest's.
     """
     source = Path(path)
-    if source.is_dir():
-        manifest = _parse_manifest(_manifest_of_directory(source), source)
-        bundle = Bundle(manifest, source, source)
-    elif source.is_file():
-        bundle = _unpack(source)
-    else:
-        raise BundleError(f"no bundle at {source}: expected a directory with a {MANIFEST}, or a .zip of one")
-    _check(bundle.root, bundle.manifest, source)
+    try:
+        if source.is_dir():
+            manifest = _parse_manifest(_manifest_of_directory(source), source)
+            bundle = Bundle(manifest, source, source)
+        elif source.is_file():
+            bundle = _unpack(source)
+        else:
+            raise BundleError(f"no bundle at {source}: expected a directory with a {MANIFEST}, or a .zip of one")
+        _check(bundle.root, bundle.manifest, source)
+    except OSError as error:  # a file that this user may not read, a name longer than the system takes
+        raise BundleError(f"{source}: the bundle cannot be read: {error}") from error
     return bundle
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import hashlib
 import json
@@ -94,6 +95,26 @@ def test_an_enormous_manifest_is_not_read(damaged) -> None:
     with (damaged / "manifest.json").open("r+b") as file:
         file.truncate(1 << 30)  # sparse: takes no room
     with pytest.raises(ManifestError, match="more than"):
+        read_bundle(damaged)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "track.onnx"])
+def test_a_file_that_this_user_may_not_read(damaged, monkeypatch, name) -> None:
+    """As it is for another user than root, who may read all."""
+
+    def guarded(path: Path, *arguments: object, opened: Callable = Path.open, **options: object) -> object:
+        if path.name == name:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", guarded)
+    with pytest.raises(BundleError, match=rf"the bundle cannot be read: .*Permission denied: .*{name}"):
+        read_bundle(damaged)
+
+
+def test_a_name_longer_than_the_system_takes(damaged) -> None:
+    edit(damaged, lambda m: m["files"].update({"x" * 300: m["files"]["track.onnx"]}))
+    with pytest.raises(BundleError, match=r"the bundle cannot be read: .*name too long"):
         read_bundle(damaged)
 
 

@@ -71,12 +71,16 @@ def check_box(box: object, frame_size: tuple[int, int]) -> NDArray[np.float64]:
     high as the frame: crops are a multiple of the box's size, and memory would run out.
 
     Raises:
-        BoxError: wrong length, NaN or infinite, width or height not above zero or too large, or outside the frame.
+        BoxError: no numbers, wrong length, NaN or infinite, width or height not above zero or too large, or outside the
+            frame.
     """
     expected = "expected (x, y, w, h) in pixels with w > 0 and h > 0"
     try:
-        values = np.asarray(box, dtype=np.float64)
-    except (TypeError, ValueError):
+        given = np.asarray(box)
+        if given.dtype.kind not in "biufO":  # numpy reads numbers from texts and takes the real part of complex ones
+            raise TypeError
+        values = given.astype(np.float64)
+    except (TypeError, ValueError, OverflowError):
         raise BoxError(f"got {box!r}; {expected}") from None
     if values.shape != (4,):
         raise BoxError(f"got {box!r} of shape {values.shape}; {expected}")

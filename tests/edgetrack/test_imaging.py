@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -218,6 +219,11 @@ BAD_BOXES = {
     "right of the frame": ((80, 2, 3, 4), "outside the 80x60 frame"),
     "above the frame": ((1, -9, 3, 9), "outside the 80x60 frame"),
     "enormous": ((-1e6, -1e6, 2e6, 2e6), "twice the size of the 80x60 frame"),
+    "an integer beyond floats": ((10**400, 2, 3, 4), "got "),
+    "texts": (["1", "2", "3", "4"], r"got \['1', '2', '3', '4'\]"),
+    "bytes": ([b"1", b"2", b"3", b"4"], "got "),
+    "complex": (np.asarray([1, 2, 3, 4 + 1j]), "got array"),
+    "times": (np.asarray([1, 2, 3, 4], "datetime64[s]"), "got array"),
     "beyond floats": ((0, 0, 1e200, 1e200), "twice the size of the 80x60 frame"),
 }
 
@@ -228,6 +234,11 @@ def test_a_bad_box_is_named(name: str) -> None:
     with pytest.raises(BoxError, match=message) as caught:
         check_box(box, (80, 60))
     assert "expected (x, y, w, h) in pixels with w > 0 and h > 0" in str(caught.value)
+
+
+def test_a_box_of_other_numbers_is_fine() -> None:
+    for box in ((Fraction(1, 2), 2, 3, 4), (0.5, np.int8(2), np.float32(3), 4), np.asarray([0.5, 2, 3, 4], np.float16)):
+        assert check_box(box, (80, 60)).tolist() == [0.5, 2, 3, 4]
 
 
 @pytest.mark.parametrize("box", [(0, 0, 80, 60), (-5, -5, 10, 10), (79.5, 59.5, 9, 9), [1, 2, 3, 4], np.arange(1, 5)])

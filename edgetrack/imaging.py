@@ -89,6 +89,8 @@ def check_box(box: object, frame_size: tuple[int, int]) -> NDArray[np.float64]:
     x, y, w, h = values.tolist()
     if w <= 0 or h <= 0:
         raise BoxError(f"got {values.tolist()}; {expected}")
+    if w * h == 0:  # below what a float can hold
+        raise BoxError(f"got {values.tolist()}, whose area vanishes; {expected}")
     width, height = frame_size
     if x >= width or y >= height or x + w <= 0 or y + h <= 0:
         raise BoxError(

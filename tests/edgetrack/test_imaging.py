@@ -216,6 +216,7 @@ BAD_BOXES = {
     "infinite": ((1, -math.inf, 3, 4), "not finite"),
     "negative width": ((1, 2, -3, 4), "-3"),
     "zero height": ((1, 2, 3, 0), "h > 0"),
+    "vanishing": ((1, 2, 1e-162, 1e-162), "area vanishes"),
     "right of the frame": ((80, 2, 3, 4), "outside the 80x60 frame"),
     "above the frame": ((1, -9, 3, 9), "outside the 80x60 frame"),
     "enormous": ((-1e6, -1e6, 2e6, 2e6), "twice the size of the 80x60 frame"),

@@ -113,9 +113,9 @@ def open_session(backend: str, graph: Path, options: SessionOptions) -> EngineSe
         engine_dir=_engine_dir(provider, backend, graph, options, str(ort.__version__)),
     )
     recorded = hasattr(ort.InferenceSession, "get_provider_graph_assignment_info")  # since 1.24
-    with tempfile.TemporaryDirectory(prefix="edgetrack-") as profile_dir:
+    with contextlib.nullcontext() if recorded else _profile_dir(backend) as profile_dir:
         replaced = constants_after_relu(graph) if provider == CPU else {}
-        profile = None if recorded else Path(profile_dir)
+        profile = None if profile_dir is None else Path(profile_dir)
         try:
             session = _create(ort, str(graph), backend, options, settings, profile, replaced)
         except Exception as error:
@@ -305,6 +305,16 @@ def _create(
     return ort.InferenceSession(
         graph, config, providers=list(chain), provider_options=list(chain.values()), enable_fallback=0
     )
+
+
+def _profile_dir(backend: str) -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="edgetrack-")
+    except OSError as error:
+        raise BackendError(
+            f"{backend}: no folder for the profile that says where nodes run ({error}); name one that can be written "
+            "in TMPDIR, or install onnxruntime 1.24 or later, which needs none"
+        ) from error
 
 
 @cache  # said once

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import pytest
 from small_graphs import LINEAR, node, normal, save_graph
 
 from edgetrack_runtimes import SessionOptions, onnxruntime_session, open_session, openvino_session
-from edgetrack_runtimes.errors import GraphError, PlacementError
+from edgetrack_runtimes.errors import BackendError, GraphError, PlacementError
 from edgetrack_runtimes.placement import PlacedNode, counted, require_placement
 
 CUDA, CPU, TENSORRT = "CUDAExecutionProvider", "CPUExecutionProvider", "TensorrtExecutionProvider"
@@ -100,6 +101,19 @@ def test_without_a_record_the_profile_of_a_run_tells(
     session = open_session("onnxruntime-cpu", path, SessionOptions(threads=1))
     assert set(session.placement) == {CPU}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_only_a_profile_needs_a_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ort = pytest.importorskip("onnxruntime")
+    from onnxruntime.capi.onnxruntime_inference_collection import Session
+
+    path = LINEAR.save(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    if hasattr(ort.InferenceSession, "get_provider_graph_assignment_info"):
+        open_session("onnxruntime-cpu", path, SessionOptions(threads=1)).close()
+    monkeypatch.delattr(Session, "get_provider_graph_assignment_info", raising=False)
+    with pytest.raises(BackendError, match=r"onnxruntime-cpu: no folder for the profile .*No such file.*TMPDIR"):
+        open_session("onnxruntime-cpu", path, SessionOptions(threads=1))
 
 
 def test_record_and_profile_agree(tmp_path: Path) -> None:

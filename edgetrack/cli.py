@@ -133,7 +133,7 @@ def track(
         typer.Option(help="Where compiled engines are kept; without it TensorRT's alone are, in ~/.cache/edgetrack."),
     ] = None,
     decode: Annotated[str, typer.Option(help="fused (one graph a frame) or cached (token by token).")] = "fused",
-    output: Annotated[Path | None, typer.Option(help="Write an annotated video, such as out.mp4.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write an annotated video: .mp4, .avi, .mkv or .mov.")] = None,
     jsonl: Annotated[
         str | None, typer.Option(help="Write one JSON object a frame to a file, or to - (stdout).")
     ] = None,

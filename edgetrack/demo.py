@@ -77,7 +77,7 @@ def run_demo(
     Raises:
         OptionError: `frames` is too small.
         OutputError: the folder, the video or the picture cannot be written.
-        BundleError, BackendError: the model cannot be loaded.
+        BundleError, BackendError, MissingDependencyError: the model cannot be loaded.
     """
     if frames < 2:
         raise OptionError(f"got {frames} frames; expected at least 2: one to show the target, one to find it in")

@@ -2,7 +2,7 @@
 
     EdgeTrackError
     ├── FrameError               a frame of the wrong type, dtype or shape (also a ValueError)
-    ├── BoxError                 a box that is not finite, empty or outside the frame (also a ValueError)
+    ├── BoxError                 a box that is not four finite numbers, empty or outside the frame (also a ValueError)
     ├── OptionError              an option outside its range, or one the model cannot do (also a ValueError)
     │   └── OutputError          a result that cannot be written, or not whole (also a ValueError)
     ├── NotInitialisedError      update() before init()
@@ -14,7 +14,7 @@
     │   ├── IntegrityError       a file is missing or its hash differs from the manifest's
     │   └── UnsafePathError      a path in the manifest points out of the bundle
     └── BackendError             a runtime or device, from edgetrack_runtimes
-        ├── BackendUnavailableError  not known, not installed, or its device does not answer
+        ├── BackendUnavailableError  not known, not wholly installed, or its device does not answer
         ├── PlacementError           part of the graph would run on another device than the one asked for
         ├── GraphError               the runtime cannot load, compile or run the graph
         ├── TensorError              a tensor with a wrong name, shape or dtype (also a ValueError)
@@ -65,7 +65,7 @@ class FrameError(EdgeTrackError, ValueError):
 
 
 class BoxError(EdgeTrackError, ValueError):
-    """A box that is not finite, has no area, or lies outside the frame."""
+    """A box that is not four finite numbers, has no area, or lies outside the frame."""
 
 
 class OptionError(EdgeTrackError, ValueError):

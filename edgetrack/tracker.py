@@ -87,7 +87,8 @@ class Tracker:
         model: a shipped name, the path of a bundle (directory or .zip), or a loaded `Model`.
         backend: where to run; "auto" takes the first that can. This and `precision`, `threads`, `allow_fallback` and
             `cache_dir` are options of `edgetrack.load`.
-        decode: "fused" runs one graph a frame, "cached" the encoder and then the decoder token by token. Same boxes.
+        decode: "fused" runs one graph a frame, "cached" the encoder and then the decoder token by token: the same boxes
+            but for rounding.
         window: strength of the penalty on leaving the crop's centre, 0 (none) to 1 (the paper's).
         update_interval: frames between template updates; 0 never updates.
         update_threshold: a template is replaced when the mean of the four token likelihoods is above this; 0 is the
@@ -107,7 +108,7 @@ class Tracker:
 
     Raises:
         OptionError: an option is out of range, or one that the model cannot do.
-        BundleError, BackendError: the model cannot be loaded; see `edgetrack.load`.
+        BundleError, BackendError, MissingDependencyError: the model cannot be loaded; see `edgetrack.load`.
     """
 
     def __init__(

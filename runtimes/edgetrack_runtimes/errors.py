@@ -12,7 +12,7 @@ class BackendError(EdgeTrackError):
 
 
 class BackendUnavailableError(BackendError):
-    """The backend is not known, not installed, or its device does not answer."""
+    """The backend is not known, not wholly installed, or its device does not answer."""
 
 
 class PlacementError(BackendError):

@@ -177,7 +177,7 @@ def _open_path(text: str) -> Source:
     if pattern := _pattern(path.name):
         images = _images_in(path.parent, pattern) if stat.S_ISDIR(_mode(path.parent)) else []
         if not images:
-            raise SourceError(f"{text}: no image fits this pattern")
+            raise SourceError(f"{_redacted(text)}: no image fits this pattern")
         return _open_images(text, images)
     raise SourceError(
         f"{_redacted(text)}: no such file or folder; expected a video, a folder of images, an image pattern, "
@@ -345,7 +345,7 @@ def _redacted(text: str) -> str:
     """
     value = r"""(?:(["'])(?:\\.|(?!\3).)*\3|[^\s&]*)"""
     text = re.sub(rf"(pass(?:word|wd)?|pwd?)(\s*=\s*){value}", r"\1\2***", text, flags=re.IGNORECASE)
-    return re.sub(r"://(?:(?! ! ).)*@", "://", text)  # up to the end of a pipeline's element
+    return re.sub(r"(:/+)(?:(?! ! ).)*@", r"\1", text)  # up to the end of a pipeline's element
 
 
 def _read_all(capture: Any) -> Generator[Frame, None, int]:

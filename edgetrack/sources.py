@@ -258,7 +258,7 @@ def _has_end(jpeg: bytes) -> bool:
     A segment's length leads over what it holds, such as a thumbnail with its own end marker. Coded data, which follows
     a start of scan, goes on to the next marker that is no restart: in it a zero follows each FF (ITU-T T.81, B.1.1).
     """
-    markers = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
+    markers = re.compile(rb"\xff([\xc0-\xcf\xd9-\xef\xfe])")  # anything else behind an FF is a decoder's to forgive
     at = 2
     while marker := markers.search(jpeg, at):
         if marker[1] == b"\xd9":

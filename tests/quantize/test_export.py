@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import zipfile
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import edgetrack
 from edgetrack.bundle import read_bundle
 from edgetrack.imaging import clip_box, crop_square, crop_to_box, normalise
 from quantize.cli import app
-from quantize.export import ExportError, compare, export_bundle
+from quantize.export import ExportError, _replace, compare, export_bundle
 from quantize.graphs import seqtrack_graphs
 from train.checkpoints import save_model
 from train.models.seqtrack import SeqTrack
@@ -179,22 +178,22 @@ def test_what_is_not_a_bundle_is_never_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "photos.zip").read_bytes() == photos
 
 
-def test_a_bundle_stays_where_the_next_cannot_take_its_place(
-    exported: tuple[SeqTrack, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = tmp_path / "model"
-    shutil.copytree(exported[1], before)
+def test_a_bundle_stays_where_the_next_cannot_take_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("model", "next"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text(name)
     moved: list[Path] = []
 
-    def interrupted(source: Path, target: Path) -> Path:
+    def interrupted(source: Path, target: Path) -> None:
         moved.append(source)
         if len(moved) == 2:  # the first makes place
             raise KeyboardInterrupt
         os.rename(source, target)
-        return Path(target)
 
     monkeypatch.setattr(Path, "rename", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        export_bundle(exported[0], before, name="next", metadata={})
-    assert read_bundle(before).manifest == read_bundle(exported[1]).manifest
-    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+        _replace(tmp_path / "next", tmp_path / "model", tmp_path / "before")
+    assert (tmp_path / "model" / "manifest.json").read_text() == "model"
+    _replace(tmp_path / "next", tmp_path / "model", tmp_path / "before")
+    assert (tmp_path / "model" / "manifest.json").read_text() == "next"
+    assert (tmp_path / "before" / "manifest.json").read_text() == "model"

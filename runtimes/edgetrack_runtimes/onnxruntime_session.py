@@ -25,6 +25,7 @@ import numpy as np
 
 from edgetrack_runtimes.cache import engine_folder, user_cache
 from edgetrack_runtimes.errors import BackendError, BackendUnavailableError, GraphError
+from edgetrack_runtimes.half import in_half_precision
 from edgetrack_runtimes.placement import PlacedNode, counted, require_placement
 from edgetrack_runtimes.session import Array, EngineSession, SessionOptions, TensorSpec
 
@@ -116,8 +117,10 @@ def open_session(backend: str, graph: Path, options: SessionOptions) -> EngineSe
     with contextlib.nullcontext() if recorded else _profile_dir(backend) as profile_dir:
         replaced = constants_after_relu(graph) if provider == CPU else {}
         profile = None if profile_dir is None else Path(profile_dir)
+        halved = provider == CUDA and options.precision == "fp16"
+        source = in_half_precision(graph) if halved else str(graph)
         try:
-            session = _create(ort, str(graph), backend, options, settings, profile, replaced)
+            session = _create(ort, source, backend, options, settings, profile, replaced)
         except Exception as error:
             raise GraphError(f"{graph}: ONNX Runtime cannot load it: {_one_line(error)}") from error
         if provider not in session.get_providers():
@@ -200,12 +203,29 @@ def provider_options(
                 else {}
             ),
         }
-    if options.precision in ("fp16", "bf16"):
-        raise BackendError(
-            f"precision {options.precision!r}: {provider} computes in the graph's own types; use 'auto' or 'fp32', "
-            "or another backend (onnxruntime-tensorrt, openvino)"
-        )
+    reason = _refusal(provider, options.precision, quantized)
+    if reason is not None:
+        raise BackendError(f"precision {options.precision!r}: {reason}")
     return {"device_id": "0", "use_tf32": "0"} if provider == CUDA else {}
+
+
+def _refusal(provider: str, precision: str, quantized: bool) -> str | None:
+    """Why a provider that computes in the types of the graph does not run it in `precision`; None if it does."""
+    if precision not in ("fp16", "bf16"):
+        return None
+    if provider == CPU:
+        return (
+            f"{provider} computes in the graph's own types; use 'auto' or 'fp32', or another backend "
+            "(onnxruntime-cuda, onnxruntime-tensorrt, openvino)"
+        )
+    if precision == "bf16":
+        return (
+            f"{provider} has no convolution in it before operator set 22; use 'fp16', or another backend "
+            "(onnxruntime-tensorrt, openvino)"
+        )
+    if quantized:
+        return f"the graph has quantised layers; what is converted for {provider} is a float32 one"
+    return None
 
 
 def assigned_nodes(session: Any) -> list[PlacedNode]:

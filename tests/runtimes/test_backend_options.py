@@ -10,6 +10,7 @@ from small_graphs import CASES, LINEAR
 
 from edgetrack_runtimes import SessionOptions, int8_is_faster, onnxruntime_session, open_session
 from edgetrack_runtimes.errors import BackendError, BackendUnavailableError, GraphError
+from edgetrack_runtimes.half import in_half_precision
 from edgetrack_runtimes.onnxruntime_session import CPU, CUDA, TENSORRT, provider_options
 from edgetrack_runtimes.openvino_session import properties
 
@@ -56,14 +57,18 @@ def test_tensorrt_cannot_promise_fp32_while_tf32_is_on(monkeypatch: pytest.Monke
 
 
 def session_of(
-    backend: str, graph: Path, monkeypatch: pytest.MonkeyPatch, cache_dir: Path | None = None
-) -> tuple[str, Any, list[dict[str, str]]]:
+    backend: str,
+    graph: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cache_dir: Path | None = None,
+    precision: str = "auto",
+) -> tuple[str | bytes, Any, list[dict[str, str]]]:
     """The model, the configuration and the providers' options that a session would be made from, on a machine without
     the provider."""
     ort = pytest.importorskip("onnxruntime")
     made = []
 
-    def spy(model: str, config: Any, *, provider_options: list[dict[str, str]], **kwargs: object) -> None:
+    def spy(model: str | bytes, config: Any, *, provider_options: list[dict[str, str]], **kwargs: object) -> None:
         made.append((model, config, provider_options))
         raise RuntimeError("far enough")
 
@@ -72,7 +77,7 @@ def session_of(
     monkeypatch.setattr(ort, "get_available_providers", lambda: [provider])
     monkeypatch.setattr(ort, "InferenceSession", spy)
     with pytest.raises(GraphError, match="far enough"):
-        open_session(backend, graph, SessionOptions(cache_dir=cache_dir))
+        open_session(backend, graph, SessionOptions(precision=precision, cache_dir=cache_dir))
     return made[0]
 
 
@@ -159,11 +164,26 @@ def test_cuda_keeps_float32_whole(precision: str) -> None:
     assert provider_options(CPU, SessionOptions(precision=precision)) == {}
 
 
-@pytest.mark.parametrize("provider", [CPU, CUDA])
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_providers_without_a_precision_refuse_one(provider: str, precision: str) -> None:
-    with pytest.raises(BackendError, match=f"precision '{precision}': {provider} computes in the graph's own types"):
-        provider_options(provider, SessionOptions(precision=precision))
+@pytest.mark.parametrize(
+    ("provider", "precision", "quantized", "reason"),
+    [
+        (CPU, "fp16", False, f"{CPU} computes in the graph's own types"),
+        (CPU, "bf16", False, f"{CPU} computes in the graph's own types"),
+        (CUDA, "bf16", False, f"{CUDA} has no convolution in it"),
+        (CUDA, "fp16", True, "the graph has quantised layers"),
+    ],
+)
+def test_providers_without_a_precision_refuse_one(provider: str, precision: str, quantized: bool, reason: str) -> None:
+    with pytest.raises(BackendError, match=f"precision '{precision}': {reason}"):
+        provider_options(provider, SessionOptions(precision=precision), quantized=quantized)
+
+
+def test_cuda_gets_a_graph_in_half_precision_where_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    graph = LINEAR.save(tmp_path)
+    assert session_of("onnxruntime-cuda", graph, monkeypatch)[0] == str(graph)
+    assert session_of("onnxruntime-cuda", graph, monkeypatch, precision="fp16")[0] == in_half_precision(graph)
 
 
 @pytest.mark.parametrize("precision", ["auto", "fp32"])

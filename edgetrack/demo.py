@@ -81,14 +81,13 @@ def run_demo(
     """
     if frames < 2:
         raise OptionError(f"got {frames} frames; expected at least 2: one to show the target, one to find it in")
-    search = None if redetect is None else edgetrack.load(redetect, backend)
-    tracker = edgetrack.Tracker(model, backend, redetect=search)
+    tracker = edgetrack.Tracker(model, backend, redetect=redetect)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{output}: cannot be made a folder: {error.strerror}") from None
     running = tracker.model
-    name = " + ".join(each.manifest.name for each in (running, search) if each is not None)
+    name = " + ".join(each.manifest.name for each in (running, tracker.search) if each is not None)
     moments = MOMENTS if frames > max(MOMENTS) else tuple(np.linspace(0, frames - 1, 4).round().astype(int).tolist())
     pictures: dict[int, Image] = {}
     overlaps, latencies = [], []

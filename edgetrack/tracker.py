@@ -135,13 +135,14 @@ class Tracker:
         if isinstance(redetect_interval, bool) or not isinstance(redetect_interval, int) or redetect_interval < 1:
             raise OptionError(f"got redetect_interval={redetect_interval!r}; expected a whole number of at least 1")
         if redetect is None:
+            self._search = None
             self._algorithm = algorithm(self._model, options)
         else:
             if isinstance(model, Model) and not isinstance(redetect, Model):
-                search = load_beside(redetect, model, precision)
+                self._search = load_beside(redetect, model, precision)
             else:
-                search = load(redetect, backend, precision, threads, allow_fallback, cache_dir)
-            self._algorithm = redetecting(self._model, search, options, redetect_interval)
+                self._search = load(redetect, backend, precision, threads, allow_fallback, cache_dir)
+            self._algorithm = redetecting(self._model, self._search, options, redetect_interval)
         self._searches = redetect is not None or self._model.manifest.kind == "vtt"
         self._state: State | None = None
 
@@ -149,6 +150,11 @@ class Tracker:
     def model(self) -> Model:
         """The model this tracker runs; give it to other trackers to load it once."""
         return self._model
+
+    @property
+    def search(self) -> Model | None:
+        """The model that looks for a lost target in the whole frame; None without `redetect`."""
+        return self._search
 
     def init(self, frame: NDArray[np.uint8], box: Sequence[float] | NDArray[np.float64]) -> None:
         """Take the target at `box`, (x, y, w, h) in pixels, of the BGR uint8 `frame` (H, W, 3). May be called again.

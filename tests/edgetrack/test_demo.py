@@ -50,7 +50,7 @@ class TrackerOfThree:
     """Stands in for the tracker: exact, then far off while the target is hidden, then half a box off."""
 
     def __init__(self, model: str, backend: str, redetect: Any) -> None:
-        assert redetect.manifest.name == "some-search"
+        self.search = SimpleNamespace(manifest=SimpleNamespace(name=redetect))
         options = SimpleNamespace(threads=None)
         manifest = SimpleNamespace(name=model)
         self.model = SimpleNamespace(manifest=manifest, backend=backend, precision="fp32", options=options)
@@ -66,9 +66,7 @@ class TrackerOfThree:
 def test_numbers_leave_out_the_first_frame_and_the_hidden_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(demo, "Scene", FilmOfFour)
     monkeypatch.setattr(edgetrack, "Tracker", TrackerOfThree)
-    search = SimpleNamespace(manifest=SimpleNamespace(name="some-search"))
-    monkeypatch.setattr(edgetrack, "load", lambda *asked: {("a-search", "some-backend"): search}[asked])
-    result = run_demo(tmp_path, "some-model", "some-backend", frames=4, seed=7, redetect="a-search")
+    result = run_demo(tmp_path, "some-model", "some-backend", frames=4, seed=7, redetect="some-search")
     assert (result.frames, result.hidden) == (3, 1)
     assert result.overlap == pytest.approx((1 + 1 / 3) / 2)
     assert result.success == 0.5

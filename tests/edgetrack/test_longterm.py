@@ -204,7 +204,9 @@ def test_models_of_other_kinds_are_refused(bundles: tuple[Path, Path]) -> None:
         with pytest.raises(OptionError, match="redetect_interval="):
             Tracker(local, "onnxruntime-cpu", redetect=search, redetect_interval=interval)  # type: ignore[arg-type]
     shared = load(search, "onnxruntime-cpu")
-    assert Tracker(local, "onnxruntime-cpu", redetect=shared).model.manifest.name == "colour"
+    tracker = Tracker(local, "onnxruntime-cpu", redetect=shared)
+    assert tracker.model.manifest.name == "colour"
+    assert tracker.search is shared
 
 
 @pytest.mark.parametrize(
@@ -216,14 +218,12 @@ def test_models_of_other_kinds_are_refused(bundles: tuple[Path, Path]) -> None:
     ],
 )
 def test_a_search_is_loaded_as_the_loaded_model_was(
-    bundles: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, chosen: str, hint: str
+    bundles: tuple[Path, Path], tmp_path: Path, asked: str, chosen: str, hint: str
 ) -> None:
     local = load(bundles[0], "openvino-cpu", threads=1, allow_fallback=True, cache_dir=tmp_path)
     local.precision, local.options = asked.replace("auto", "fp32"), replace(local.options, precision=hint)
-    loaded = []
-    monkeypatch.setattr("edgetrack.kinds.vtt.VTT", lambda model, **_: loaded.append(model))
-    Tracker(local, redetect=bundles[1])
-    search = loaded[0]
+    search = Tracker(local, redetect=bundles[1]).search
+    assert search is not None
     assert (search.backend, search.precision, search.options) == ("openvino-cpu", chosen, local.options)
 
 

@@ -56,7 +56,7 @@ class CropSettings(_Part):
     longer one of VTT's."""
 
     size: int = Field(ge=1)
-    factor: float = Field(gt=0)
+    factor: float = Field(gt=0, le=100)  # the models' are 1.25 to 5
 
 
 class CanvasSettings(_Part):

@@ -148,6 +148,7 @@ SCHEMA_FAULTS: dict[str, Callable[[dict], object]] = {
     "preprocessing.mean.2": lambda m: m["preprocessing"].update(mean=[0.5, 0.5]),
     "preprocessing.std.1": lambda m: m["preprocessing"].update(std=[1, 0, 1]),
     "preprocessing.search.factor": lambda m: m["preprocessing"]["search"].update(factor=float("inf")),
+    "preprocessing.template.factor": lambda m: m["preprocessing"]["template"].update(factor=1e308),
     "online.window": lambda m: m["online"].update(window=1.5),
     "online.update_interval": lambda m: m["online"].update(update_interval=0),
     "score": lambda m: m["score"].update(source="oracle"),

@@ -31,7 +31,9 @@ def import_cv2() -> Any:
     """
     try:
         import cv2
-    except ImportError as error:
+
+        cv2.__version__  # noqa: B018  a folder that an uninstallation left behind is an empty package
+    except (ImportError, AttributeError) as error:
         # It may be there, but need a library that the system lacks, as libGL.so.1 for windows, or another NumPy.
         raise MissingDependencyError(
             f"OpenCV (module cv2) cannot be imported ({error}). Install it with: pip install 'edgetrack[opencv]', "

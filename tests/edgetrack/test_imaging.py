@@ -256,3 +256,11 @@ def test_an_opencv_that_does_not_load_says_why(tmp_path: Path, monkeypatch: pyte
     monkeypatch.delitem(sys.modules, "cv2")
     with pytest.raises(MissingDependencyError, match=rf"cannot be imported \({cause}\)\. Install it with: pip install"):
         imaging.import_cv2()
+
+
+def test_the_folder_that_opencv_left_behind_is_no_opencv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cv2").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "cv2")
+    with pytest.raises(MissingDependencyError, match=r"cannot be imported \(.*__version__"):
+        imaging.import_cv2()

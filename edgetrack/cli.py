@@ -348,7 +348,7 @@ def doctor(
     """Say what this machine can run: packages, backends and why not, shipped models and whether they are intact.
 
     With --run also which of them give the right answers where. Exits with 4 if a shipped model is damaged, and with 5
-    if OpenCV is missing, no backend works or one that works cannot run a model rightly.
+    if OpenCV is missing, no backend works, one answers wrongly or one that works runs a model in no precision.
     """
     from edgetrack.doctor import diagnose
 
@@ -359,7 +359,7 @@ def doctor(
         _print_diagnosis(diagnosis)
     if not all(check.sound for check in diagnosis.models):
         raise typer.Exit(4)
-    failed = any(found.reason for model in diagnosis.models for found in model.runs)
+    failed = not all(model.runs_rightly for model in diagnosis.models)
     if failed or diagnosis.opencv is None or not any(check.available for check in diagnosis.backends):
         raise typer.Exit(5)
 

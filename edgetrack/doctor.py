@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import edgetrack
-from edgetrack.errors import BundleError, EdgeTrackError, MissingDependencyError
+from edgetrack.errors import BundleError, EdgeTrackError, MissingDependencyError, WrongAnswerError
 
 if TYPE_CHECKING:
     from edgetrack_runtimes import BackendStatus
@@ -17,11 +17,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """One model on one backend: why it was not loaded, or why its answer to `edgetrack.known_answer` was refused."""
+    """One model on one backend, asked for its answer to `edgetrack.known_answer`.
+
+    Attributes:
+        reason: why it was not loaded or its answer refused; "" for nothing.
+        wrong: whether it ran and answered wrongly. A precision that a device does not have is refused, not wrong.
+    """
 
     backend: str
     precision: str
     reason: str
+    wrong: bool = False
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class ModelCheck:
     """A shipped model: whether its manifest, files and hashes are in order, and if not, why.
 
     Attributes:
-        runs: where it was run, each backend that answers in each precision variant, and what was wrong, "" for nothing.
+        runs: where it was run: each backend that answers, in each precision variant, and a GPU or NPU in fp16, too.
     """
 
     name: str
@@ -37,6 +43,12 @@ class ModelCheck:
     reason: str
     bytes: int | None
     runs: tuple[Run, ...] = ()
+
+    @property
+    def runs_rightly(self) -> bool:
+        """Whether no backend answers wrongly, and each answers in one precision at least."""
+        answering = {run.backend for run in self.runs if not run.reason}
+        return not any(run.wrong or run.backend not in answering for run in self.runs)
 
 
 @dataclass(frozen=True)
@@ -66,7 +78,7 @@ def diagnose(*, run: bool = False) -> Diagnosis:
     """Look at everything; loads every runtime that is installed and reads every shipped model.
 
     Args:
-        run: also run every model on every backend that answers, in every precision variant.
+        run: also run every model on every backend that answers; see `ModelCheck.runs`.
     """
     import numpy as np
     import pydantic
@@ -122,7 +134,11 @@ def _models(backends: list[str]) -> list[ModelCheck]:
         except BundleError as error:
             checks.append(ModelCheck(name, False, str(error), None))
         else:
-            runs = tuple(_run(name, backend, variant) for backend in backends for variant in manifest.variants)
+            runs = tuple(
+                _run(name, backend, precision)
+                for backend in backends
+                for precision in (*manifest.variants, *([] if backend.endswith("-cpu") else ["fp16"]))
+            )
             checks.append(ModelCheck(name, True, "", sum(f.bytes for f in manifest.files.values()), runs))
     return checks
 
@@ -131,5 +147,5 @@ def _run(name: str, backend: str, precision: str) -> Run:
     try:
         edgetrack.load(name, backend, precision).close()
     except EdgeTrackError as error:
-        return Run(backend, precision, str(error))
+        return Run(backend, precision, str(error), isinstance(error, WrongAnswerError))
     return Run(backend, precision, "")

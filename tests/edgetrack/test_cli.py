@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -489,7 +490,8 @@ def test_doctor_runs_the_models_and_fails_for_a_wrong_answer(run: Run, shipped: 
     assert everywhere.exit_code == 0
     found = json.loads(everywhere.stdout)
     answering = [backend["backend"] for backend in found["backends"] if backend["available"]]
-    assert found["models"][0]["runs"] == [{"backend": name, "precision": "fp32", "reason": ""} for name in answering]
+    right = {"precision": "fp32", "reason": "", "wrong": False}
+    assert found["models"][0]["runs"] == [{"backend": name, **right} for name in answering]
     assert run("doctor", "--run").stdout.count("answers as it should") == len(answering)
 
     manifest = json.loads((shipped / "manifest.json").read_text())
@@ -499,6 +501,33 @@ def test_doctor_runs_the_models_and_fails_for_a_wrong_answer(run: Run, shipped: 
     assert wrong.exit_code == 5
     assert wrong.stdout.count("wrongly") == len(answering)
     assert run("doctor").exit_code == 0  # which only reads them
+
+
+@pytest.mark.parametrize(
+    ("refused", "code"),
+    [((), 0), (("int8",), 0), (("fp16", "fp32"), 0), (("fp32", "int8", "fp16"), 5)],
+)
+def test_a_precision_that_a_device_lacks_is_no_failure_of_the_doctor(
+    run: Run, shipped: Path, monkeypatch: pytest.MonkeyPatch, refused: tuple[str, ...], code: int
+) -> None:
+    manifest = json.loads((shipped / "manifest.json").read_text())
+    manifest["variants"]["int8"] = manifest["variants"]["fp32"]
+    (shipped / "manifest.json").write_text(json.dumps(manifest))
+    status = edgetrack_runtimes.BackendStatus("onnxruntime-cuda", True, "", "1.31.1", ("cuda:0",))
+    monkeypatch.setattr(edgetrack_runtimes, "discover", lambda: [status])
+
+    def load(model: str, backend: str, precision: str) -> object:
+        if precision in refused:
+            raise errors.BackendError(f"no {precision} on {backend}")
+        return SimpleNamespace(close=lambda: None)
+
+    monkeypatch.setattr(edgetrack, "load", load)
+    result = run("doctor", "--run")
+    assert result.exit_code == code
+    asked = {line.split()[1]: line for line in result.stdout.splitlines() if line.startswith("  onnxruntime-cuda")}
+    assert asked.keys() == {"fp32", "int8", "fp16"}
+    for precision, line in asked.items():
+        assert line.endswith(f"no {precision} on onnxruntime-cuda" if precision in refused else "answers as it should")
 
 
 def test_demo_prints_how_well_it_went(run: Run, colour_bundle: Bundle, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from small_models import CONFIGS, random_model
 from torch import Tensor, nn
 
 import edgetrack
-from edgetrack.bundle import read_bundle
+from edgetrack.bundle import find_model, read_bundle, shipped_models
 from edgetrack_runtimes import SessionOptions, open_session
 from edgetrack_runtimes.onnxruntime_session import constants_after_relu
 from quantize.calibrate import calibrate
@@ -181,6 +181,15 @@ def test_constants_after_relu_are_replaced_without_changing_the_numbers(built: t
             expected = plain.run([name], feeds)[0]
             assert np.linalg.norm(value - expected) < 0.02 * np.linalg.norm(expected)
     assert executed("onnxruntime-cpu", graph).integer["QLinearConv"] == len(convs)
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_what_ships_passes_the_checks_of_today(name: str) -> None:
+    bundle = read_bundle(find_model(name))
+    for graph in bundle.manifest.variants["int8"].graphs.values():
+        proto = onnx.load(bundle.root / graph.file)
+        assert check_qdq(proto).integer.total() > 10
+        check_tensorrt(proto)
 
 
 def test_replaced_constants_live_as_long_as_their_session(

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 
@@ -94,16 +96,32 @@ def truth_as_track(truth: Floats, absent: Flags) -> Track:
     return Track(truth, unknown, unknown, ~absent)
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Where to write what shall stand at `path`: it appears there whole and at once, or not at all.
+
+    The name is nobody else's, since other processes may be writing the same file.
+    """
+    partial = path.with_name(f".{path.name}.{uuid4().hex}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def write_track(folder: Path, name: str, track: Track) -> None:
-    """Write a track in GOT-10k's layout. The boxes appear last and at once: where they are, the track is whole."""
+    """Write a track in GOT-10k's layout. The boxes appear last: where they are, the track is whole."""
     target = folder / name
     target.mkdir(parents=True, exist_ok=True)
-    np.savetxt(target / f"{name}_time.txt", track.seconds, fmt="%.8f")
-    np.savetxt(target / f"{name}_score.txt", track.scores, fmt="%.6f")
-    np.savetxt(target / f"{name}_present.txt", track.reported, fmt="%d")
-    partial = target / f".{name}.partial"
-    np.savetxt(partial, track.boxes, fmt="%.3f", delimiter=",")
-    os.replace(partial, target / f"{name}_001.txt")
+    for what, values, form in (
+        ("time", track.seconds, "%.8f"),
+        ("score", track.scores, "%.6f"),
+        ("present", track.reported, "%d"),
+        ("001", track.boxes, "%.3f"),
+    ):
+        with replacing(target / f"{name}_{what}.txt") as partial:
+            np.savetxt(partial, values, fmt=form, delimiter=",")
 
 
 def read_track(folder: Path, name: str) -> Track:

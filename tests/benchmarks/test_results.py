@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,23 @@ def test_a_track_comes_back(tmp_path: Path) -> None:
     found = read_track(tmp_path, "a")
     for name in ("boxes", "seconds", "scores", "reported"):
         np.testing.assert_allclose(getattr(found, name), getattr(track(), name), err_msg=name)
+
+
+def test_several_may_write_the_same_track(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        for written in [pool.submit(write_track, tmp_path, "a", track()) for _ in range(200)]:
+            written.result()
+    np.testing.assert_allclose(read_track(tmp_path, "a").boxes, track().boxes)
+    names = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert names == ["a_001.txt", "a_present.txt", "a_score.txt", "a_time.txt"]
+
+
+def test_a_track_that_cannot_be_written_leaves_the_one_that_is_there(tmp_path: Path) -> None:
+    write_track(tmp_path, "a", track())
+    before = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    with pytest.raises(TypeError):
+        write_track(tmp_path, "a", replace(track(), seconds=np.asarray(["a while"] * 3)))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()} == before
 
 
 @pytest.mark.parametrize("separator", [",", "\t", " ", ", "])

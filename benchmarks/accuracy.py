@@ -1,7 +1,7 @@
 """One-pass evaluation: a tracker is given the first frame's box and answers every frame after it, once.
 
-Raw results are kept, one folder for each contender and dataset, and a sequence that is there is not run again. Images
-are decoded outside of what is timed.
+Raw results are kept, one folder for each contender and dataset, with what they are results of beside them
+(``NAME_run.json``); a sequence that is there is not run again. Images are decoded outside of what is timed.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import records
 from benchmarks.contenders import Contender, Spec, digest
 from benchmarks.datasets import Dataset, Sequence
 from benchmarks.protocols import Scores, score
-from benchmarks.results import ResultsError, Track, read_track, track_path, write_track
+from benchmarks.results import ResultsError, Track, read_track, replacing, track_path, write_track
 from edgetrack.errors import EdgeTrackError
 
 IDENTITY = "contender.json"
+VERSIONS = ("edgetrack", "opencv")
+"""What decides boxes beside the contender's identity: who cuts the crops."""
 
 
 def run_sequence(contender: Contender, sequence: Sequence) -> Track:
@@ -62,28 +65,31 @@ def run_dataset(
 
     Returns:
         The folder of results, and the contender's identity with its label.
+
+    Raises:
+        ResultsError: the folder has results of other frames, such as those of another dataset of this name.
     """
     contender = contender or spec.make()
     identity = {"label": contender.label, **contender.identity}
-    folder = out / dataset.name / f"{_slug(contender.label)}-{digest(contender.identity)}"
+    versions = {name: version for name, version in records.versions().items() if name in VERSIONS}
+    folder = out / dataset.name / f"{_slug(contender.label)}-{digest([contender.identity, versions])}"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / IDENTITY).write_text(json.dumps(identity, indent=1) + "\n")
-    missing = []
-    for sequence in dataset.sequences:
-        if track_path(folder, sequence.name) is None:
-            missing.append(sequence)
-        else:
-            advance(sequence.name)
+    _write_json(folder / IDENTITY, {**identity, "versions": versions})
+    kept = [sequence.name for sequence in dataset.sequences if _is_kept(folder, sequence)]
+    for name in kept:
+        advance(name)
+    missing = [sequence for sequence in dataset.sequences if sequence.name not in kept]
     if cluster:
         from benchmarks import cluster as machines
 
+        by_name = {sequence.name: sequence for sequence in missing}
         for name, track in machines.run(spec, missing, processes):
-            write_track(folder, name, track)
+            _keep(folder, by_name[name], track)
             advance(name)
         return folder, identity
     if processes == 1 or len(missing) < 2:
         for sequence in missing:
-            write_track(folder, sequence.name, run_sequence(contender, sequence))
+            _keep(folder, sequence, run_sequence(contender, sequence))
             advance(sequence.name)
         return folder, identity
     del contender  # its memory is the workers' to use
@@ -104,7 +110,37 @@ def _load(spec: Spec) -> None:
 
 
 def _run_in_worker(sequence: Sequence, folder: Path) -> None:
-    write_track(folder, sequence.name, run_sequence(_loaded["contender"], sequence))
+    _keep(folder, sequence, run_sequence(_loaded["contender"], sequence))
+
+
+def _keep(folder: Path, sequence: Sequence, track: Track) -> None:
+    path = _run_path(folder, sequence.name)
+    path.parent.mkdir(exist_ok=True)
+    _write_json(path, {"shown": sequence.shown})
+    write_track(folder, sequence.name, track)
+
+
+def _is_kept(folder: Path, sequence: Sequence) -> bool:
+    """Whether the results of a sequence are there; those of another one of its name are refused."""
+    found = track_path(folder, sequence.name)
+    if found is None:
+        return False
+    run = _run_path(folder, sequence.name)
+    if not run.is_file() or json.loads(run.read_text())["shown"] != sequence.shown:
+        raise ResultsError(
+            f"{found}: results of other frames or another first box than {sequence.name} has now, as of another "
+            f"dataset of this name; choose another --out, or remove {folder} to track again"
+        )
+    return True
+
+
+def _run_path(folder: Path, name: str) -> Path:
+    return folder / name / f"{name}_run.json"
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def evaluate(

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.contenders import digest
 from benchmarks.metrics import Flags, Floats
 from benchmarks.results import Result, ResultsError, Track, read_numbers
 from edgetrack.sources import IMAGE_SUFFIXES, read_image
@@ -54,6 +55,15 @@ class Sequence:
     def read(self, index: int) -> NDArray[np.uint8]:
         """One picture, BGR (H, W, 3)."""
         return read_image(self.frames[index])
+
+    @property
+    def shown(self) -> str:
+        """A digest of all that a tracker sees of it: the first box and the frames, by their names and bytes on disk."""
+        try:
+            frames = [[path.name, path.stat().st_size] for path in self.frames]
+        except OSError as error:
+            raise ResultsError(f"{self.name}: its frame {error.filename} cannot be read: {error.strerror}") from None
+        return digest([self.truth[0].tolist(), frames])
 
     def result(self, track: Track) -> Result:
         """What a tracker said of this sequence, beside the truth."""

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.contenders import Frame
+from benchmarks.contenders import Frame, digest
 from benchmarks.datasets import Dataset, Sequence
 from benchmarks.metrics import Floats
 from benchmarks.results import ResultsError
@@ -64,6 +64,10 @@ class Returning(Sequence):
         if self.absent[index]:
             return erase(frame, self.origin[index])
         return shifted(frame, self.origin[index], self.shift) if index > self.absent.argmax() else frame
+
+    @property
+    def shown(self) -> str:
+        return digest([super().shown, self.origin.tolist(), self.absent.tolist(), self.shift])
 
 
 def returning(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -19,6 +21,7 @@ from benchmarks.cli import app
 from benchmarks.contenders import Answer, Spec
 from benchmarks.datasets import Dataset, read_dataset
 from benchmarks.results import ResultsError, read_track, track_path
+from benchmarks.returns import Lengths, returning
 from edgetrack.sources import read_image
 
 SPEC = Spec("", "onnxruntime-cpu", threads=1)
@@ -64,6 +67,58 @@ def test_other_weights_or_settings_have_other_results(bundle: Path, data: Datase
         for chosen in (spec, replace(spec, window=0.5), replace(spec, decode="cached"), replace(spec, threads=2))
     }
     assert len(folders) == 3  # the number of threads changes times, not boxes
+
+
+def test_results_of_another_dataset_of_the_same_name_are_refused(
+    bundle: Path, data: Dataset, dataset_folder: Path, tmp_path: Path
+) -> None:
+    spec = replace(SPEC, model=str(bundle))
+    folder, _ = run_dataset(spec, data, tmp_path / "out")
+    before = {path: path.read_bytes() for path in folder.rglob("*.txt")}
+    same = read_dataset(str(shutil.copytree(dataset_folder, tmp_path / data.name)), ("plain",))
+    assert run_dataset(spec, same, tmp_path / "out")[0] == folder  # wherever it lies
+    (plain,) = same.sequences
+    later = replace(plain, frames=plain.frames[4:], truth=plain.truth[4:], absent=plain.absent[4:])
+    for other in (later, replace(plain, truth=plain.truth + 1)):
+        with pytest.raises(ResultsError, match=r"plain_001\.txt: results of other frames.*choose another --out"):
+            run_dataset(spec, replace(same, sequences=(other,)), tmp_path / "out")
+    cv2.imwrite(str(plain.frames[3]), read_image(plain.frames[3]) // 2)
+    with pytest.raises(ResultsError, match="results of other frames"):
+        run_dataset(spec, same, tmp_path / "out")
+    plain.frames[3].unlink()
+    with pytest.raises(ResultsError, match=r"plain: its frame .*00000004\.png cannot be read: No such file"):
+        run_dataset(spec, same, tmp_path / "out")
+    assert {path: path.read_bytes() for path in folder.rglob("*.txt")} == before
+
+
+def test_results_that_do_not_say_what_they_are_of_are_refused(bundle: Path, data: Dataset, tmp_path: Path) -> None:
+    spec = replace(SPEC, model=str(bundle))
+    folder, _ = run_dataset(spec, data, tmp_path)
+    (folder / "plain" / "plain_run.json").unlink()
+    with pytest.raises(ResultsError, match="results of other frames"):
+        run_dataset(spec, data, tmp_path)
+
+
+def test_results_of_another_opencv_are_not_taken(
+    bundle: Path, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = replace(SPEC, model=str(bundle))
+    folder, _ = run_dataset(spec, data, tmp_path)
+    monkeypatch.setattr(cv2, "__version__", "1.2.3")
+    other, _ = run_dataset(spec, data, tmp_path)
+    assert other != folder
+    assert json.loads((other / "contender.json").read_text())["versions"]["opencv"] == "1.2.3"
+
+
+def test_films_made_of_other_truth_are_not_taken_for_one_another(data: Dataset) -> None:
+    plain = data.sequences[0]
+    bent = plain.truth + np.where(np.arange(12) == 5, 1, 0)[:, None]  # on the way the target was elsewhere
+    lengths = Lengths(before=5, gone=20, after=4)
+    films = [
+        returning(Dataset("d", "ope", (replace(plain, truth=truth),)), far=False, lengths=lengths)[0].sequences[0]
+        for truth in (plain.truth, plain.truth, bent)
+    ]
+    assert films[0].shown == films[1].shown != films[2].shown
 
 
 def test_processes_give_the_same_boxes(bundle: Path, data: Dataset, tmp_path: Path) -> None:

@@ -116,12 +116,22 @@ def images(folder: Path) -> tuple[Path, ...]:
     """The images of a folder, in natural order."""
     if not folder.is_dir():
         raise ResultsError(f"{folder}: no such folder of frames")
-    return tuple(sorted((p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES), key=natural_key))
+    found = sorted((p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES), key=natural_key)
+    if not found:
+        raise ResultsError(f"{folder}: no frames in it; expected images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return tuple(found)
 
 
-def padded(boxes: Floats, count: int) -> Floats:
-    """Boxes of the first frames only, as in test sets, with NaN for the rest."""
-    return np.concatenate([boxes[:count], np.full((max(0, count - len(boxes)), 4), np.nan)])
+def boxes_for(count: int, path: Path) -> Floats:
+    """The truth of `count` frames in a file of one box a line; NaN after the first where that is alone, as in test
+    sets."""
+    boxes = read_numbers(path, 4)
+    if len(boxes) not in (1, count):
+        raise ResultsError(
+            f"{path}: {len(boxes)} lines for {count} frames; expected a line for each frame, empty where there is no "
+            "box, or one for the first alone"
+        )
+    return np.concatenate([boxes, np.full((count - len(boxes), 4), np.nan)])
 
 
 def names_in(folder: Path, listing: str) -> list[str]:
@@ -136,7 +146,7 @@ def read_folder(root: Path) -> Iterator[Sequence]:
     for name in names_in(root, "list.txt"):
         folder = root / name
         frames = images(folder)
-        truth = padded(read_numbers(folder / "groundtruth.txt", 4), len(frames))
+        truth = boxes_for(len(frames), folder / "groundtruth.txt")
         absent = np.isnan(truth).any(axis=1) & (len(frames) > 1) & np.isfinite(truth[1:]).any()
         if (folder / "absence.label").is_file():
             absent |= read_numbers(folder / "absence.label")[:, 0] > 0
@@ -174,7 +184,7 @@ def read_trackingnet(root: Path) -> Iterator[Sequence]:
     base = root / "TEST" if (root / "TEST").is_dir() else root
     for path in sorted((base / "anno").glob("*.txt")):
         frames = images(base / "frames" / path.stem)
-        yield Sequence(path.stem, frames, padded(read_numbers(path, 4), len(frames)), np.zeros(len(frames), bool))
+        yield Sequence(path.stem, frames, boxes_for(len(frames), path), np.zeros(len(frames), bool))
 
 
 def read_tnl2k(root: Path) -> Iterator[Sequence]:
@@ -190,8 +200,8 @@ def read_nfs(root: Path) -> Iterator[Sequence]:
     """NFS at 30 fps: NAME/30/NAME/*.jpg and NAME/30/NAME.txt, ``id x1 y1 x2 y2 frame lost ...`` at 240 fps."""
     for path in sorted(root.glob("*/30/*.txt")):
         frames = images(path.parent / path.stem)
-        words = [line.split() for line in path.read_text().splitlines() if line.strip()]
-        corners = np.asarray([[float(word) for word in line[1:5]] for line in words])
+        words = [line.split() for line in path.read_text().rstrip().splitlines()]
+        corners = np.asarray([[float(word) for word in line[1:5]] or [np.nan] * 4 for line in words])
         lost = np.asarray([line[6] == "1" if len(line) > 6 else False for line in words])
         truth = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
         if len(truth) > 2 * len(frames):

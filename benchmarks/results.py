@@ -72,11 +72,16 @@ def reports(boxes: Floats) -> Flags:
 
 
 def read_numbers(path: Path, columns: int | None = None) -> Floats:
-    """The numbers in a text file, (N, columns); separated by commas, tabs, semicolons or blanks."""
+    """The numbers in a text file, (N, columns); separated by commas, tabs, semicolons or blanks.
+
+    A line without any is a row of NaN, so that the rows after it stay with their frames; at the end of the file it is
+    nothing.
+    """
     try:
-        lines = path.read_text().replace(",", " ").replace(";", " ").splitlines()
-        rows = [[float(word) for word in line.split()] for line in lines if line.strip()]
-        numbers = np.asarray(rows, np.float64)
+        lines = path.read_text().replace(",", " ").replace(";", " ").rstrip().splitlines()
+        rows = [[float(word) for word in line.split()] for line in lines]
+        width = columns or max(map(len, rows), default=0)
+        numbers = np.asarray([row or [np.nan] * width for row in rows], np.float64)
     except (OSError, ValueError) as error:
         raise ResultsError(f"{path}: expected lines of numbers ({error})") from None
     if numbers.ndim != 2 or (columns is not None and numbers.shape[1] != columns):

@@ -61,6 +61,34 @@ def test_got10k_takes_nothing_in_sight_for_absent(tmp_path: Path) -> None:
     assert sequence.absent.tolist() == [False, True, False]
 
 
+@pytest.mark.parametrize("reader", ["got10k", "trackingnet"])
+def test_an_empty_line_is_a_frame_without_a_box(reader: str, tmp_path: Path) -> None:
+    """As in the truth of a target that is absent in the second frame: the third box stays the third frame's."""
+    one_sequence(reader, tmp_path, 4, "1,2,3,4", "", "5,6,7,8", "9,9,9,9", "", "")
+    (sequence,) = read_dataset(f"{reader}:{tmp_path}").sequences
+    np.testing.assert_equal(sequence.truth, [[1, 2, 3, 4], [np.nan] * 4, [5, 6, 7, 8], [9, 9, 9, 9]])
+    assert sequence.absent.tolist() == [False, reader == "got10k", False, False]
+
+
+@pytest.mark.parametrize("reader", ["got10k", "trackingnet"])
+@pytest.mark.parametrize("lines", [2, 3, 5])
+def test_truth_out_of_step_with_the_frames_is_refused(reader: str, lines: int, tmp_path: Path) -> None:
+    one_sequence(reader, tmp_path, 4, *["1,2,3,4"] * lines)
+    with pytest.raises(ResultsError, match=rf"\.txt: {lines} lines for 4 frames; expected a line for each frame"):
+        read_dataset(f"{reader}:{tmp_path}")
+
+
+def one_sequence(reader: str, root: Path, count: int, *lines: str) -> None:
+    """A sequence "a" of so many frames, with these lines of truth."""
+    if reader == "trackingnet":
+        frames(root / "frames" / "a", range(count), "{}.jpg")
+        write(root / "anno" / "a.txt", *lines)
+    else:
+        frames(root / "a", range(1, count + 1))
+        write(root / "a" / "groundtruth.txt", *lines)
+        write(root / "list.txt", "a")
+
+
 def test_lasot(tmp_path: Path) -> None:
     for name in ("bird-2", "bird-10"):
         folder = tmp_path / "bird" / name
@@ -97,6 +125,14 @@ def test_nfs_takes_every_eighth_box_and_turns_corners_into_sizes(tmp_path: Path)
     (sequence,) = read_dataset(f"nfs:{tmp_path}").sequences
     assert sequence.truth.tolist() == [[0, 2, 10, 20], [8, 2, 10, 20], [16, 2, 10, 20]]
     assert sequence.absent.tolist() == [False, True, False]
+
+
+def test_nfs_keeps_its_boxes_at_their_frames(tmp_path: Path) -> None:
+    frames(tmp_path / "a" / "30" / "a", range(1, 4), "{:05d}.jpg")
+    lines = ["" if i == 3 else f'0 {i} 2 {i + 10} 22 {i} 0 0 0 "a"' for i in range(24)]
+    write(tmp_path / "a" / "30" / "a.txt", *lines)
+    (sequence,) = read_dataset(f"nfs:{tmp_path}").sequences
+    assert sequence.truth[:, 0].tolist() == [0, 8, 16]
 
 
 def test_uav123_takes_its_frames_out_of_longer_videos(tmp_path: Path) -> None:
@@ -155,6 +191,10 @@ def test_refusals(tmp_path: Path) -> None:
         read_dataset(str(tmp_path))
     with pytest.raises(ResultsError, match="no sequences; tlp expects NAME/img"):
         read_dataset(f"tlp:{tmp_path}")
+    write(tmp_path / "a" / "groundtruth.txt", "1,2,3,4")
+    write(tmp_path / "list.txt", "a")
+    with pytest.raises(ResultsError, match=r"a: no frames in it; expected images \("):
+        read_dataset(str(tmp_path))
     frames(tmp_path / "a", range(1, 3))
     write(tmp_path / "a" / "groundtruth.txt", "nan,nan,nan,nan", "1,2,3,4")
     write(tmp_path / "list.txt", "a")

@@ -55,6 +55,13 @@ def test_boxes_of_the_toolkits_are_read(tmp_path: Path, separator: str, place: s
     assert found.reported.tolist() == [True, False]
 
 
+def test_an_empty_line_is_a_frame_without_a_box(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("1,2,3,4\n\n5,6,7,8\n\n \n")
+    found = read_track(tmp_path, "a")
+    np.testing.assert_equal(found.boxes, [[1, 2, 3, 4], [np.nan] * 4, [5, 6, 7, 8]])
+    assert found.reported.tolist() == [True, False, True]
+
+
 def test_a_broken_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("1,2,3\n")
     with pytest.raises(ResultsError, match=r"a\.txt: expected 4 numbers"):

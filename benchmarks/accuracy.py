@@ -153,9 +153,11 @@ def evaluate(
     """
     folder, identity = run_dataset(spec, dataset, out, **options)
     tracks = {sequence.name: read_track(folder, sequence.name) for sequence in dataset.sequences}
-    scores = score(
-        [sequence.result(tracks[sequence.name]) for sequence in dataset.sequences], protocol or dataset.protocol
-    )
+    results = [sequence.result(tracks[sequence.name]) for sequence in dataset.sequences]
+    try:
+        scores = score(results, protocol or dataset.protocol)
+    except ResultsError as error:
+        raise ResultsError(f"{error}; raw results are in {folder}") from None
     content = asdict(scores)
     for sequence in content["sequences"]:
         sequence["update_ms"] = percentiles(tracks[sequence["name"]].seconds)

@@ -101,7 +101,8 @@ def score(results: Sequence[Result], protocol: str) -> Scores:
     """Score results by a protocol's name.
 
     Raises:
-        ResultsError: there are no results, the protocol is not known, or no frame of a sequence counts.
+        ResultsError: there are no results, the protocol is not known, or no frame of a sequence counts but the given
+            one, as in a test split, whose truth is its server's.
     """
     if protocol not in PROTOCOLS:
         raise ResultsError(f"no protocol {protocol!r}; there are {', '.join(PROTOCOLS)}")
@@ -151,12 +152,20 @@ def frame_errors(result: Result, rules: Protocol) -> tuple[Floats, Floats, Float
         areas = np.where(usable, overlaps(predicted, truth), 0.0)
         errors = np.where(usable, centre_error(predicted, truth), np.inf)
         normalised = np.where(usable, normalised_centre_error(predicted, truth), np.inf)
+    _check_told(result.name, known | result.absent if rules.absent == "failed" else known)
     counted = np.ones(len(truth), bool) if rules.absent == "failed" else known
     if rules.first == "left out":
         counted[0] = False
-    if not counted.any():
-        raise ResultsError(f"{result.name}: no frame counts; every one is without truth, absent or left out")
     return areas[counted], errors[counted], normalised[counted]
+
+
+def _check_told(name: str, told: Flags) -> None:
+    """Refuse a sequence of which the truth tells nothing but the frame that the tracker was given."""
+    if not told[1:].any():
+        raise ResultsError(
+            f"{name}: no frame counts but the given one, for no other has truth; results of a test split are scored by "
+            "its server, see `submission`"
+        )
 
 
 @dataclass(frozen=True)
@@ -209,6 +218,7 @@ class _Judged:
             present = ~result.absent & np.isfinite(truth).all(axis=1) & (truth[:, 2:] > 0).all(axis=1)
         # OxUvA annotates one frame a second: a frame that is neither a box nor "absent" says nothing.
         counted = present | result.absent
+        _check_told(result.name, counted)
         counted[0] &= rules.first != "left out"
         return cls(overlaps(result.predicted, truth)[counted], present[counted], result.reported[counted])
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -262,6 +264,26 @@ def test_score_agrees_with_accuracy(bundle: Path, dataset_folder: Path, data: Da
     )
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "s.json").read_text())["metrics"] == pytest.approx(scores.metrics)
+
+
+@pytest.mark.parametrize("count", [1, 12])
+def test_a_test_split_is_tracked_but_not_scored(count: int, bundle: Path, dataset_folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "test"
+    shutil.copytree(dataset_folder / "plain", root / "a")
+    for path in sorted((root / "a").glob("*.png"))[count:]:
+        path.unlink()
+    (root / "a" / "groundtruth.txt").write_text("20,50,24,24\n")
+    (root / "a" / "absence.label").unlink()
+    (root / "list.txt").write_text("a\n")
+    arguments = [str(bundle), "--dataset", f"got10k:{root}", "--backend", "onnxruntime-cpu", "--out", str(tmp_path)]
+    result = CliRunner().invoke(app, ["accuracy", *arguments, "--threads", "1", "--json", str(tmp_path / "a.json")])
+    assert result.exit_code == 1
+    assert not (tmp_path / "a.json").exists()
+    said = re.fullmatch(r"error: a: no frame counts but .* see `submission`; raw results are in (.*)\n", result.stderr)
+    assert said, result.stderr
+    packing = ["submission", said[1], "--dataset", f"got10k:{root}", "--out", str(tmp_path / "a.zip")]
+    assert CliRunner().invoke(app, packing).exit_code == 0
+    assert zipfile.is_zipfile(tmp_path / "a.zip")
 
 
 def test_errors_are_one_line(tmp_path: Path) -> None:

@@ -147,6 +147,23 @@ def test_refusals_name_what_is_wrong() -> None:
         score([], "ope")
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_given_box_alone_is_no_truth_to_score_by(protocol: str) -> None:
+    """As in the test splits of GOT-10k and TrackingNet: a tracker that answers the given box is not perfect."""
+    box, nothing = (0, 0, 10, 10), (np.nan,) * 4
+    with pytest.raises(ResultsError, match=r"a: no frame counts but the given one.* see `submission`"):
+        score([made("a", [box, nothing, nothing], [box] * 3)], protocol)
+
+
+def test_a_target_that_is_known_to_be_gone_is_truth() -> None:
+    box, nothing = (0, 0, 10, 10), (np.nan,) * 4
+    gone = made("a", [box, nothing], [box] * 2, [0, 1])
+    assert score([gone], "lasot").metrics["ao"] == 0.5
+    assert score([gone], "oxuva").metrics["tnr"] == 0
+    with pytest.raises(ResultsError, match="no frame counts"):
+        score([gone], "otb")
+
+
 def test_got10k_validation_gives_the_published_figures() -> None:
     found = score(read_npz(shared("verify", "got10k_val_nanotrackv3.npz")), "got10k").metrics
     assert round(found["ao"], 4) == 0.7196

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from edgetrack.errors import EdgeTrackError
 IDENTITY = "contender.json"
 VERSIONS = ("edgetrack", "opencv")
 """What decides boxes beside the contender's identity: who cuts the crops."""
+CONDITIONS = ("threads", "processes", "cluster", "hardware")
+"""What decides times, and not boxes: kept ones are given only where all of these are the same."""
 
 
 def run_sequence(contender: Contender, sequence: Sequence) -> Track:
@@ -75,6 +77,7 @@ def run_dataset(
     folder = out / dataset.name / f"{_slug(contender.label)}-{digest([contender.identity, versions])}"
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / IDENTITY, {**identity, "versions": versions})
+    run = conditions(spec, processes, cluster)
     kept = [sequence.name for sequence in dataset.sequences if _is_kept(folder, sequence)]
     for name in kept:
         advance(name)
@@ -84,18 +87,18 @@ def run_dataset(
 
         by_name = {sequence.name: sequence for sequence in missing}
         for name, track in machines.run(spec, missing, processes):
-            _keep(folder, by_name[name], track)
+            _keep(folder, by_name[name], track, run)
             advance(name)
         return folder, identity
     if processes == 1 or len(missing) < 2:
         for sequence in missing:
-            _keep(folder, sequence, run_sequence(contender, sequence))
+            _keep(folder, sequence, run_sequence(contender, sequence), run)
             advance(sequence.name)
         return folder, identity
     del contender  # its memory is the workers' to use
     # Spawned, because the runtimes' threads do not survive a fork.
     with ProcessPoolExecutor(processes, get_context("spawn"), _load, (spec,)) as pool:
-        waiting = {pool.submit(_run_in_worker, sequence, folder): sequence.name for sequence in missing}
+        waiting = {pool.submit(_run_in_worker, sequence, folder, run): sequence.name for sequence in missing}
         for done in as_completed(waiting):
             done.result()
             advance(waiting[done])
@@ -109,14 +112,26 @@ def _load(spec: Spec) -> None:
     _loaded["contender"] = spec.make()
 
 
-def _run_in_worker(sequence: Sequence, folder: Path) -> None:
-    _keep(folder, sequence, run_sequence(_loaded["contender"], sequence))
+def _run_in_worker(sequence: Sequence, folder: Path, run: dict[str, Any]) -> None:
+    _keep(folder, sequence, run_sequence(_loaded["contender"], sequence), run)
 
 
-def _keep(folder: Path, sequence: Sequence, track: Track) -> None:
+def conditions(spec: Spec, processes: int, cluster: bool) -> dict[str, Any]:
+    """What is said of a run beside its raw results: `CONDITIONS`, when it began, and the load then."""
+    return {
+        "threads": spec.threads,
+        "processes": processes,
+        "cluster": cluster,
+        "hardware": records.hardware(),
+        "date": records.now(),
+        "load_average": records.load_average(),
+    }
+
+
+def _keep(folder: Path, sequence: Sequence, track: Track, run: dict[str, Any]) -> None:
     path = _run_path(folder, sequence.name)
     path.parent.mkdir(exist_ok=True)
-    _write_json(path, {"shown": sequence.shown})
+    _write_json(path, {"shown": sequence.shown, **run})
     write_track(folder, sequence.name, track)
 
 
@@ -125,8 +140,7 @@ def _is_kept(folder: Path, sequence: Sequence) -> bool:
     found = track_path(folder, sequence.name)
     if found is None:
         return False
-    run = _run_path(folder, sequence.name)
-    if not run.is_file() or json.loads(run.read_text())["shown"] != sequence.shown:
+    if not _run_path(folder, sequence.name).is_file() or _run(folder, sequence.name)["shown"] != sequence.shown:
         raise ResultsError(
             f"{found}: results of other frames or another first box than {sequence.name} has now, as of another "
             f"dataset of this name; choose another --out, or remove {folder} to track again"
@@ -138,21 +152,58 @@ def _run_path(folder: Path, name: str) -> Path:
     return folder / name / f"{name}_run.json"
 
 
+def _run(folder: Path, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(_run_path(folder, name).read_text())
+    return found
+
+
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     with replacing(path) as partial:
         partial.write_text(json.dumps(content, indent=1) + "\n")
 
 
+def timed(folder: Path, dataset: Dataset, now: dict[str, Any]) -> dict[str, Any] | None:
+    """What the kept times of a dataset rest on; None where not all were taken under the conditions of now."""
+    runs = [_run(folder, sequence.name) for sequence in dataset.sequences]
+    if any(run[name] != now[name] for run in runs for name in CONDITIONS):
+        return None
+    dates = sorted(run["date"] for run in runs)
+    return {
+        "first": dates[0],
+        "last": dates[-1],
+        "load_average": max(run["load_average"] for run in runs),
+        "processes": now["processes"],
+        "cluster": now["cluster"],
+    }
+
+
+def read_tracks(folder: Path, dataset: Dataset, times: bool) -> dict[str, Track]:
+    """The kept tracks of a dataset by sequence, with times or with NaN for them."""
+    tracks = {sequence.name: read_track(folder, sequence.name) for sequence in dataset.sequences}
+    if times:
+        return tracks
+    return {name: replace(track, seconds=np.full_like(track.seconds, np.nan)) for name, track in tracks.items()}
+
+
 def evaluate(
-    spec: Spec, dataset: Dataset, out: Path, protocol: str | None = None, **options: Any
+    spec: Spec,
+    dataset: Dataset,
+    out: Path,
+    protocol: str | None = None,
+    *,
+    processes: int = 1,
+    cluster: bool = False,
+    **options: Any,
 ) -> tuple[Scores, dict[str, Any]]:
-    """Run a dataset (`options` as for `run_dataset`) and score it.
+    """Run a dataset (arguments as for `run_dataset`) and score it.
 
     Returns:
-        The scores, and the content of a record: contender, dataset, scores, times and where the raw results are.
+        The scores, and the content of a record: contender, dataset, scores, times with what they rest on, and where
+        the raw results are. There are no times where some were kept from other `CONDITIONS`.
     """
-    folder, identity = run_dataset(spec, dataset, out, **options)
-    tracks = {sequence.name: read_track(folder, sequence.name) for sequence in dataset.sequences}
+    folder, identity = run_dataset(spec, dataset, out, processes=processes, cluster=cluster, **options)
+    basis = timed(folder, dataset, conditions(spec, processes, cluster))
+    tracks = read_tracks(folder, dataset, times=basis is not None)
     results = [sequence.result(tracks[sequence.name]) for sequence in dataset.sequences]
     try:
         scores = score(results, protocol or dataset.protocol)
@@ -172,6 +223,7 @@ def evaluate(
         },
         **content,
         "update_ms": percentiles(np.concatenate([track.seconds for track in tracks.values()])),
+        "timed": basis,
         "results": str(folder),
     }
 

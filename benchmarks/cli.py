@@ -151,7 +151,13 @@ def accuracy(
     records.write(records.record("accuracy", **content), json)
     _print_scores(scores, content["contender"]["label"], quiet=json == "-")
     if json != "-":
-        typer.echo(f"median {content['update_ms']['p50']:.2f} ms a frame; raw results in {content['results']}")
+        typer.echo(f"{_median(content)}; raw results in {content['results']}")
+
+
+def _median(content: dict[str, Any]) -> str:
+    if not content["update_ms"]:
+        return "no times: those kept are of other threads or processes, or of another machine"
+    return f"median {content['update_ms']['p50']:.2f} ms a frame"
 
 
 @app.command()
@@ -311,7 +317,7 @@ def _print_peers(compared: list[dict[str, Any]], title: str, *, quiet: bool) -> 
     headline = compared[0]["headline"]
     table = Table("tracker", TITLES[headline], TITLES["sr_50"], "ms p50", "p99", "max", title=f"{title}, in percent")
     for each in compared:
-        times = (f"{each['update_ms'][name]:.2f}" for name in ("p50", "p99", "max"))
+        times = _times(each, ("p50", "p99", "max"))
         table.add_row(each["contender"]["label"], *_cells(each["metrics"], (headline, "sr_50")), *times)
     console.print(table)
     names = ("auc", "tpr", "tnr", "max_gm", "auroc", "ece")
@@ -321,12 +327,18 @@ def _print_peers(compared: list[dict[str, Any]], title: str, *, quiet: bool) -> 
         for each in compared:
             values = each["behaviour"][part]
             frames = "-" if values["frames_to_find"] is None else f"{values['frames_to_find']:g}"
-            times = (f"{values['update_ms'][name]:.2f}" for name in ("p99", "max"))
+            times = _times(values, ("p99", "max"))
             found = (*_cells(values, names), str(values["returns"]), *_cells(values, ("found",)), frames)
             table.add_row(each["contender"]["label"], *found, *times)
         console.print(table)
     if compared[0]["left_out"]:
         console.print(f"left out of those that vanish: {', '.join(compared[0]['left_out'])}")
+
+
+def _times(values: dict[str, Any], names: tuple[str, ...]) -> list[str]:
+    """Milliseconds of an update; a dash for those that were kept from other conditions."""
+    times = values["update_ms"]
+    return [f"{times[name]:.2f}" if name in times else "-" for name in names]
 
 
 def _cells(values: dict[str, Any], names: tuple[str, ...]) -> list[str]:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import loss
-from benchmarks.accuracy import evaluate
+from benchmarks.accuracy import evaluate, read_tracks
 from benchmarks.contenders import OPENCV, Contender, Spec
 from benchmarks.datasets import Dataset
-from benchmarks.results import ResultsError, read_track
+from benchmarks.results import ResultsError
 from benchmarks.returns import returning
 
 
@@ -73,5 +73,5 @@ def compare(
 
 def _tracked(spec: Spec, contender: Contender, dataset: Dataset, out: Path) -> tuple[dict[str, Any], loss.Tracked]:
     _, content = evaluate(spec, dataset, out, contender=contender)
-    tracks = [read_track(Path(content["results"]), sequence.name) for sequence in dataset.sequences]
-    return content, [(s.result(track), track) for s, track in zip(dataset.sequences, tracks, strict=True)]
+    tracks = read_tracks(Path(content["results"]), dataset, times=content["timed"] is not None)
+    return content, [(sequence.result(tracks[sequence.name]), tracks[sequence.name]) for sequence in dataset.sequences]

@@ -27,13 +27,18 @@ def record(kind: str, **content: Any) -> dict[str, Any]:
     return {
         "schema": f"edgetrack.benchmarks.{kind}",
         "version": VERSION,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": now(),
         "command": command(sys.argv),
         "hardware": hardware(),
         "versions": versions(),
         "load_average": load_average(),
         **content,
     }
+
+
+def now() -> str:
+    """The time of day, as records have it."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def command(arguments: list[str]) -> str:

@@ -342,7 +342,7 @@ def _losses(entries: Sequence[Entry]) -> str:
                 " / ".join(_decimal(loss[name]) for name in ("score_seen", "score_gone")),
                 *(count(each["found"], each["returns"]) for each in (near, far)),
                 " / ".join(_decimal(each["frames_to_find"], 0) for each in (near, far)),
-                f"{far['update_ms']['p99']:.0f} / {far['update_ms']['max']:.0f}",
+                " / ".join(_decimal(far["update_ms"].get(name), 0) for name in ("p99", "max")),
             ]
         )
         cells = [escape(entry.label)]

@@ -123,6 +123,40 @@ def test_films_made_of_other_truth_are_not_taken_for_one_another(data: Dataset) 
     assert films[0].shown == films[1].shown != films[2].shown
 
 
+def test_kept_times_are_given_where_they_were_taken_alike(
+    bundle: Path, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = replace(SPEC, model=str(bundle))
+    _, first = evaluate(spec, data, tmp_path)
+    _, again = evaluate(spec, data, tmp_path)
+    assert again["update_ms"] == first["update_ms"] != {}
+    assert again["timed"] == first["timed"]
+    assert first["timed"]["first"] <= first["timed"]["last"] <= records.now()
+    machine = records.hardware()
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(records, "hardware", lambda: {**machine, "processor": "another"})
+        _, moved = evaluate(spec, data, tmp_path)
+    _, threads = evaluate(replace(spec, threads=2), data, tmp_path)
+    _, processes = evaluate(spec, data, tmp_path, processes=2)
+    for other in (moved, threads, processes):
+        assert other["metrics"] == first["metrics"]
+        assert (other["update_ms"], other["timed"]) == ({}, None)
+        assert all(sequence["update_ms"] == {} for sequence in other["sequences"])
+
+
+def test_times_of_a_run_that_was_broken_off_and_went_on_otherwise_are_not_mixed(
+    bundle: Path, data: Dataset, tmp_path: Path
+) -> None:
+    spec = replace(SPEC, model=str(bundle))
+    run_dataset(spec, replace(data, sequences=data.sequences[:1]), tmp_path)
+    arguments = ["accuracy", str(bundle), "--dataset", str(data.sequences[0].frames[0].parents[1])]
+    options = ["--backend", "onnxruntime-cpu", "--threads", "2", "--out", str(tmp_path)]
+    result = CliRunner().invoke(app, [*arguments, *options, "--json", str(tmp_path / "a.json")])
+    assert result.exit_code == 0, result.output
+    assert "no times: those kept are of other threads" in result.stdout
+    assert json.loads((tmp_path / "a.json").read_text())["update_ms"] == {}
+
+
 def test_processes_give_the_same_boxes(bundle: Path, data: Dataset, tmp_path: Path) -> None:
     spec = replace(SPEC, model=str(bundle))
     one, _ = run_dataset(spec, data, tmp_path / "one")

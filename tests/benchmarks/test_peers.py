@@ -65,6 +65,28 @@ def test_what_searches_is_part_of_the_trackers_identity(content: dict) -> None:
     assert together["manifest"] == local["manifest"]
 
 
+def test_times_kept_from_other_threads_are_not_given(
+    bundle: Path, slow_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "available", lambda weights, threads: ([], {}))
+    record, page = tmp_path / "peers.json", tmp_path / "page.html"
+    arguments = ["peers", "--dataset", str(slow_folder), "--model", str(bundle), "--backend", "onnxruntime-cpu"]
+    for threads in ("1", "2"):
+        options = ["--threads", threads, "--out", str(tmp_path / "raw"), "--json", str(record)]
+        result = CliRunner().invoke(app, [*arguments, *options])
+        assert result.exit_code == 0, result.output
+    (contender,) = json.loads(record.read_text())["contenders"]
+    assert contender["update_ms"] == {}
+    assert {place: values["update_ms"] for place, values in contender["behaviour"].items()} == {
+        "given": {},
+        "near": {},
+        "far": {},
+    }
+    result = CliRunner().invoke(app, ["report", str(record), "--out", str(page)])
+    assert result.exit_code == 0, result.output
+    assert "– / –" in page.read_text()
+
+
 def test_peers_that_are_not_there_are_said_to_be_missing(tmp_path: Path) -> None:
     (tmp_path / "small_backbone.onnx").write_bytes(b"")
     able, missing = peers.available(tmp_path, 1)

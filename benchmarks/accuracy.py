@@ -69,13 +69,17 @@ def run_dataset(
         The folder of results, and the contender's identity with its label.
 
     Raises:
-        ResultsError: the folder has results of other frames, such as those of another dataset of this name.
+        ResultsError: results cannot be kept there, or the folder has those of other frames, such as another dataset's
+            of this name.
     """
     contender = contender or spec.make()
     identity = {"label": contender.label, **contender.identity}
     versions = {name: version for name, version in records.versions().items() if name in VERSIONS}
     folder = out / dataset.name / f"{_slug(contender.label)}-{digest([contender.identity, versions])}"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResultsError(f"{folder}: no results can be kept there ({error.strerror}); give another --out") from None
     _write_json(folder / IDENTITY, {**identity, "versions": versions})
     run = conditions(spec, processes, cluster)
     kept = [sequence.name for sequence in dataset.sequences if _is_kept(folder, sequence)]

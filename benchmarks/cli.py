@@ -43,8 +43,17 @@ MODEL_HELP = (
 )
 RESULTS = Path("runs/benchmarks")
 
+
+def _writable(target: str | None) -> str | None:
+    from benchmarks.records import writable
+
+    return writable(target)
+
+
 OutOption = Annotated[Path, typer.Option(help="Where raw results are kept.")]
-JsonOption = Annotated[str | None, typer.Option("--json", help="Write the record to a file, or to - (stdout).")]
+JsonOption = Annotated[
+    str | None, typer.Option("--json", help="Write the record to a file, or to - (stdout).", callback=_writable)
+]
 DatasetOption = Annotated[str, typer.Option(help="A folder in GOT-10k's layout, or READER:FOLDER (see `datasets`).")]
 SequenceOption = Annotated[list[str] | None, typer.Option("--sequence", help="Only this sequence. Repeatable.")]
 BackendOption = Annotated[str, typer.Option(help="A backend of edgetrack; for a checkpoint cpu or cuda.")]
@@ -114,8 +123,8 @@ def score(
     if chosen is None:
         raise ResultsError("an .npz does not say how it is scored; give --protocol (see `datasets`)")
     scores = score_results(found, chosen)
-    records.write(records.record("score", **asdict(scores)), json)
     _print_scores(scores, results.name, quiet=json == "-")
+    records.write(records.record("score", **asdict(scores)), json)
 
 
 @app.command()
@@ -148,10 +157,10 @@ def accuracy(
     data = read_dataset(dataset, tuple(sequence or ()))
     with _progress("track", len(data.sequences)) as advance:
         scores, content = evaluate(spec, data, out, protocol, processes=processes, cluster=ray, advance=advance)
-    records.write(records.record("accuracy", **content), json)
     _print_scores(scores, content["contender"]["label"], quiet=json == "-")
     if json != "-":
         typer.echo(f"{_median(content)}; raw results in {content['results']}")
+    records.write(records.record("accuracy", **content), json)
 
 
 def _median(content: dict[str, Any]) -> str:
@@ -184,12 +193,12 @@ def ablations(
     truth = read_dataset(dataset)
     with _progress("ablate", len(ABLATIONS)) as advance:
         content = ablate(recipe, data or [], truth, out, settings=settings or [], threads=threads or 1, advance=advance)
-    records.write(records.record("ablations", **content), json)
     table = Table("", "AUC", "SR0.5", "IoU, held-out pairs", title=f"{content['pairs']} pairs each, in percent")
     for row in content["rows"]:
         values = (row["metrics"]["auc"], row["metrics"]["sr_50"], row["held_out"]["iou"])
         table.add_row(row["title"], *(f"{100 * value:.1f}" for value in values))
     Console(stderr=json == "-").print(table)
+    records.write(records.record("ablations", **content), json)
 
 
 @contextmanager
@@ -226,8 +235,8 @@ def latency(
     chosen = None if cores is None else tuple(int(each) for each in _numbers("--cores", cores, ","))
     width, height = _numbers("--size", size, "x", 2)
     content = measure(spec, Plan(frames, warmup, (width, height), cores=chosen))
-    records.write(records.record("latency", **content), json)
     _print_latency(content, quiet=json == "-")
+    records.write(records.record("latency", **content), json)
 
 
 def _numbers(option: str, text: str, separator: str, count: int | None = None) -> list[int]:
@@ -301,10 +310,10 @@ def peers(
     specs += rivals
     with _progress("compare", len(specs)) as advance:
         compared = compare(specs, data, out, seed=seed, draws=draws, advance=advance)
-    records.write(records.record("peers", seed=seed, draws=draws, contenders=compared, missing=missing), json)
     _print_peers(compared, f"{data.name}, {len(data.sequences)} sequences", quiet=json == "-")
     for name, reason in missing.items():
         typer.echo(f"{name}: {reason}", err=json == "-")
+    records.write(records.record("peers", seed=seed, draws=draws, contenders=compared, missing=missing), json)
 
 
 def _print_peers(compared: list[dict[str, Any]], title: str, *, quiet: bool) -> None:
@@ -410,7 +419,6 @@ def parity(
             limits=Limits(max_auc_drop, max_box_error),
             advance=advance,
         )
-    records.write(records.record("parity", **content), json)
     console = Console(stderr=json == "-")
     auc = content["reference"]["auc"]
     title = f"{content['model']} against {content['reference']['backend']}, float32, TF32 off"
@@ -435,6 +443,7 @@ def parity(
     console.print(table)
     if auc is not None:
         console.print(f"AUC of the reference: {100 * auc:.2f}")
+    records.write(records.record("parity", **content), json)
     broken = [f"{e['precision']} on {e['backend']}: {each}" for e in content["entries"] for each in e.get("broken", ())]
     broken += [f"{e['precision']} on {e['backend']}: {e['refused']}" for e in content["entries"] if "refused" in e]
     for each in broken:
@@ -472,7 +481,6 @@ def realtime(
     with _progress("track", len(rates) * (1 + len(latencies))) as advance:
         entries = measure(contender, data, rates, latencies, advance)
     content = {"contender": {"label": contender.label, **contender.identity}, "threads": threads, "entries": entries}
-    records.write(records.record("realtime", dataset=data.name, protocol=data.protocol, **content), json)
     table = Table("fps", "latency (ms)", "frames looked at", "AUC", "SR.50", title=contender.label)
     for entry in entries:
         measured = f"{entry['update_ms']['p50']:.2f} (as measured)"
@@ -483,6 +491,7 @@ def realtime(
             *(f"{100 * entry['metrics'][name]:.2f}" for name in ("auc", "sr_50")),
         )
     Console(stderr=json == "-").print(table)
+    records.write(records.record("realtime", dataset=data.name, protocol=data.protocol, **content), json)
 
 
 @app.command()
@@ -509,12 +518,12 @@ def ratios(
     backends = backend or [status.backend for status in discover() if status.available]
     with _progress("time", len(presets) * (8 + len(backends))) as advance:
         entries = [entry for each in presets for entry in measure(each, backends, threads, rounds, advance)]
-    records.write(records.record("ratios", entries=entries), json)
     table = Table("preset", "backend", "naive", "cached", "fused", "isolated / joint", title="decoding, of encoding")
     for entry in entries:
         shares = (f"{entry['of_encoding'][name]:.2f}" for name in ("naive", "cached", "fused"))
         table.add_row(entry["preset"], entry["backend"], *shares, f"{entry['isolated_of_joint']:.2f}")
     Console(stderr=json == "-").print(table)
+    records.write(records.record("ratios", entries=entries), json)
 
 
 @app.command()
@@ -536,7 +545,6 @@ def precisions(
     backends = backend or [status.backend for status in discover() if status.available]
     with _progress("time", len(model) * len(backends)) as advance:
         entries = [entry for each in model for entry in measure(each, backends, threads, runs, advance)]
-    records.write(records.record("precisions", entries=entries), json)
     table = Table("model", "backend", "FP32, ms", *(f"{name} / fp32" for name in PRECISIONS[1:]), "bytes, int8 / fp32")
     for entry in entries:
         shares = (f"{entry['of_fp32'][name]:.2f}" if name in entry["of_fp32"] else "" for name in PRECISIONS[1:])
@@ -544,6 +552,7 @@ def precisions(
         smaller = f"{sizes['int8'] / sizes['fp32']:.1%}" if "int8" in sizes else ""
         table.add_row(entry["model"], entry["backend"], f"{entry['milliseconds']['fp32']:.2f}", *shares, smaller)
     Console(stderr=json == "-").print(table)
+    records.write(records.record("precisions", entries=entries), json)
 
 
 @app.command()

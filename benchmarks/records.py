@@ -14,9 +14,12 @@ from collections.abc import Iterable
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import typer
+
+from benchmarks.results import ResultsError, replacing
 
 VERSION = 1
 PACKAGES = ("edgetrack", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "torch")
@@ -100,17 +103,55 @@ def load_average() -> float:
     return round(os.getloadavg()[0], 2)
 
 
+def writable(target: str | None) -> str | None:
+    """The target of `write`, to be asked before anything is measured for it; the folder of a file is made.
+
+    Raises:
+        ResultsError: nothing can be written there.
+    """
+    if target is None or target == "-":
+        return target
+    path = Path(target)
+    try:
+        if path.is_dir():
+            raise ResultsError(f"--json {target}: is a folder; expected a file to write the record to, or - for stdout")
+        if not _is_device(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise _unwritable(target, error) from None
+    return target
+
+
 def write(content: dict[str, Any], target: str | None) -> None:
-    """Write a record to a file, to standard output for ``-``, or nowhere for None."""
+    """Write a record to a file, to standard output for ``-``, or nowhere for None.
+
+    Raises:
+        ResultsError: it cannot be written.
+    """
     if target is None:
         return
     text = json.dumps(_finite(content), indent=1, allow_nan=False)
     if target == "-":
         typer.echo(text)
-    else:
-        path = Path(target)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n")
+        return
+    try:
+        if _is_device(path := Path(target)):
+            path.write_text(text + "\n")
+            return
+        with replacing(path.resolve()) as partial:
+            partial.write_text(text + "\n")
+    except OSError as error:
+        raise _unwritable(target, error) from None
+
+
+def _is_device(path: Path) -> bool:
+    """Whether it is a pipe, a terminal or the like, which is written to and not replaced."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def _unwritable(target: str, error: OSError) -> ResultsError:
+    return ResultsError(f"--json {target}: cannot be written ({error.strerror}); give another file, or - for stdout")
 
 
 def read(paths: Iterable[Path]) -> list[dict[str, Any]]:
@@ -119,8 +160,6 @@ def read(paths: Iterable[Path]) -> list[dict[str, Any]]:
     Raises:
         ResultsError: a file is not one, or was written for another version.
     """
-    from benchmarks.results import ResultsError
-
     found = []
     for path in paths:
         try:

@@ -10,6 +10,7 @@ import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 import edgetrack
-from benchmarks import records
+from benchmarks import accuracy, records
 from benchmarks.accuracy import evaluate, run_dataset, run_sequence
 from benchmarks.cli import app
 from benchmarks.contenders import Answer, Spec
@@ -318,6 +319,73 @@ def test_a_test_split_is_tracked_but_not_scored(count: int, bundle: Path, datase
     packing = ["submission", said[1], "--dataset", f"got10k:{root}", "--out", str(tmp_path / "a.zip")]
     assert CliRunner().invoke(app, packing).exit_code == 0
     assert zipfile.is_zipfile(tmp_path / "a.zip")
+
+
+@pytest.fixture
+def tracking(bundle: Path, dataset_folder: Path) -> list[str]:
+    """The command that tracks "plain", without --out and --json."""
+    arguments = ["accuracy", str(bundle), "--dataset", str(dataset_folder), "--sequence", "plain"]
+    return [*arguments, "--backend", "onnxruntime-cpu", "--threads", "1"]
+
+
+def test_a_record_that_cannot_be_written_is_refused_before_anything_is_measured(
+    tracking: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    for target, reason in (
+        (tmp_path, "is a folder; expected a file"),
+        (tmp_path / "file" / "a.json", "cannot be written (File exists); give another file"),
+        (Path("/proc/none/a.json"), "cannot be written (No such file or directory); give another file"),
+    ):
+        options = ["--out", str(tmp_path / "raw"), "--json", str(target)]
+        result = CliRunner().invoke(app, [*tracking, *options])
+        assert result.exit_code == 1
+        assert result.stderr.startswith(f"error: --json {target}: {reason}")
+        assert not (tmp_path / "raw").exists()
+
+
+def test_results_that_cannot_be_kept_are_refused_in_one_line(tracking: list[str]) -> None:
+    result = CliRunner().invoke(app, [*tracking, "--out", "/proc/none"])
+    assert result.exit_code == 1
+    assert re.fullmatch(
+        r"error: /proc/none/\S+: no results can be kept there \(.*\); give another --out\n", result.stderr
+    )
+
+
+def test_figures_are_printed_even_if_their_record_is_lost(
+    tracking: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = tmp_path / "there" / "a.json"
+    ran = accuracy.run_sequence
+
+    def run_and_lose(*arguments: Any) -> Any:
+        record.parent.rename(tmp_path / "gone")
+        return ran(*arguments)
+
+    monkeypatch.setattr(accuracy, "run_sequence", run_and_lose)
+    result = CliRunner().invoke(app, [*tracking, "--out", str(tmp_path / "raw"), "--json", str(record)])
+    assert result.exit_code == 1
+    assert "ms a frame" in result.stdout
+    assert result.stderr == (
+        f"error: --json {record}: cannot be written (No such file or directory); give another file, or - for stdout\n"
+    )
+
+
+def test_a_record_takes_the_place_of_another_or_goes_into_a_pipe(tmp_path: Path) -> None:
+    kept, link, pipe = tmp_path / "kept.json", tmp_path / "link.json", tmp_path / "pipe"
+    kept.write_text("before")
+    link.symlink_to(kept)
+    with pytest.raises(TypeError):
+        records.write({"a": object()}, str(kept))
+    assert kept.read_text() == "before"
+    records.write({"a": 1}, str(link))
+    assert json.loads(kept.read_text()) == {"a": 1}
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    records.write({"a": 2}, records.writable(str(pipe)))
+    assert json.loads(os.read(reading, 100)) == {"a": 2}
+    os.close(reading)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept.json", "link.json", "pipe"]
 
 
 def test_errors_are_one_line(tmp_path: Path) -> None:

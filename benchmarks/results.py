@@ -188,16 +188,33 @@ def write_submission(folder: Path, names: Iterable[str], server: str, out: Path)
     """Pack results for an evaluation server.
 
     got10k: ``NAME/NAME_001.txt`` and ``NAME/NAME_time.txt``. trackingnet: ``NAME.txt``, at the top.
+
+    Raises:
+        ResultsError: a sequence has no results, or the archive cannot be written.
     """
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in names:
-            path = track_path(folder, name)
-            if path is None:
-                raise ResultsError(f"{folder}: no results for {name}; a submission holds every sequence")
-            if server == "trackingnet":
-                archive.write(path, f"{name}.txt")
-            else:
-                archive.write(path, f"{name}/{name}_001.txt")
-                times = path.parent / f"{name}_time.txt"
-                if times.is_file():
-                    archive.write(times, f"{name}/{name}_time.txt")
+    files: dict[str, str] = {}
+    for name in names:
+        files |= _packed(folder, name, server)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(out) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path, text in files.items():
+                archive.writestr(path, text)
+    except OSError as error:
+        raise ResultsError(f"{out}: cannot be written ({error.strerror}); give another --out") from None
+
+
+def _packed(folder: Path, name: str, server: str) -> dict[str, str]:
+    """What a server is sent of a sequence: the text of each file, by its path."""
+    boxes = track_path(folder, name)
+    if boxes is None:
+        raise ResultsError(f"{folder}: no results for {name}; a submission holds every sequence")
+    if server == "trackingnet":
+        return {f"{name}.txt": boxes.read_text()}
+    files = {f"{name}/{name}_001.txt": boxes.read_text()}
+    times = boxes.parent / f"{name}_time.txt"
+    if times.is_file():
+        # The frame that was given took no time, and servers know no NaN.
+        seconds = np.nan_to_num(read_numbers(times)[:, 0])
+        files[f"{name}/{name}_time.txt"] = "".join(f"{each:.8f}\n" for each in seconds)
+    return files

@@ -96,3 +96,25 @@ def test_submissions_have_the_servers_layout(tmp_path: Path) -> None:
         assert archive.read("a.txt").decode().splitlines()[1] == "1.500,2.250,3.000,4.000"
     with pytest.raises(ResultsError, match="no results for b"):
         write_submission(tmp_path / "raw", ["a", "b"], "got10k", tmp_path / "no.zip")
+    assert not (tmp_path / "no.zip").exists()
+
+
+def test_a_submission_times_the_given_frame_with_0(tmp_path: Path) -> None:
+    write_track(tmp_path / "raw", "a", track())
+    write_submission(tmp_path / "raw", ["a"], "got10k", tmp_path / "new" / "got.zip")
+    with zipfile.ZipFile(tmp_path / "new" / "got.zip") as archive:
+        assert archive.read("a/a_time.txt").decode().split() == ["0.00000000", "0.01000000", "0.02000000"]
+
+
+def test_a_submission_that_cannot_be_packed_leaves_the_one_that_is_there(tmp_path: Path) -> None:
+    write_track(tmp_path / "raw", "a", track())
+    out = tmp_path / "got.zip"
+    write_submission(tmp_path / "raw", ["a"], "got10k", out)
+    before = out.read_bytes()
+    with pytest.raises(ResultsError, match="no results for b"):
+        write_submission(tmp_path / "raw", ["a", "b"], "got10k", out)
+    assert out.read_bytes() == before
+    for place in (tmp_path / "raw", out / "x.zip"):
+        with pytest.raises(ResultsError, match=rf"{place}: cannot be written \(.*\); give another --out"):
+            write_submission(tmp_path / "raw", ["a"], "got10k", place)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["got.zip", "raw"]

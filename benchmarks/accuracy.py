@@ -219,12 +219,7 @@ def evaluate(
     return scores, {
         "contender": identity,
         "threads": spec.threads,
-        "dataset": {
-            "name": dataset.name,
-            "sequences": len(dataset.sequences),
-            "frames": sum(len(sequence.frames) for sequence in dataset.sequences),
-            "digest": digest([[s.name, np.nan_to_num(s.truth, nan=-1.0).round(3).tolist()] for s in dataset.sequences]),
-        },
+        "dataset": dataset.describe(),
         **content,
         "update_ms": percentiles(np.concatenate([track.seconds for track in tracks.values()])),
         "timed": basis,

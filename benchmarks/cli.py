@@ -491,7 +491,7 @@ def realtime(
             *(f"{100 * entry['metrics'][name]:.2f}" for name in ("auc", "sr_50")),
         )
     Console(stderr=json == "-").print(table)
-    records.write(records.record("realtime", dataset=data.name, protocol=data.protocol, **content), json)
+    records.write(records.record("realtime", dataset=data.describe(), protocol=data.protocol, **content), json)
 
 
 @app.command()

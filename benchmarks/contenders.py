@@ -109,7 +109,7 @@ class EdgetrackContender:
             options["redetect"] = {
                 "name": search.manifest.name,
                 "precision": search.precision,
-                "manifest": _digest_of(search.manifest),
+                "manifest": manifest_digest(search.manifest),
                 "interval": spec.redetect_interval,
             }
         self.identity = {
@@ -119,7 +119,7 @@ class EdgetrackContender:
             "precision": loaded.precision,
             "decode": spec.decode,
             "runtime": loaded.session("template").runtime_version,
-            "manifest": _digest_of(loaded.manifest),
+            "manifest": manifest_digest(loaded.manifest),
             **options,
         }
 
@@ -219,7 +219,7 @@ class OpenCVContender:
         return Answer(self._last, score, bool(ok), seconds)
 
 
-def _digest_of(manifest: Any) -> str:
+def manifest_digest(manifest: Any) -> str:
     """Of what decides a bundle's boxes."""
     return digest(manifest.model_dump(mode="json", exclude={"accuracy", "provenance", "name"}))
 

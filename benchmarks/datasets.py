@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,6 +85,21 @@ class Dataset:
     name: str
     protocol: str
     sequences: tuple[Sequence, ...]
+
+    def describe(self) -> dict[str, Any]:
+        """What a record says of it. The digest is of all that is scored by: names, boxes, and where there are none."""
+        return {
+            "name": self.name,
+            "sequences": len(self.sequences),
+            "frames": sum(len(sequence.frames) for sequence in self.sequences),
+            "digest": digest([[sequence.name, _marked(sequence).tolist()] for sequence in self.sequences]),
+        }
+
+
+def _marked(sequence: Sequence) -> Floats:
+    """The truth with -1 where the target is absent and -2 where nothing is known."""
+    known = np.nan_to_num(sequence.truth, nan=-2.0).round(3)
+    return np.where(sequence.absent[:, None], -1.0, known)
 
 
 def read_dataset(name: str, only: tuple[str, ...] = ()) -> Dataset:

@@ -78,11 +78,12 @@ def compare(
     manifest = edgetrack.bundle.read_bundle(edgetrack.bundle.find_model(model)).manifest
     reference = reference_model(checkpoint, threads=threads, manifest=manifest)
     examples = list(feeds(reference, dataset.sequences, per_sequence))
+    spec = Spec(str(checkpoint), reference.backend, threads=threads)
+    trained = EdgetrackContender(spec, reference)
     reference_auc = None
     if closed_loop:
         advance(reference.backend)
-        spec = Spec(str(checkpoint), reference.backend, threads=threads)
-        scores, _ = evaluate(spec, dataset, out, contender=EdgetrackContender(spec, reference))
+        scores, _ = evaluate(spec, dataset, out, contender=trained)
         reference_auc = scores.metrics["auc"]
     entries = []
     for backend in backends:
@@ -95,23 +96,27 @@ def compare(
             except (BackendError, OptionError) as error:
                 entries.append({**entry, "refused": str(error)})
                 continue
+            spec = Spec(model, backend, precision, threads)
+            contender = EdgetrackContender(spec, loaded)
+            entry |= {"contender": {"label": contender.label, **contender.identity}}
             entry |= {"runtime": loaded.session("template").runtime_version}
             entry |= compare_graphs(reference, loaded, examples)
             if closed_loop:
-                spec = Spec(model, backend, precision, threads)
-                scores, _ = evaluate(spec, dataset, out, contender=EdgetrackContender(spec, loaded))
+                scores, _ = evaluate(spec, dataset, out, contender=contender)
                 entry |= {"auc": scores.metrics["auc"], "auc_drop": reference_auc - scores.metrics["auc"]}
             loaded.close()
             entries.append({**entry, "broken": limits.broken(entry)})
     return {
         "model": manifest.name,
+        "checkpoint": {"label": trained.label, **trained.identity},
+        "threads": threads,
         "reference": {
             "backend": reference.backend,
             "torch": reference.session("template").runtime_version,
             "tf32": False,
             "auc": reference_auc,
         },
-        "dataset": {"name": dataset.name, "sequences": len(dataset.sequences), "crops": len(examples)},
+        "dataset": {**dataset.describe(), "crops": len(examples)},
         "limits": {"auc_drop": limits.auc_drop, "box_error": limits.box_error},
         "entries": entries,
     }

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 import edgetrack
+from benchmarks.contenders import manifest_digest
 from benchmarks.results import ResultsError
 from benchmarks.turns import in_turns
 from edgetrack.errors import BackendError, OptionError
@@ -30,7 +31,7 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Time the graph that answers a frame on each backend, on noise.
 
-    Returns, for each backend:
+    Returns, for each backend, what ran on it, of which `manifest` is a digest, and:
         milliseconds: medians by precision.
         of_fp32: the same as shares of FP32's.
         refused: by precision, why the backend does not compute in it, or that the bundle has no such variant.
@@ -55,6 +56,7 @@ def measure(
                 raise ResultsError(f"{model} has no FP32 on {backend} to compare with: {refused['fp32']}")
             milliseconds = _time(loaded, runs)
             manifest = loaded["fp32"].manifest
+            runtime = loaded["fp32"].session(FRAME_GRAPHS[manifest.kind]).runtime_version
         sizes = {
             variant: sum(file.bytes for name, file in manifest.files.items() if name.startswith(f"{variant}/"))
             for variant in manifest.variants
@@ -62,7 +64,9 @@ def measure(
         entries.append(
             {
                 "model": manifest.name,
+                "manifest": manifest_digest(manifest),
                 "backend": backend,
+                "runtime": runtime,
                 "threads": threads,
                 "runs": runs,
                 "milliseconds": milliseconds,

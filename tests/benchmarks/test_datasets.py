@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from shared import shared
 
+from benchmarks import records
 from benchmarks.datasets import READERS, read_dataset
 from benchmarks.protocols import PROTOCOLS
 from benchmarks.results import ResultsError
@@ -40,6 +42,25 @@ def test_folder(dataset_folder: Path) -> None:
     assert [s.name for s in read_dataset(str(dataset_folder), ("hides",)).sequences] == ["hides"]
     with pytest.raises(ResultsError, match="no sequence nowhere; there are hides, plain"):
         read_dataset(str(dataset_folder), ("nowhere",))
+
+
+def test_a_datasets_digest_is_of_what_is_scored_by(dataset_folder: Path) -> None:
+    data = read_dataset(str(dataset_folder))
+    plain, hides = data.sequences
+    described = data.describe()
+    assert {**described, "digest": ""} == {"name": "drawn", "sequences": 2, "frames": 28, "digest": ""}
+    assert read_dataset(str(dataset_folder)).describe() == described
+    elsewhere, unknown, gone = plain.truth.copy(), hides.absent & False, plain.absent | (np.arange(12) == 5)
+    elsewhere[5, 0] += 1
+    others = [
+        (replace(plain, truth=elsewhere), hides),
+        (plain, replace(hides, absent=unknown)),  # without a box, and not known to be absent
+        (replace(plain, absent=gone), hides),
+        (replace(plain, name="renamed"), hides),
+        (plain,),
+    ]
+    digests = {replace(data, sequences=sequences).describe()["digest"] for sequences in others}
+    assert len(digests - {described["digest"]}) == len(others)
 
 
 def test_got10k_test_split_has_the_first_box_alone(tmp_path: Path) -> None:
@@ -208,3 +229,7 @@ def test_dev_sequences_are_read_as_they_are_described() -> None:
     absent = {s.name: int(s.absent.sum()) for s in data.sequences if s.absent.any()}
     assert absent == {"tld_motocross_first100": 17, "tld_pedestrian3": 28}
     assert {s.name: s.attributes for s in data.sequences}["Car4"] == ("IV", "SV")
+    (record,) = records.read(
+        [Path(__file__).parents[2] / "benchmarks/results/accuracy-vtt-nano-fp32-openvino-cpu.json"]
+    )
+    assert data.describe() == record["dataset"]  # what is measured now stands beside it

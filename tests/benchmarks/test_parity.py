@@ -190,6 +190,13 @@ def test_command_passes_the_models_own_bundle(trained: tuple[Path, Path], datase
         "tf32": False,
         "auc": 0,
     }
+    # What was compared, by digests, and on what.
+    assert content["threads"] == 1
+    assert content["dataset"] == {**read_dataset(str(dataset_folder)).describe(), "crops": 8}
+    contenders = [content["checkpoint"], *(entry["contender"] for entry in content["entries"])]
+    assert {contender["name"] for contender in contenders} == {"small"}
+    assert len({contender["manifest"] for contender in contenders}) == 2
+    assert content["checkpoint"]["backend"].startswith("pytorch-")
     assert {entry["backend"] for entry in content["entries"]} >= {"onnxruntime-cpu"}
     assert all(entry["equal_boxes"] == 1 and entry["auc_drop"] == 0 for entry in content["entries"])
 

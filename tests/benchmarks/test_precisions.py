@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnxruntime
 import pytest
 from typer.testing import CliRunner
 
@@ -14,6 +15,8 @@ from benchmarks import precisions, turns
 from benchmarks.cli import app
 from benchmarks.results import ResultsError
 from edgetrack.errors import OptionError
+from quantize.export import export_bundle
+from train.checkpoints import load_model
 
 
 def test_medians_are_taken_in_turns_and_without_a_turn_s_first_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,7 +30,7 @@ def test_medians_are_taken_in_turns_and_without_a_turn_s_first_runs(monkeypatch:
             slow = 50 if order[-turns.SETTLE :] != [precision] * turns.SETTLE else 1  # as caches do, when models change
             clock[0] += slow * {"fp32": 0.010, "int8": 0.004, "bf16": 0.006}[precision]
 
-        return SimpleNamespace(run=run, inputs={"search": spec})
+        return SimpleNamespace(run=run, inputs={"search": spec}, runtime_version="1.0")
 
     files = {"fp32/a.onnx": 700, "fp32/w.bin": 300, "int8/a.onnx": 290}
     manifest = SimpleNamespace(
@@ -35,6 +38,7 @@ def test_medians_are_taken_in_turns_and_without_a_turn_s_first_runs(monkeypatch:
         kind="seqtrack",
         variants=("fp32", "int8"),
         files={name: SimpleNamespace(bytes=size) for name, size in files.items()},
+        model_dump=lambda **options: {"files": files},
     )
 
     def load(model: str, backend: str, precision: str, threads: int) -> SimpleNamespace:
@@ -63,6 +67,18 @@ def test_command_measures_a_bundle(trained: tuple[Path, Path], tmp_path: Path) -
     assert entry["milliseconds"]["fp32"] > 0
     assert "has fp32" in entry["refused"]["int8"]
     assert entry["bytes"] == {"fp32": sum(file.stat().st_size for file in (bundle / "fp32").iterdir())}
+
+
+def test_bundles_of_one_name_are_told_apart(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    bundle, other = trained[1], tmp_path / "small"
+    model, metadata = load_model(trained[0])
+    for parameter in model.parameters():
+        parameter.data *= 1.01
+    export_bundle(model, other, name="small", metadata=metadata)
+    one, two = (precisions.measure(str(each), ["onnxruntime-cpu"], runs=3)[0] for each in (bundle, other))
+    assert one["model"] == two["model"]
+    assert one["manifest"] != two["manifest"]
+    assert one["runtime"] == onnxruntime.__version__
 
 
 def test_without_fp32_there_is_nothing_to_compare_with(bundle: Path) -> None:

@@ -95,5 +95,7 @@ def test_command(bundle: Path, dataset_folder: Path) -> None:
     arguments = ["realtime", str(bundle), "--dataset", str(dataset_folder), "--backend", "onnxruntime-cpu"]
     result = CliRunner().invoke(app, [*arguments, "--threads", "1", "--latency-ms", "100", "--json", "-"])
     assert result.exit_code == 0, result.output
-    entries = json.loads(result.stdout)["entries"]
+    content = json.loads(result.stdout)
+    assert content["dataset"] == read_dataset(str(dataset_folder)).describe()
+    entries = content["entries"]
     assert [(e["fps"], e["latency_ms"]) for e in entries] == [(30, None), (30, 100), (60, None), (60, 100)]

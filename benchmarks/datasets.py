@@ -213,17 +213,19 @@ def read_tnl2k(root: Path) -> Iterator[Sequence]:
 
 
 def read_nfs(root: Path) -> Iterator[Sequence]:
-    """NFS at 30 fps: NAME/30/NAME/*.jpg and NAME/30/NAME.txt, ``id x1 y1 x2 y2 frame lost ...`` at 240 fps."""
+    """NFS at 30 fps: NAME/30/NAME/*.jpg and NAME/30/NAME.txt, ``id x1 y1 x2 y2 frame lost ...`` at 240 fps.
+
+    A target that is lost has a box all the same, by which pytracking scores.
+    """
     for path in sorted(root.glob("*/30/*.txt")):
         frames = images(path.parent / path.stem)
         words = [line.split() for line in path.read_text().rstrip().splitlines()]
         corners = np.asarray([[float(word) for word in line[1:5]] or [np.nan] * 4 for line in words])
-        lost = np.asarray([line[6] == "1" if len(line) > 6 else False for line in words])
         truth = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
         if len(truth) > 2 * len(frames):
-            truth, lost = truth[::8], lost[::8]
+            truth = truth[::8]
         count = min(len(frames), len(truth))
-        yield Sequence(path.stem, frames[:count], truth[:count], lost[:count])
+        yield Sequence(path.stem, frames[:count], truth[:count], np.zeros(count, bool))
 
 
 _UAV = re.compile(r"struct\('name',\s*'([^']+)',\s*'path',\s*'([^']+)',\s*'startFrame',\s*(\d+),\s*'endFrame',\s*(\d+)")

@@ -53,7 +53,12 @@ PROTOCOLS: dict[str, Protocol] = {
         "auc", "right", "failed", "sequences", "LaSOT's toolkit: absent frames stay in the denominator alone."
     ),
     "lasot-ext": Protocol(
-        "auc", "right", "left out", "sequences", "LaSOT's extension as pytracking and SeqTrack score it."
+        "auc",
+        "right",
+        "failed",
+        "sequences",
+        "LaSOT's extension as pytracking and SeqTrack score it, but for normalised precision, where they take an "
+        "absent frame for a hit.",
     ),
     "uav123": Protocol(
         "auc",
@@ -62,8 +67,16 @@ PROTOCOLS: dict[str, Protocol] = {
         "sequences",
         "UAV123 as pytracking scores it, but for precision, where pytracking takes an absent frame for a hit.",
     ),
-    "nfs": Protocol("auc", "right", "left out", "sequences", "NFS as pytracking scores it."),
-    "tnl2k": Protocol("auc", "right", "left out", "sequences", "TNL2K: one-pass evaluation."),
+    "nfs": Protocol(
+        "auc", "right", "failed", "sequences", "NFS as pytracking scores it, which takes a lost target's box as it is."
+    ),
+    "tnl2k": Protocol(
+        "auc",
+        "right",
+        "failed",
+        "sequences",
+        "TNL2K as SeqTrack scores it, but for normalised precision, where it takes an absent frame for a hit.",
+    ),
     "trackingnet": Protocol(
         "auc", "right", "left out", "sequences", "TrackingNet's devkit, where the truth is at hand."
     ),

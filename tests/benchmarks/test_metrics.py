@@ -95,12 +95,15 @@ def test_protocols_differ_in_what_they_count() -> None:
         "ope": (0.8 + 0.3) / 2,
         "otb": (0.5 + 0.8 + 0.3) / 3,
         "lasot": (1.0 + 0.8 + 0.0 + 0.3) / 4,
-        "lasot-ext": (1.0 + 0.8 + 0.3) / 3,
+        **dict.fromkeys(("lasot-ext", "nfs", "tnl2k", "uav123"), (1.0 + 0.8 + 0.0 + 0.3) / 4),
+        "trackingnet": (1.0 + 0.8 + 0.3) / 3,
         "got10k": (0.5 + 0.8 + 0.3) / 3,
         "got10k-toolkit": (0.8 + 0.3) / 2,
     }
     for protocol, overlap in expected.items():
         assert score([result], protocol).metrics["ao"] == pytest.approx(overlap), protocol
+    for protocol in ("lasot", "lasot-ext", "nfs", "tnl2k"):  # an absent frame is a miss at any distance
+        assert score([result], protocol).curves["precision"]["values"][50] == 0.75, protocol
 
 
 def test_mean_over_sequences_and_over_frames() -> None:

@@ -150,6 +150,14 @@ def boxes_for(count: int, path: Path) -> Floats:
     return np.concatenate([boxes, np.full((count - len(boxes), 4), np.nan)])
 
 
+def flags_for(count: int, path: Path) -> Floats:
+    """The numbers in a file of one for each of `count` frames, on lines or all on one."""
+    values = read_numbers(path).ravel()
+    if len(values) != count:
+        raise ResultsError(f"{path}: {len(values)} values for {count} frames; expected one for each")
+    return values
+
+
 def names_in(folder: Path, listing: str) -> list[str]:
     path = folder / listing
     if not path.is_file():
@@ -165,9 +173,9 @@ def read_folder(root: Path) -> Iterator[Sequence]:
         truth = boxes_for(len(frames), folder / "groundtruth.txt")
         absent = np.isnan(truth).any(axis=1) & (len(frames) > 1) & np.isfinite(truth[1:]).any()
         if (folder / "absence.label").is_file():
-            absent |= read_numbers(folder / "absence.label")[:, 0] > 0
+            absent |= flags_for(len(frames), folder / "absence.label") > 0
         if (folder / "cover.label").is_file():  # 0 of 8: nothing of the target is in sight
-            absent |= read_numbers(folder / "cover.label")[:, 0] == 0
+            absent |= flags_for(len(frames), folder / "cover.label") == 0
         absent[:1] = False
         yield Sequence(name, frames, truth, absent, _attributes(folder))
 
@@ -191,7 +199,7 @@ def read_lasot(root: Path) -> Iterator[Sequence]:
         truth = read_numbers(folder / "groundtruth.txt", 4)
         absent = np.zeros(len(truth), bool)
         for flags in ("full_occlusion.txt", "out_of_view.txt"):
-            absent |= read_numbers(folder / flags).ravel() > 0
+            absent |= flags_for(len(truth), folder / flags) > 0
         yield Sequence(folder.name, images(folder / "img")[: len(truth)], truth, absent)
 
 
@@ -277,25 +285,30 @@ def read_tlp(root: Path) -> Iterator[Sequence]:
 def read_oxuva(root: Path) -> Iterator[Sequence]:
     """OxUvA dev: tasks/dev.csv, annotations/dev.csv and images/dev/VIDEO/000000.jpeg; boxes relative to the image."""
     annotations: dict[tuple[str, str], list[list[str]]] = {}
-    with (root / "annotations" / "dev.csv").open(newline="") as file:
-        for row in csv.reader(file):
-            annotations.setdefault((row[0], row[1]), []).append(row)
-    with (root / "tasks" / "dev.csv").open(newline="") as file:
-        for video, target, first, last, *_ in csv.reader(file):
-            start, count = int(first), int(last) - int(first) + 1
-            frames = tuple(root / "images" / "dev" / video / f"{start + i:06d}.jpeg" for i in range(count))
-            height, width = read_image(frames[0]).shape[:2]
-            truth, absent = np.full((count, 4), np.nan), np.zeros(count, bool)
-            for row in annotations[video, target]:
-                at = int(row[6]) - start
-                if not 0 <= at < count:
-                    continue
-                if row[7] == "absent":
-                    absent[at] = True
-                    continue
-                x1, x2, y1, y2 = (float(value) for value in row[8:12])
-                truth[at] = (x1 * width, y1 * height, (x2 - x1) * width, (y2 - y1) * height)
-            yield Sequence(f"{video}_{target}", frames, truth, absent)
+    for row in _rows(root / "annotations" / "dev.csv"):
+        annotations.setdefault((row[0], row[1]), []).append(row)
+    for video, target, first, last, *_ in _rows(root / "tasks" / "dev.csv"):
+        start, count = int(first), int(last) - int(first) + 1
+        frames = tuple(root / "images" / "dev" / video / f"{start + i:06d}.jpeg" for i in range(count))
+        height, width = read_image(frames[0]).shape[:2]
+        truth, absent = np.full((count, 4), np.nan), np.zeros(count, bool)
+        for row in annotations.get((video, target), ()):
+            at = int(row[6]) - start
+            if not 0 <= at < count:
+                continue
+            if row[7] == "absent":
+                absent[at] = True
+                continue
+            x1, x2, y1, y2 = (float(value) for value in row[8:12])
+            truth[at] = (x1 * width, y1 * height, (x2 - x1) * width, (y2 - y1) * height)
+        yield Sequence(f"{video}_{target}", frames, truth, absent)
+
+
+def _rows(path: Path) -> list[list[str]]:
+    if not path.is_file():
+        raise ResultsError(f"{path}: no such file; oxuva expects {READERS['oxuva'].expects}")
+    with path.open(newline="") as file:
+        return list(csv.reader(file))
 
 
 _LASOT = "CLASS/NAME/img, groundtruth.txt, full_occlusion.txt, out_of_view.txt; testing_set.txt to take these alone"

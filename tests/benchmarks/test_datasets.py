@@ -99,6 +99,26 @@ def test_truth_out_of_step_with_the_frames_is_refused(reader: str, lines: int, t
         read_dataset(f"{reader}:{tmp_path}")
 
 
+@pytest.mark.parametrize("label", ["absence.label", "cover.label"])
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_labels_out_of_step_with_the_frames_are_refused(label: str, count: int, tmp_path: Path) -> None:
+    one_sequence("got10k", tmp_path, 3, *["1,2,3,4"] * 3)
+    write(tmp_path / "a" / label, *["0"] * count)
+    with pytest.raises(ResultsError, match=rf"{label}: {count} values for 3 frames; expected one for each"):
+        read_dataset(f"got10k:{tmp_path}")
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_flags_of_lasot_out_of_step_are_refused(count: int, tmp_path: Path) -> None:
+    folder = tmp_path / "bird" / "bird-2"
+    frames(folder / "img", range(1, 5))
+    write(folder / "groundtruth.txt", *["1,2,3,4"] * 4)
+    write(folder / "full_occlusion.txt", "0,0,1,0")
+    write(folder / "out_of_view.txt", ",".join("0" * count))
+    with pytest.raises(ResultsError, match=rf"out_of_view\.txt: {count} values for 4 frames; expected one for each"):
+        read_dataset(f"lasot:{tmp_path}")
+
+
 def one_sequence(reader: str, root: Path, count: int, *lines: str) -> None:
     """A sequence "a" of so many frames, with these lines of truth."""
     if reader == "trackingnet":
@@ -203,6 +223,16 @@ def test_oxuva_boxes_are_relative_and_sparse(tmp_path: Path) -> None:
     np.testing.assert_allclose(sequence.truth[0], [20, 30, 20, 20])
     assert np.isnan(sequence.truth[1:]).all()
     assert sequence.absent.tolist() == [False, False, False, True]
+
+
+def test_oxuva_refuses_what_is_not_its_layout(tmp_path: Path) -> None:
+    with pytest.raises(ResultsError, match=r"annotations/dev\.csv: no such file; oxuva expects tasks/dev\.csv"):
+        read_dataset(f"oxuva:{tmp_path}")
+    frames(tmp_path / "images" / "dev" / "vid0001", range(30, 34), "{:06d}.jpeg")
+    write(tmp_path / "tasks" / "dev.csv", "vid0001,obj0000,30,33,0.1,0.2,0.3,0.5")
+    write(tmp_path / "annotations" / "dev.csv", "vid0001,obj0001,1,bird,false,false,30,present,0.1,0.2,0.3,0.5")
+    with pytest.raises(ResultsError, match="vid0001_obj0000: its first frame has no box to begin with"):
+        read_dataset(f"oxuva:{tmp_path}")
 
 
 def test_refusals(tmp_path: Path) -> None:

@@ -22,6 +22,19 @@ import typer
 from benchmarks.results import ResultsError, replacing
 
 VERSION = 1
+HEAD = ("date", "command", "hardware", "versions", "load_average")
+"""What `record` puts in front of every kind's content."""
+CONTENT: dict[str, tuple[str, ...]] = {
+    "accuracy": ("contender", "threads", "dataset", "protocol", "headline", "metrics", "sequences", "update_ms"),
+    "peers": ("contenders",),
+    "latency": ("contender", "threads", "update_ms", "memory_mib"),
+    "parity": ("model", "reference", "dataset", "entries"),
+    "realtime": ("contender", "dataset", "entries"),
+    "ratios": ("entries",),
+    "precisions": ("entries",),
+    "ablations": ("recipe", "settings", "pairs", "dataset", "rows"),
+}
+"""What pages and tables show of a kind's content."""
 PACKAGES = ("edgetrack", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "torch")
 
 
@@ -158,7 +171,7 @@ def read(paths: Iterable[Path]) -> list[dict[str, Any]]:
     """Records from JSON files.
 
     Raises:
-        ResultsError: a file is not one, or was written for another version.
+        ResultsError: a file is not one, not a whole one, or was written for another version.
     """
     found = []
     for path in paths:
@@ -168,8 +181,11 @@ def read(paths: Iterable[Path]) -> list[dict[str, Any]]:
             raise ResultsError(f"{path}: not a JSON record ({error})") from None
         if not isinstance(content, dict) or not str(content.get("schema", "")).startswith("edgetrack.benchmarks."):
             raise ResultsError(f"{path}: not a record of python -m benchmarks")
-        if content["version"] != VERSION:
-            raise ResultsError(f"{path}: a record of version {content['version']}; expected {VERSION}: measure again")
+        if (version := content.get("version")) != VERSION:
+            raise ResultsError(f"{path}: a record of version {version}; expected {VERSION}: measure again")
+        expected = (*HEAD, *CONTENT.get(content["schema"].rpartition(".")[2], ()))
+        if missing := [name for name in expected if name not in content]:
+            raise ResultsError(f"{path}: a record without {', '.join(missing)}; expected a whole one: measure again")
         found.append(content)
     return found
 

@@ -336,6 +336,32 @@ def test_what_is_no_record_is_refused(tmp_path: Path) -> None:
         read([path])
 
 
+def test_half_a_record_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    begun = {"schema": "edgetrack.benchmarks.parity", "version": 1}
+    headed = {**begun, "date": "", "command": "", "hardware": {}, "versions": {}, "load_average": 0}
+    for content, message in (
+        ({"schema": begun["schema"]}, "a record of version None; expected 1: measure again"),
+        (
+            begun,
+            "a record without date, command, hardware, .*, model, reference, dataset, entries; expected a whole one",
+        ),
+        ({**headed, "model": "m", "reference": {}, "dataset": {}}, "a record without entries"),
+    ):
+        path.write_text(json.dumps(content))
+        with pytest.raises(ResultsError, match=message):
+            read([path])
+        result = CliRunner().invoke(app, ["report", str(path), "--out", str(tmp_path / "page.html")])
+        assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
+
+
+def test_the_records_that_are_here_are_read() -> None:
+    paths = sorted((Path(__file__).parents[2] / "benchmarks" / "results").rglob("*.json"))
+    kinds = {record["schema"].rpartition(".")[2] for record in read(paths)}
+    compared = {"accuracy", "peers", "latency", "parity", "realtime"}
+    assert kinds == {*compared, "ratios", "precisions", "ablations"}
+
+
 PROBE = """<script>addEventListener("load", () => {
   const shown = [...document.querySelectorAll("svg.plot")].map(svg => svg.getBoundingClientRect());
   parent.postMessage({

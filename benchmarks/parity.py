@@ -46,10 +46,12 @@ class Limits:
     def broken(self, entry: dict[str, Any]) -> list[str]:
         """Which limits an entry of `compare` breaks, in words."""
         found = []
-        if self.auc_drop is not None and entry.get("auc_drop") is not None and entry["auc_drop"] > self.auc_drop:
-            found.append(f"AUC drops by {entry['auc_drop']:.4f}, more than {self.auc_drop:g}")
-        if self.box_error is not None and entry["box_error"]["p95"] > self.box_error:
-            found.append(f"box error {entry['box_error']['p95']:.5f}, more than {self.box_error:g}")
+        # Asked the other way round, NaN would pass.
+        drop, error = entry.get("auc_drop"), entry["box_error"]["p95"]
+        if self.auc_drop is not None and drop is not None and not drop <= self.auc_drop:
+            found.append(f"AUC drops by {drop:.4f}; at most {self.auc_drop:g} is allowed")
+        if self.box_error is not None and not error <= self.box_error:
+            found.append(f"box error {error:.5f}; at most {self.box_error:g} is allowed")
         return found
 
 

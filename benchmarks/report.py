@@ -270,8 +270,8 @@ def _number(value: Any) -> float:
     return -1.0 if value is None else float(value)
 
 
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
+def _percent(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None else f"{100 * value:.{digits}f}"
 
 
 def _tabulate(head: Iterable[str], rows: Iterable[Iterable[Any]], caption: str = "") -> str:
@@ -438,14 +438,14 @@ def _parity(records: Sequence[dict[str, Any]]) -> str:
             if "refused" in entry:
                 rows.append([escape(name), "–", "–", "–", "–", (escape(entry["refused"]), "words")])
                 continue
-            worst = max(value for values in entry["tensors"].values() for value in values.values())
+            differences = [value for values in entry["tensors"].values() for value in values.values()]
             broken = "; ".join(entry["broken"]) or "passed"
             rows.append(
                 [
                     escape(name),
-                    f"{worst:.1e}",
+                    "not finite" if None in differences else f"{max(differences):.1e}",
                     _percent(entry["equal_boxes"]),
-                    f"{100 * entry['box_error']['p95']:.3f}",
+                    _percent(entry["box_error"]["p95"], 3),
                     "–" if entry.get("auc_drop") is None else f"{100 * entry['auc_drop']:+.2f}",
                     (escape(broken), "words"),
                 ]

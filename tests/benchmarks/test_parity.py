@@ -171,6 +171,14 @@ def test_limits() -> None:
     assert Limits(auc_drop=0.01).broken({"box_error": {"p95": 0.0}}) == []  # sequences were not tracked
 
 
+def test_what_is_no_number_passes_no_limit() -> None:
+    entry = {"auc_drop": float("nan"), "box_error": {"p95": float("nan")}}
+    assert Limits(auc_drop=0.01, box_error=0.01).broken(entry) == [
+        "AUC drops by nan; at most 0.01 is allowed",
+        "box error nan; at most 0.01 is allowed",
+    ]
+
+
 def run(arguments: list[str], tmp_path: Path) -> tuple[int, dict, str]:
     out = tmp_path / "parity.json"
     result = CliRunner().invoke(

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.cli import app
-from benchmarks.records import read, record
+from benchmarks.records import read, record, write
 from benchmarks.report import gather, render
 from benchmarks.results import ResultsError
 from benchmarks.svg import Axis, Plot, Point, pareto
@@ -214,6 +214,20 @@ def test_ablations_make_a_table_of_their_own() -> None:
     assert lines[-1] == "r with steps=2: 1,234 pairs for each row, from random weights; tracked on d, 3 sequences."
 
 
+def parity(entries: list) -> dict:
+    reference = {"backend": "pytorch-cpu"}
+    return {**record("parity"), "model": "m", "reference": reference, "dataset": {"crops": 3}, "entries": entries}
+
+
+def test_a_graph_that_answers_nan_is_in_the_page(tmp_path: Path) -> None:
+    entry = {"backend": "b", "precision": "int8", "equal_boxes": 0.0, "broken": ["box error nan; at most 0 is allowed"]}
+    entry |= {"tensors": {"track": {"a": 1e-6, "b": float("inf")}}, "box_error": {"p95": float("nan")}}
+    write(parity([entry]), str(tmp_path / "parity.json"))
+    page = render(gather([accuracy("a", 0.5, 5.0), *read([tmp_path / "parity.json"])]))
+    assert "<td>int8 on b</td><td>not finite</td><td>0.0</td><td>–</td><td>–</td>" in page
+    assert "box error nan; at most 0 is allowed" in page
+
+
 def page_of_all() -> str:
     loss = {
         "gone_ok": 0.1,
@@ -223,12 +237,8 @@ def page_of_all() -> str:
         "found_near": 1.0,
         "found_far": 0.0,
     }
-    parity = {
-        **record("parity"),
-        "model": "m",
-        "reference": {"backend": "pytorch-cpu"},
-        "dataset": {"crops": 3},
-        "entries": [
+    compared = parity(
+        [
             {
                 "backend": "onnxruntime-cpu",
                 "precision": "fp32",
@@ -239,8 +249,8 @@ def page_of_all() -> str:
                 "broken": [],
             },
             {"backend": "openvino-npu", "precision": "int8", "refused": "no device <here>"},
-        ],
-    }
+        ]
+    )
     realtime = {
         **record("realtime"),
         "contender": {"label": "a"},
@@ -259,7 +269,7 @@ def page_of_all() -> str:
     several[0] |= {"loss": loss, "behaviour": dict.fromkeys(("given", "near", "far"), place)}
     saved = {"model": "m", "backend": "b", "milliseconds": {"fp32": 9.0}, "of_fp32": {"fp32": 1.0, "int8": 0.56}}
     saved["bytes"] = {"fp32": 1000, "int8": 292}
-    others = [parity, realtime, {**record("ratios"), "entries": [entry]}, ablated()]
+    others = [compared, realtime, {**record("ratios"), "entries": [entry]}, ablated()]
     others.append({**record("precisions"), "entries": [saved]})
     return render(gather([*several, *others]))
 

@@ -10,6 +10,7 @@ the frame, and the encoder's attention of chosen points (VTT, Figs. 5 and 6).
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,10 +95,11 @@ class Revealed(Model):
         self.config = config_from_dict(manifest.kind, values)
         path = self.bundle.graph_path(variant, FRAME_GRAPHS[manifest.kind])
         with tempfile.TemporaryDirectory() as folder:
-            # Whole in one file: weights beside the graph are looked for in its folder.
-            proto, names = revealed(onnx.load(path))
-            onnx.save(proto, Path(folder) / "graph.onnx")
-            opened = open_session(model.backend, Path(folder) / "graph.onnx", model.options)
+            # Beside its weights, in their file as in the bundle: what lies in the graph itself no session can replace.
+            copied = shutil.copytree(path.parent, Path(folder) / variant) / path.name
+            proto, names = revealed(onnx.load(path, load_external_data=False))
+            copied.write_bytes(proto.SerializeToString())
+            opened = open_session(model.backend, copied, model.options)
         self.watched = _Session(opened, names)
 
     def session(self, graph: str) -> Session:

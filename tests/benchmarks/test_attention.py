@@ -72,6 +72,19 @@ def test_seqtracks_maps_are_the_decoders_attention(trained: tuple[Path, Path], v
     np.testing.assert_allclose(seen.box[2] / seen.box[3], track.box[2] / track.box[3], rtol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["seqtrack-nano", "vtt-nano"])
+def test_an_int8_graph_is_watched_as_it_is_deployed(name: str, video: Sequence) -> None:
+    """ONNX Runtime gets other constants behind a ReLU than the file has, in the watched graph too."""
+    revealed = reveal(name, "onnxruntime-cpu", "int8", threads=1)
+    boxes = []
+    for model in (revealed, edgetrack.load(name, "onnxruntime-cpu", "int8", threads=1)):
+        tracker = edgetrack.Tracker(model)
+        tracker.init(video.read(0), video.truth[0])
+        boxes.append([tracker.update(video.read(index)).box for index in range(1, FRAME)])
+    np.testing.assert_allclose(boxes[0], boxes[1], atol=1e-3)
+    assert all(np.isfinite(weights).all() for weights in revealed.decoder())
+
+
 SMALL = VTTConfig(
     search_width=96,
     search_height=64,

@@ -97,6 +97,11 @@ def processors(hardware: dict[str, Any]) -> str:
     return ", ".join([hardware["processor"], *hardware.get("gpus", ())])
 
 
+def machine(hardware: dict[str, Any]) -> str:
+    """The same with how many cores there were: records of which this is equal can be compared by their times."""
+    return f"{processors(hardware)}, {hardware['cores']} cores"
+
+
 def versions() -> dict[str, str]:
     """Python's, and those of the packages that the figures depend on, as far as they are installed."""
     found = {"python": platform.python_version()}

@@ -16,7 +16,7 @@ from benchmarks.datasets import Dataset
 from benchmarks.datasets import Sequence as Video
 from benchmarks.metrics import TITLES
 from benchmarks.precisions import PRECISIONS
-from benchmarks.records import processors
+from benchmarks.records import machine, processors
 from benchmarks.results import ResultsError, read_track, track_path
 from benchmarks.svg import Axis, Line, Plot, Point, key_mark, pareto
 from edgetrack.imaging import import_cv2
@@ -41,8 +41,9 @@ class Entry:
     """A tracker with all that the records say of it.
 
     Attributes:
-        accuracy: what `benchmarks.accuracy.evaluate` returned.
-        latency: content of a latency record of the same tracker, if there is one.
+        accuracy: what `benchmarks.accuracy.evaluate` returned, with the kind of record and the hardware that it is of.
+        latency: content of a latency record of the same tracker with as many threads on the same machine, if there is
+            one.
     """
 
     label: str
@@ -98,19 +99,20 @@ def gather(records: Sequence[dict[str, Any]]) -> Findings:
     found: dict[str, list[dict[str, Any]]] = {}
     for each in ordered:
         found.setdefault(each["schema"].rpartition(".")[2], []).append(each)
-    accuracies = {}
-    for each in ordered:
-        for content in each["contenders"] if each["schema"].endswith(".peers") else [each]:
-            if "headline" in content and "contender" in content:
-                accuracies[_key(content)] = {**accuracies.get(_key(content), {}), **content}
+    accuracies: dict[str, dict[str, Any]] = {}
+    for content in (content for each in ordered for content in _accuracies(each)):
+        key = _key(content)
+        accuracies[key] = {**accuracies.get(key, {}), **content}
     if not accuracies:
         raise ResultsError("no accuracy or peers record among these; a report compares trackers by accuracy")
     bases = {(a["dataset"]["digest"], a["dataset"]["name"], a["protocol"]) for a in accuracies.values()}
     if len(bases) > 1:
         listed = "; ".join(f"{name} ({digest}) by {protocol}" for digest, name, protocol in sorted(bases))
         raise ResultsError(f"the records are of different data and cannot be compared: {listed}")
-    latencies = {_key(each): each for each in found.get("latency", ())}
-    entries = [Entry(content["contender"]["label"], content, latencies.get(key)) for key, content in accuracies.items()]
+    latencies = {_timed(each): each for each in found.get("latency", ())}
+    entries = [
+        Entry(content["contender"]["label"], content, latencies.get(_timed(content))) for content in accuracies.values()
+    ]
     entries.sort(key=lambda entry: -entry.headline)
     for index, entry in enumerate(entries):
         entry.style = f"s{index}" if index < SERIES else ""
@@ -118,16 +120,32 @@ def gather(records: Sequence[dict[str, Any]]) -> Findings:
     return Findings(entries, *others, ordered)
 
 
+def _accuracies(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a record says of the accuracy of trackers, each with the kind of record and the hardware."""
+    told = {name: record[name] for name in ("schema", "hardware")}
+    contents = record["contenders"] if record["schema"].endswith(".peers") else [record]
+    return [told | content for content in contents if "headline" in content and "contender" in content]
+
+
 def _key(content: dict[str, Any]) -> str:
     identity = {name: value for name, value in content["contender"].items() if name != "label"}
     return repr(sorted(identity.items()))
+
+
+def _timed(content: dict[str, Any]) -> tuple[str, int | None, str]:
+    """What times belong to: a tracker, with so many threads, on a machine."""
+    return _key(content), content["threads"], machine(content["hardware"])
+
+
+def machines(entries: Sequence[Entry], words: Callable[[dict[str, Any]], str]) -> str:
+    """What the trackers ran on, in words: all of it where they did not run on the same."""
+    return "; ".join(dict.fromkeys(words(entry.accuracy["hardware"]) for entry in entries))
 
 
 def render(findings: Findings, title: str = "Trackers on this device", dataset: Dataset | None = None) -> str:
     """The page. With a dataset, sequences are shown in frames of it: such a page holds its pictures."""
     entries = findings.entries
     base = entries[0].accuracy
-    machine = findings.records[-1]["hardware"]
     data = base["dataset"]
     style = (Path(__file__).parent / "report.css").read_text()
     busy = [r for r in findings.records if r["load_average"] > r["hardware"]["cores"]]
@@ -139,7 +157,7 @@ def render(findings: Findings, title: str = "Trackers on this device", dataset: 
         )
     sections = [
         f"<h1>{escape(title)}</h1>",
-        f'<p class="soft">{escape(processors(machine))}, {machine["cores"]} cores. {escape(data["name"])}: '
+        f'<p class="soft">{escape(machines(entries, machine))}. {escape(data["name"])}: '
         f"{data['sequences']} sequences, {data['frames']} frames, protocol {escape(base['protocol'])}.</p>",
         warning,
         _overview(entries),
@@ -415,9 +433,10 @@ def _realtime(records: Sequence[dict[str, Any]]) -> str:
             return plot.svg()
 
         key = "".join(f'<li class="{line.style}"><i></i><span>{line.label}</span></li>' for line in lines)
-        label = escape(record["contender"]["label"])
+        title = f"{record['contender']['label']} on {_data(record)}; {machine(record['hardware'])}"
         figures.append(
-            f'<figure><figcaption>{label}</figcaption>{_both(draw, WIDE, 280)}<ul class="key">{key}</ul></figure>'
+            f"<figure><figcaption>{escape(title)}</figcaption>"
+            f'{_both(draw, WIDE, 280)}<ul class="key">{key}</ul></figure>'
         )
     if not figures:
         return ""
@@ -425,6 +444,12 @@ def _realtime(records: Sequence[dict[str, Any]]) -> str:
         "<h2>When the camera does not wait</h2><p>A frame must be answered before the next arrives; a slow tracker "
         f"misses frames. The leftmost point is the latency measured here.</p>{''.join(figures)}"
     )
+
+
+def _data(record: dict[str, Any]) -> str:
+    """The name of a record's dataset, which is all that older ones hold of it."""
+    data = record["dataset"]
+    return str(data if isinstance(data, str) else data["name"])
 
 
 def _parity(records: Sequence[dict[str, Any]]) -> str:
@@ -457,7 +482,7 @@ def _parity(records: Sequence[dict[str, Any]]) -> str:
                 head,
                 rows,
                 f"{record['model']} against the trained model on {reference['backend']} in float32, TF32 off, on "
-                f"{record['dataset']['crops']} crops.",
+                f"{record['dataset']['crops']} crops of {_data(record)}; {machine(record['hardware'])}.",
             )
         )
     return f"<h2>Is it the trained model?</h2>{''.join(parts)}"
@@ -521,7 +546,10 @@ def _ablations(records: Sequence[dict[str, Any]]) -> str:
             ]
             for row in record["rows"]
         ]
-        caption = f"{record['recipe']}, {record['pairs']:,} pairs for each row, from random weights. In percent."
+        caption = (
+            f"{record['recipe']}, {record['pairs']:,} pairs for each row, from random weights; tracked on "
+            f"{_data(record)}, {record['dataset']['sequences']} sequences; {machine(record['hardware'])}. In percent."
+        )
         parts.append(_tabulate(["", "AUC", "SR.50", "IoU on held-out pairs"], rows, caption))
     return f"<h2>What each choice is worth</h2>{''.join(parts)}" if parts else ""
 
@@ -605,12 +633,12 @@ def _strip(video: Video, entries: Sequence[Entry], headline: str) -> str:
 def _sources(records: Sequence[dict[str, Any]]) -> str:
     items = []
     for record in records:
-        machine, versions = record["hardware"], record["versions"]
-        facts = ", ".join(f"{name} {version}" for name, version in versions.items())
+        hardware = record["hardware"]
+        facts = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
         items.append(
             f"<details><summary>{escape(record['schema'].rpartition('.')[2])}, {escape(record['date'])}</summary>"
             f"<p><code>{escape(record['command'])}</code></p>"
-            f'<p class="soft">{escape(processors(machine))}, {machine["cores"]} cores, {machine["memory_gib"]} GiB, '
-            f"{escape(machine['system'])}, load {record['load_average']}; {escape(facts)}</p></details>"
+            f'<p class="soft">{escape(machine(hardware))}, {hardware["memory_gib"]} GiB, '
+            f"{escape(hardware['system'])}, load {record['load_average']}; {escape(facts)}</p></details>"
         )
     return f"<h2>What this rests on</h2><p>Each record with the command that made it.</p>{''.join(items)}"

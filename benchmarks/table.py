@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.metrics import TITLES
 from benchmarks.records import processors
-from benchmarks.report import Entry, Findings, count
+from benchmarks.report import Entry, Findings, count, machines
 from benchmarks.results import ResultsError
 
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
@@ -27,13 +27,13 @@ def markdown(findings: Findings) -> str:
     for entry in findings.entries:
         values = (f"{100 * entry.accuracy['metrics'][name]:.1f}" for name in columns)
         lines.append(_row(entry.label, *values, *_times(entry)))
-    data, machine = first["dataset"], findings.records[-1]["hardware"]
+    data = first["dataset"]
     threads = {entry.accuracy["threads"] for entry in findings.entries}
     used = f"{threads.pop()} thread(s)" if len(threads) == 1 and None not in threads else "threads as recorded"
     lines += [
         "",
         f"{data['name']}: {data['sequences']} sequences, {data['frames']} frames, protocol `{first['protocol']}`; "
-        f"{processors(machine)}, {used}.",
+        f"{machines(findings.entries, processors)}, {used}.",
         *_vanishing([entry for entry in findings.entries if "loss" in entry.accuracy]),
     ]
     return "\n".join(lines) + "\n"

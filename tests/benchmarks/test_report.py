@@ -22,6 +22,11 @@ from benchmarks.svg import Axis, Plot, Point, pareto
 from benchmarks.table import BEGIN, END, ablations_markdown, markdown, write_into
 
 
+def of(processor: str, content: dict) -> dict:
+    """A record as of another machine."""
+    return {**content, "hardware": {**content["hardware"], "processor": processor}}
+
+
 def accuracy(label: str, auc: float, milliseconds: float, date: str = "2026-01-01", **identity: object) -> dict:
     """A record as `accuracy` writes it, of two sequences."""
     metrics = {"auc": auc, "precision_20": auc, "sr_50": auc}
@@ -116,11 +121,57 @@ def test_int8_is_marked_as_such() -> None:
 
 
 def test_the_latest_record_of_a_tracker_counts_and_its_latency_is_found() -> None:
-    latency = {**record("latency"), "contender": accuracy("a", 0, 0)["contender"], "update_ms": {"p50": 4.0}}
+    latency = {**record("latency"), "threads": 1, "contender": accuracy("a", 0, 0)["contender"]}
+    latency |= {"update_ms": {"p50": 4.0}}
     found = gather([accuracy("a", 0.6, 9.0, "2026-01-02"), accuracy("a", 0.2, 9.0, "2026-01-01"), latency])
     (entry,) = found.entries
     assert entry.headline == pytest.approx(60)
     assert entry.milliseconds == 4.0
+
+
+def test_a_latency_of_other_threads_or_another_machine_is_not_the_trackers() -> None:
+    latency = {**record("latency"), "contender": accuracy("a", 0, 0)["contender"], "update_ms": {"p50": 4.0}}
+    for other in (of("A board", {**latency, "threads": 1}), {**latency, "threads": 8}):
+        (entry,) = gather([accuracy("a", 0.6, 9.0), other]).entries
+        assert entry.latency is None
+        assert entry.milliseconds == 9.0
+
+
+def test_the_machines_named_are_those_that_ran_the_trackers() -> None:
+    """Not that of whichever record came last."""
+    ran, other = of("A board", accuracy("a", 0.6, 9.0)), of("A server", accuracy("b", 0.5, 9.0, "2026-01-02", number=2))
+    last = of("A desktop", {**record("ratios"), "entries": []})
+    cores = last["hardware"]["cores"]
+    assert f"A board, {cores} cores. drawn: 2 sequences" in render(gather([ran, last]))
+    assert "`ope`; A board, 1 thread(s)." in markdown(gather([ran, last]))
+    assert f"A board, {cores} cores; A server, {cores} cores. drawn" in render(gather([ran, other, last]))
+    assert "`ope`; A board; A server, 1 thread(s)." in markdown(gather([ran, other, last]))
+
+
+def realtime(data: object) -> dict:
+    entries = [
+        {"fps": fps, "latency_ms": ms, "update_ms": {"p50": 5.0}, "metrics": {"auc": 0.5 - (ms or 5) / 1000}}
+        for fps in (30.0, 60.0)
+        for ms in (None, 40.0)
+    ]
+    return {
+        **record("realtime"),
+        "contender": {"label": "a"},
+        "dataset": data,
+        "protocol": "ope",
+        "entries": entries,
+    }
+
+
+def test_what_is_shown_beside_the_trackers_names_its_data_and_machine() -> None:
+    shown = [realtime("far away"), parity([]), ablated()]
+    page = render(gather([accuracy("a", 0.5, 5.0), *(of("A board", each) for each in shown)]))
+    cores = shown[0]["hardware"]["cores"]
+    assert f"a on far away; A board, {cores} cores" in page
+    assert f"on 3 crops of e; A board, {cores} cores" in page
+    assert f"tracked on d, 3 sequences; A board, {cores} cores" in page
+    named = render(gather([accuracy("a", 0.5, 5.0), realtime({"name": "as others name it"})]))
+    assert "a on as others name it" in named
 
 
 def test_entries_are_ranked_and_told_apart() -> None:
@@ -215,8 +266,8 @@ def test_ablations_make_a_table_of_their_own() -> None:
 
 
 def parity(entries: list) -> dict:
-    reference = {"backend": "pytorch-cpu"}
-    return {**record("parity"), "model": "m", "reference": reference, "dataset": {"crops": 3}, "entries": entries}
+    reference, data = {"backend": "pytorch-cpu"}, {"name": "e", "crops": 3}
+    return {**record("parity"), "model": "m", "reference": reference, "dataset": data, "entries": entries}
 
 
 def test_a_graph_that_answers_nan_is_in_the_page(tmp_path: Path) -> None:
@@ -251,15 +302,6 @@ def page_of_all() -> str:
             {"backend": "openvino-npu", "precision": "int8", "refused": "no device <here>"},
         ]
     )
-    realtime = {
-        **record("realtime"),
-        "contender": {"label": "a"},
-        "entries": [
-            {"fps": fps, "latency_ms": ms, "update_ms": {"p50": 5.0}, "metrics": {"auc": 0.5 - (ms or 5) / 1000}}
-            for fps in (30.0, 60.0)
-            for ms in (None, 40.0)
-        ],
-    }
     shares = {"naive": 0.5, "cached": 0.2, "fused": 0.1}
     entry = {"preset": "p", "backend": "b", "of_encoding": shares, "isolated_of_joint": 0.5}
     several = [accuracy(f"tracker {i} <&>", 0.3 + i / 30, 3.0 + i, number=i) for i in range(10)]
@@ -269,7 +311,7 @@ def page_of_all() -> str:
     several[0] |= {"loss": loss, "behaviour": dict.fromkeys(("given", "near", "far"), place)}
     saved = {"model": "m", "backend": "b", "milliseconds": {"fp32": 9.0}, "of_fp32": {"fp32": 1.0, "int8": 0.56}}
     saved["bytes"] = {"fp32": 1000, "int8": 292}
-    others = [compared, realtime, {**record("ratios"), "entries": [entry]}, ablated()]
+    others = [compared, realtime("d"), {**record("ratios"), "entries": [entry]}, ablated()]
     others.append({**record("precisions"), "entries": [saved]})
     return render(gather([*several, *others]))
 
@@ -317,8 +359,7 @@ def test_command_shows_frames_of_the_dataset(bundle: Path, dataset_folder: Path,
 def test_what_a_precision_saves_is_told_by_processor() -> None:
     def saves(processor: str, date: str, share: float) -> dict:
         entry = {"model": "m", "backend": "b", "milliseconds": {"fp32": 9.0}, "of_fp32": {"fp32": 1.0, "int8": share}}
-        written = {**record("precisions"), "date": date, "entries": [{**entry, "bytes": {"fp32": 1000}}]}
-        return {**written, "hardware": {**written["hardware"], "processor": processor}}
+        return of(processor, {**record("precisions"), "date": date, "entries": [{**entry, "bytes": {"fp32": 1000}}]})
 
     older, newer = saves("An Arm board", "2026-01-01T00:00", 0.4), saves("A desktop", "2026-02-01T00:00", 0.6)
     page = render(gather([accuracy("a", 0.5, 5.0), older, newer]))

@@ -32,6 +32,12 @@ MARKS = {
     "reference": "PyTorch reference",
 }
 """What the marks of a plot stand for: a shape is a kind of tracker, hollow is INT8."""
+TIMED = {
+    "latency": "latency, which tracks a drawn film",
+    "accuracy": "the accuracy run over the sequences",
+    "peers": "the peers run over the sequences",
+}
+"""Which records times are taken from, and how those were measured."""
 _RUNTIMES = {"onnxruntime": "ort", "openvino": "ov"}
 _STRIP, _STRIP_WIDTH = 5, 240
 
@@ -75,6 +81,11 @@ class Entry:
         source = self.latency or self.accuracy
         return source["update_ms"].get("p50")
 
+    @property
+    def timed(self) -> str:
+        """The kind of record that the time is from."""
+        return _kind(self.latency or self.accuracy)
+
 
 @dataclass
 class Findings:
@@ -98,7 +109,7 @@ def gather(records: Sequence[dict[str, Any]]) -> Findings:
     ordered = sorted(records, key=lambda r: r["date"])
     found: dict[str, list[dict[str, Any]]] = {}
     for each in ordered:
-        found.setdefault(each["schema"].rpartition(".")[2], []).append(each)
+        found.setdefault(_kind(each), []).append(each)
     accuracies: dict[str, dict[str, Any]] = {}
     for content in (content for each in ordered for content in _accuracies(each)):
         key = _key(content)
@@ -120,10 +131,14 @@ def gather(records: Sequence[dict[str, Any]]) -> Findings:
     return Findings(entries, *others, ordered)
 
 
+def _kind(record: dict[str, Any]) -> str:
+    return str(record["schema"].rpartition(".")[2])
+
+
 def _accuracies(record: dict[str, Any]) -> list[dict[str, Any]]:
     """What a record says of the accuracy of trackers, each with the kind of record and the hardware."""
     told = {name: record[name] for name in ("schema", "hardware")}
-    contents = record["contenders"] if record["schema"].endswith(".peers") else [record]
+    contents = record["contenders"] if _kind(record) == "peers" else [record]
     return [told | content for content in contents if "headline" in content and "contender" in content]
 
 
@@ -140,6 +155,19 @@ def _timed(content: dict[str, Any]) -> tuple[str, int | None, str]:
 def machines(entries: Sequence[Entry], words: Callable[[dict[str, Any]], str]) -> str:
     """What the trackers ran on, in words: all of it where they did not run on the same."""
     return "; ".join(dict.fromkeys(words(entry.accuracy["hardware"]) for entry in entries))
+
+
+def daggers(entries: Sequence[Entry]) -> dict[str, str]:
+    """What marks a time, by the kind of record that it is from: those of one kind need no mark."""
+    kinds = [kind for kind in TIMED if any(entry.milliseconds and entry.timed == kind for entry in entries)]
+    return dict(zip(kinds, ("", "†", "‡"), strict=False))
+
+
+def timing(entries: Sequence[Entry]) -> str:
+    """Where the times are from: a sentence that goes with their marks. Empty if there are none."""
+    marked = daggers(entries)
+    told = "; ".join(f"{mark} {TIMED[kind]}".lstrip() for kind, mark in marked.items())
+    return f"Times are from {told}." if marked else ""
 
 
 def render(findings: Findings, title: str = "Trackers on this device", dataset: Dataset | None = None) -> str:
@@ -196,6 +224,7 @@ def _overview(entries: Sequence[Entry]) -> str:
     low = max(0.0, 10 * np.floor(min(values) / 10) - 5)
     y = Axis(low, min(100.0, 10 * np.ceil(max(values) / 10) + 5), f"{_name(entries)} in percent")
     front = pareto(list(zip(times, values, strict=True)))
+    marked = daggers(entries)
 
     def draw(width: int, height: int) -> str:
         plot = Plot(x, y, width, height, f"{_name(entries)} against latency")
@@ -206,7 +235,7 @@ def _overview(entries: Sequence[Entry]) -> str:
                 Point(
                     time,
                     entry.headline,
-                    _short(entry.label) if width > 500 else str(number),
+                    f"{_short(entry.label) if width > 500 else number}{marked[entry.timed]}",
                     f"{entry.label}: {entry.headline:.1f} at {time:.2f} ms ({1000 / time:.0f} frames a second)",
                     entry.mark,
                 )
@@ -218,7 +247,7 @@ def _overview(entries: Sequence[Entry]) -> str:
     # A phone has no room for names beside the marks: there they are numbered.
     numbered = "".join(
         f'<li class="{entry.mark}">{key_mark(entry.mark)} {escape(_short(entry.label))}: <b>{entry.headline:.1f}</b>, '
-        f"{time:.2f} ms</li>"
+        f"{time:.2f}{marked[entry.timed]} ms</li>"
         for entry, time in zip(shown, times, strict=True)
     )
     marks = {entry.mark for entry in shown}
@@ -229,7 +258,7 @@ def _overview(entries: Sequence[Entry]) -> str:
     key += "".join(f"<li><span>{short}: {name}</span></li>" for name, short in runtimes.items())
     line = " Nothing is both quicker and better than what is on the broad line." if len(front) > 1 else ""
     return (
-        f"<h2>Accuracy against latency</h2><p>Up and to the left is better.{line}</p>"
+        f"<h2>Accuracy against latency</h2><p>Up and to the left is better.{line} {escape(timing(entries))}</p>"
         f'<figure>{_both(draw, below=f"<ol>{numbered}</ol>")}<ul class="key">{key}</ul></figure>'
     )
 
@@ -257,7 +286,7 @@ def _table(entries: Sequence[Entry]) -> str:
         "MiB at most",
         "mJ/frame",
     ]
-    rows = []
+    rows, marked = [], daggers(entries)
     best = {name: max((_number(e.accuracy["metrics"][name]) for e in entries), default=0) for name in metrics}
     for entry in entries:
         cells = [escape(entry.label)]
@@ -267,7 +296,7 @@ def _table(entries: Sequence[Entry]) -> str:
         time, latency = entry.milliseconds, entry.latency or {}
         joules = (latency.get("energy") or {}).get("joules_per_frame")
         cells += [
-            "–" if not time else f"{time:.2f}",
+            "–" if not time else f"{time:.2f}{marked[entry.timed]}",
             "–" if not time else f"{1000 / time:.0f}",
             str(entry.accuracy.get("threads") or "auto"),
             f"{latency['disk_bytes'] / 1e6:.1f}" if "disk_bytes" in latency else "–",
@@ -280,7 +309,7 @@ def _table(entries: Sequence[Entry]) -> str:
     return _tabulate(
         [head[column] for column in told],
         [[row[column] for column in told] for row in rows],
-        "Accuracy in percent, best in bold. MiB: added to the process by loading and running.",
+        f"Accuracy in percent, best in bold. {timing(entries)} MiB: added to the process by loading and running.",
     )
 
 
@@ -636,7 +665,7 @@ def _sources(records: Sequence[dict[str, Any]]) -> str:
         hardware = record["hardware"]
         facts = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
         items.append(
-            f"<details><summary>{escape(record['schema'].rpartition('.')[2])}, {escape(record['date'])}</summary>"
+            f"<details><summary>{escape(_kind(record))}, {escape(record['date'])}</summary>"
             f"<p><code>{escape(record['command'])}</code></p>"
             f'<p class="soft">{escape(machine(hardware))}, {hardware["memory_gib"]} GiB, '
             f"{escape(hardware['system'])}, load {record['load_average']}; {escape(facts)}</p></details>"

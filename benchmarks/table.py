@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.metrics import TITLES
 from benchmarks.records import processors
-from benchmarks.report import Entry, Findings, count, machines
+from benchmarks.report import Entry, Findings, count, daggers, machines, timing
 from benchmarks.results import ResultsError
 
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
@@ -24,16 +24,17 @@ def markdown(findings: Findings) -> str:
         _row("tracker", *(TITLES[name] for name in columns), "ms (median)", "frames/s", "MB"),
         _row("---", *["---:"] * (len(columns) + 3)),
     ]
+    marked = daggers(findings.entries)
     for entry in findings.entries:
         values = (f"{100 * entry.accuracy['metrics'][name]:.1f}" for name in columns)
-        lines.append(_row(entry.label, *values, *_times(entry)))
+        lines.append(_row(entry.label, *values, *_times(entry, marked)))
     data = first["dataset"]
     threads = {entry.accuracy["threads"] for entry in findings.entries}
     used = f"{threads.pop()} thread(s)" if len(threads) == 1 and None not in threads else "threads as recorded"
     lines += [
         "",
         f"{data['name']}: {data['sequences']} sequences, {data['frames']} frames, protocol `{first['protocol']}`; "
-        f"{machines(findings.entries, processors)}, {used}.",
+        f"{machines(findings.entries, processors)}, {used}. {timing(findings.entries)}".rstrip(),
         *_vanishing([entry for entry in findings.entries if "loss" in entry.accuracy]),
     ]
     return "\n".join(lines) + "\n"
@@ -95,10 +96,10 @@ def _vanishing(entries: list[Entry]) -> list[str]:
     return lines
 
 
-def _times(entry: Entry) -> tuple[str, str, str]:
+def _times(entry: Entry, marked: dict[str, str]) -> tuple[str, str, str]:
     time, disk = entry.milliseconds, (entry.latency or {}).get("disk_bytes")
     size = f"{disk / 1e6:.1f}" if disk else "–"
-    return ("–", "–", size) if not time else (f"{time:.1f}", f"{1000 / time:.0f}", size)
+    return ("–", "–", size) if not time else (f"{time:.1f}{marked[entry.timed]}", f"{1000 / time:.0f}", size)
 
 
 def _row(*cells: str) -> str:

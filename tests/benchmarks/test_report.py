@@ -148,6 +148,23 @@ def test_the_machines_named_are_those_that_ran_the_trackers() -> None:
     assert "`ope`; A board; A server, 1 thread(s)." in markdown(gather([ran, other, last]))
 
 
+def test_where_times_are_from_is_said_and_marked() -> None:
+    """Those of `peers` are of other frames and another load than those of `latency`."""
+    own, rival = accuracy("a", 0.5, 5.0), accuracy("b", 0.25, 8.0, number=2)
+    rivals = {**record("peers"), "contenders": [{k: v for k, v in rival.items() if k not in ("schema", "hardware")}]}
+    latency = {**record("latency"), "threads": 1, "contender": own["contender"], "update_ms": {"p50": 4.0}}
+    latency |= {"disk_bytes": 1e6, "memory_mib": {"peak": 2, "before": 1}}
+    (mixed, alone) = gather([own, rivals, latency]), gather([own])
+    told = "Times are from latency, which tracks a drawn film; † the peers run over the sequences."
+    assert "| b | 25.0 | 25.0 | 25.0 | 8.0† | 125 | – |" in markdown(mixed)
+    assert "| a | 50.0 | 50.0 | 50.0 | 4.0 | 250 | 1.0 |" in markdown(mixed)
+    assert markdown(mixed).endswith(f"1 thread(s). {told}\n")
+    assert render(mixed).count(told) == 2  # with the plot and with the table
+    assert "<td>8.00†</td>" in render(mixed)
+    assert "†" not in render(alone)
+    assert "Times are from the accuracy run over the sequences." in render(alone)
+
+
 def realtime(data: object) -> dict:
     entries = [
         {"fps": fps, "latency_ms": ms, "update_ms": {"p50": 5.0}, "metrics": {"auc": 0.5 - (ms or 5) / 1000}}

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any, NamedTuple, Protocol
@@ -170,6 +170,12 @@ class OpenCVContender:
             raise ResultsError(f"no OpenCV tracker {self._name!r}; there are {', '.join(OPENCV)}")
         if (self._name == "nano") != (len(self._weights) == 2):
             raise ResultsError(f"{spec.model}: only nano takes weights, as opencv:nano:BACKBONE.onnx,HEAD.onnx")
+        unused = [each for each in fields(spec) if each.name not in ("model", "threads")]
+        if given := [each.name for each in unused if getattr(spec, each.name) != each.default]:
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise ResultsError(
+                f"{spec.model} got {options}; OpenCV's trackers take --threads alone, leave out the rest"
+            )
         cv2.setNumThreads(spec.threads or -1)
         self._tracker = self._create()
         hashes = [hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] for path in self._weights]

@@ -256,6 +256,19 @@ def test_unknown_contenders_are_refused(model: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"backend": "nonsense"}, "--backend"),
+        ({"precision": "int8", "window": 0.0}, "--precision, --window"),
+        ({"update_interval": 5, "redetect": "vtt-nano"}, "--update-interval, --redetect"),
+    ],
+)
+def test_what_opencvs_trackers_do_not_take_is_refused(options: dict, named: str) -> None:
+    with pytest.raises(ResultsError, match=f"opencv:mil got {named}; OpenCV's trackers take --threads alone"):
+        Spec("opencv:mil", **options).make()
+
+
+@pytest.mark.parametrize(
     ("status", "expected"), [(0, ["NVIDIA H100 80GB HBM3, driver 580.1", "NVIDIA T4, driver 580.1"]), (9, [])]
 )
 def test_a_record_names_the_gpus(

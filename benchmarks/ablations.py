@@ -14,6 +14,7 @@ from typing import Any
 from benchmarks.accuracy import evaluate
 from benchmarks.contenders import Spec
 from benchmarks.datasets import Dataset
+from benchmarks.results import ResultsError
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,9 @@ def ablate(
     Returns:
         JSON values: the settings of all, and for each row the dataset's metrics and what the trained model reaches on
         held-out pairs.
+
+    Raises:
+        ResultsError: a run in `out` is longer than what is asked for.
     """
     import torch
 
@@ -85,23 +89,35 @@ def ablate(
         advance(ablation.title)
         chosen = override(RECIPES[recipe], [*BASE, *settings, *ablation.settings])
         folder = out / "runs" / ablation.weights
+        if (kept := _trained(folder)) and kept["step"] > chosen.steps:
+            raise ResultsError(
+                f"{folder} was trained for {kept['step']} steps, more than the {chosen.steps} asked for; ask for as "
+                "many, or give another --out"
+            )
         fit(chosen, *datasets(chosen, roots), folder, workers=1, every=max(1, chosen.steps // 4))
         spec = Spec(str(folder / WEIGHTS), "cpu", threads=threads, **ablation.online)
         scores, _ = evaluate(spec, dataset, out)
-        held_out = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
+        trained = _trained(folder)
         rows.append(
             {
                 "title": ablation.title,
                 "settings": list(ablation.settings),
                 "online": ablation.online,
                 "metrics": scores.metrics,
-                "held_out": {key: held_out[key] for key in ("iou", "sr50", "auroc")},
+                "held_out": {key: trained[key] for key in ("iou", "sr50", "auroc")},
             }
         )
     return {
         "recipe": recipe,
         "settings": list(settings),
-        "pairs": chosen.steps * chosen.batch,
+        "pairs": trained["pairs"],
         "dataset": {"name": dataset.name, "sequences": len(dataset.sequences)},
         "rows": rows,
     }
+
+
+def _trained(folder: Path) -> dict[str, Any]:
+    """The last line of a run's log: how long it was trained and what it reaches; empty for none."""
+    log = folder / "log.jsonl"
+    found: dict[str, Any] = json.loads(log.read_text().splitlines()[-1]) if log.is_file() else {}
+    return found

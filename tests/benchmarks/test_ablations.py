@@ -57,3 +57,9 @@ def test_rows_are_trained_alike_and_scored(
     again = CliRunner().invoke(app, arguments)
     assert json.loads(again.stdout)["rows"] == content["rows"]
     assert {path: path.stat().st_mtime_ns for path in written} == written
+
+    shorter = CliRunner().invoke(app, [*arguments, "--set=steps=1"])
+    assert shorter.exit_code == 1
+    assert "as-is was trained for 4 steps, more than the 1 asked for" in shorter.stderr
+    longer = CliRunner().invoke(app, [*arguments, "--set=steps=5"])
+    assert json.loads(longer.stdout)["pairs"] == 20

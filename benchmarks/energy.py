@@ -10,6 +10,11 @@ from pathlib import Path
 from time import perf_counter
 
 _SAMPLE_SECONDS = 0.02
+_INPUTS = ("VDD_IN", "POM_5V_IN", "VIN")
+"""Rails of a Jetson that feed the whole module: the others are parts of it."""
+_PARTS = ("VDDQ_VDD2_1V8AO", "NC")
+"""Where there is no such rail, as on the AGX series, the rails stand side by side, but for the memory's, which AGX Orin
+takes from VIN_SYS_5V0, and channels that are not connected."""
 
 
 class EnergyMeter:
@@ -22,18 +27,8 @@ class EnergyMeter:
 
     def __init__(self, sysfs: Path = Path("/sys")) -> None:
         self.joules: float | None = None
-        self._counters = [
-            path for path in sorted(sysfs.glob("class/powercap/intel-rapl:[0-9]/energy_uj")) if _readable(path)
-        ]
-        # Each rail has a voltage in mV and a current in mA of the same number. The first is the board's input.
-        self._rails = [
-            (volts, amperes)
-            for folder in sorted(sysfs.glob("bus/i2c/drivers/ina3221/*/hwmon/hwmon*"))
-            for volts in sorted(folder.glob("in[1-3]_input"))
-            if _is_input(folder, volts.name[2])
-            and _readable(volts)
-            and _readable(amperes := folder / f"curr{volts.name[2]}_input")
-        ]
+        self._counters = _counters(sysfs)
+        self._rails = _rails(sysfs)
         self.source = "rapl" if self._counters else "ina3221" if self._rails else None
 
     def __enter__(self) -> EnergyMeter:
@@ -74,10 +69,25 @@ def _counted(path: Path, begin: float, end: float) -> float:
     return (end - begin) / 1e6
 
 
-def _is_input(folder: Path, number: str) -> bool:
-    """Whether a rail feeds the whole board; the others are parts of it, and would be counted twice."""
-    label = folder / f"in{number}_label"
-    return label.is_file() and label.read_text().strip() in ("VDD_IN", "VIN_SYS_5V0", "POM_5V_IN", "VIN")
+def _counters(sysfs: Path) -> list[Path]:
+    """That of the platform where there is one, since it holds the packages; else those of all packages."""
+    zones = [path for path in sorted(sysfs.glob("class/powercap/intel-rapl:[0-9]/energy_uj")) if _readable(path)]
+    return [path for path in zones if _name(path.with_name("name")) == "psys"] or zones
+
+
+def _rails(sysfs: Path) -> list[tuple[Path, Path]]:
+    """Voltage in mV and current in mA of the rails that make up the board's power."""
+    found = [
+        (_name(volts.with_name(f"in{volts.name[2]}_label")), volts, amperes)
+        for volts in sorted(sysfs.glob("bus/i2c/drivers/ina3221/*/hwmon/hwmon*/in[1-3]_input"))
+        if _readable(volts) and _readable(amperes := volts.with_name(f"curr{volts.name[2]}_input"))
+    ]
+    inputs = [(volts, amperes) for name, volts, amperes in found if name in _INPUTS]
+    return inputs or [(volts, amperes) for name, volts, amperes in found if name and name not in _PARTS]
+
+
+def _name(path: Path) -> str:
+    return path.read_text().strip() if path.is_file() else ""
 
 
 def _readable(path: Path) -> bool:

@@ -39,12 +39,36 @@ def test_rapl_counts_packages_and_wraps(tmp_path: Path) -> None:
     assert meter.joules == pytest.approx(2.5 + 1.5)
 
 
-def test_jetson_rail_of_the_whole_board_is_integrated(tmp_path: Path) -> None:
-    rails = tmp_path / "bus" / "i2c" / "drivers" / "ina3221" / "1-0040" / "hwmon" / "hwmon3"
-    for number, label in ((1, "VDD_IN"), (2, "VDD_CPU_GPU_CV")):
-        write(rails / f"in{number}_label", label)
-        write(rails / f"in{number}_input", 5000)
-        write(rails / f"curr{number}_input", 2000)
+def test_a_platform_is_not_counted_beside_its_packages(tmp_path: Path) -> None:
+    zones = tmp_path / "class" / "powercap"
+    for number, name in enumerate(("package-0", "psys")):
+        write(zones / f"intel-rapl:{number}" / "name", name)
+        write(zones / f"intel-rapl:{number}" / "energy_uj", 0)
+    meter = EnergyMeter(tmp_path)
+    with meter:
+        write(zones / "intel-rapl:0" / "energy_uj", 10_000_000)
+        write(zones / "intel-rapl:1" / "energy_uj", 15_000_000)
+    assert meter.joules == pytest.approx(15)
+
+
+@pytest.mark.parametrize(
+    ("chips", "amperes"),
+    [
+        ([("VDD_IN", "VDD_CPU_GPU_CV", "VDD_SOC")], 2),
+        # AGX Orin's three stand side by side; its memory hangs on the last of them.
+        ([("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"), ("NC", "VDDQ_VDD2_1V8AO", "NC")], 2 + 3 + 4),
+        ([("GPU", "CPU", "SOC"), ("CV", "VDDRQ", "SYS5V")], 2 * (2 + 3 + 4)),  # AGX Xavier
+    ],
+)
+def test_rails_of_a_jetson_that_make_up_its_power_are_integrated(
+    tmp_path: Path, chips: list[tuple[str, ...]], amperes: int
+) -> None:
+    for address, labels in enumerate(chips):
+        rails = tmp_path / "bus" / "i2c" / "drivers" / "ina3221" / f"1-004{address}" / "hwmon" / f"hwmon{address}"
+        for number, label in enumerate(labels, 1):
+            write(rails / f"in{number}_label", label)
+            write(rails / f"in{number}_input", 5000)
+            write(rails / f"curr{number}_input", 1000 * (number + 1))
     meter = EnergyMeter(tmp_path)
     started = time.perf_counter()
     with meter:
@@ -52,7 +76,7 @@ def test_jetson_rail_of_the_whole_board_is_integrated(tmp_path: Path) -> None:
         inside = time.perf_counter() - started
     elapsed = time.perf_counter() - started
     assert meter.source == "ina3221"
-    assert 0.5 * 10 * inside < meter.joules <= 10 * elapsed  # 5 V x 2 A, the second rail not counted
+    assert 0.5 * 5 * amperes * inside < meter.joules <= 5 * amperes * elapsed
 
 
 def test_a_board_without_counters_has_no_energy(tmp_path: Path) -> None:

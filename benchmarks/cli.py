@@ -508,6 +508,7 @@ def ratios(
 
     from benchmarks import records
     from benchmarks.ratios import measure
+    from benchmarks.report import decoding
     from benchmarks.results import ResultsError
     from edgetrack_runtimes import discover
     from train.models.seqtrack import PRESETS
@@ -520,8 +521,7 @@ def ratios(
         entries = [entry for each in presets for entry in measure(each, backends, threads, rounds, advance)]
     table = Table("preset", "backend", "naive", "cached", "fused", "isolated / joint", title="decoding, of encoding")
     for entry in entries:
-        shares = (f"{entry['of_encoding'][name]:.2f}" for name in ("naive", "cached", "fused"))
-        table.add_row(entry["preset"], entry["backend"], *shares, f"{entry['isolated_of_joint']:.2f}")
+        table.add_row(entry["preset"], entry["backend"], *decoding(entry), f"{entry['isolated_of_joint']:.2f}")
     Console(stderr=json == "-").print(table)
     records.write(records.record("ratios", entries=entries), json)
 

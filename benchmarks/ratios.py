@@ -52,6 +52,8 @@ def measure(
 
     Returns, for each backend:
         milliseconds: medians of encoding with isolated and with joint templates, and of the three ways to decode.
+        fused_quartiles: first and third quartile in milliseconds of fused decoding, which is the frame's graph less
+            encoding: runs of different turns, whose noise can exceed what is left.
         of_encoding: the three ways to decode, as shares of encoding with isolated templates.
         isolated_of_joint: encoding with isolated templates as a share of that with joint ones.
     """
@@ -98,13 +100,15 @@ def _time(
 def shares(times: Mapping[str, Seconds]) -> dict[str, Any]:
     """Medians in milliseconds and their ratios, from seconds by graph."""
     median = {name: 1e3 * float(np.median(values)) for name, values in times.items()}
+    fused = 1e3 * (times["track"] - times["encode"])
     decoding = {
         "naive": sum(median[f"naive{n}"] for n in range(1, STEPS + 1)),
         "cached": STEPS * median["step"],
-        "fused": 1e3 * float(np.median(times["track"] - times["encode"])),
+        "fused": float(np.median(fused)),
     }
     return {
         "milliseconds": {"encode_isolated": median["encode"], "encode_joint": median["joint"], **decoding},
+        "fused_quartiles": [float(value) for value in np.percentile(fused, (25, 75))],
         "of_encoding": {name: value / median["encode"] for name, value in decoding.items()},
         "isolated_of_joint": median["encode"] / median["joint"],
     }

@@ -8,6 +8,7 @@ import torch
 from small_models import random_model
 
 from benchmarks.ratios import NaiveStep, shares
+from benchmarks.report import decoding
 from edgetrack.decoding import STEPS
 
 
@@ -38,3 +39,20 @@ def test_shares_are_of_encoding() -> None:
     assert found["of_encoding"] == pytest.approx({"naive": 1.0, "cached": 0.4, "fused": 0.2})
     assert found["isolated_of_joint"] == pytest.approx(0.5)
     assert found["milliseconds"]["fused"] == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(("noise", "shown"), [(0.0001, "0.20"), (0.004, "below noise")])
+def test_a_difference_that_noise_hides_is_not_shown_as_one(noise: float, shown: str) -> None:
+    times = dict.fromkeys(["step", "joint", *(f"naive{n}" for n in range(1, STEPS + 1))], np.full(5, 0.001))
+    times |= {"encode": np.full(5, 0.010), "track": 0.012 + noise * np.asarray([-2, -1, 0, 1, 2])}
+    found = shares(times)
+    assert found["milliseconds"]["fused"] == pytest.approx(2)
+    assert found["fused_quartiles"] == pytest.approx([2 - 1e3 * noise, 2 + 1e3 * noise])
+    assert decoding(found)[2] == shown
+
+
+def test_older_records_have_a_negative_time_where_noise_hid_it() -> None:
+    old = {"of_encoding": {"naive": 0.02, "cached": 0.004, "fused": -0.004}}
+    assert decoding(old) == ["0.02", "0.00", "below noise"]
+    old["of_encoding"]["fused"] = 0.1
+    assert decoding(old)[2] == "0.10"

@@ -592,9 +592,16 @@ def report(
     """Make one self-contained HTML page of records."""
     from benchmarks.datasets import read_dataset
     from benchmarks.records import read
-    from benchmarks.report import gather, render
+    from benchmarks.report import drawn, gather, render
 
-    page = render(gather(read(records)), title, read_dataset(frames) if frames else None)
+    findings, dataset = gather(read(records)), read_dataset(frames) if frames else None
+    page = render(findings, title, dataset)
+    for entry in drawn(findings.entries, dataset)[1] if dataset else ():
+        typer.echo(
+            f"warning: {entry.label}: no raw results in {entry.accuracy['results']}, so its boxes are not drawn; run "
+            "this where they are kept",
+            err=True,
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8")
     typer.echo(out)

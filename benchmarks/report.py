@@ -39,6 +39,7 @@ TIMED = {
 }
 """Which records times are taken from, and how those were measured."""
 _RUNTIMES = {"onnxruntime": "ort", "openvino": "ov"}
+_DRAWN = 4
 _STRIP, _STRIP_WIDTH = 5, 240
 
 
@@ -626,11 +627,24 @@ def _sequences(entries: Sequence[Entry], dataset: Dataset | None) -> str:
     table = _tabulate(head, rows, f"{_name(entries)} in percent.")
     strips = ""
     if dataset is not None:
-        shown = [entry for entry in entries if entry.style][:4]
+        shown, missing = drawn(entries, dataset)
         strips = "".join(_strip(video, shown, headline) for video in dataset.sequences if video.name in names)
-        note = f"Frames with the truth dashed and the best {len(shown)} trackers:"
-        strips = f'<p class="soft">{note}</p>{_legend(shown, lambda entry: "")}{strips}'
+        note = "Frames with the truth dashed and the boxes of the best trackers." if shown else "Frames with the truth."
+        if missing:
+            note += f" Raw results are not here of: {', '.join(entry.label for entry in missing)}."
+        strips = f'<p class="soft">{escape(note)}</p>{_legend(shown, lambda entry: "")}{strips}'
     return f"<h2>Sequence by sequence</h2>{table}{strips}"
+
+
+def drawn(entries: Sequence[Entry], dataset: Dataset) -> tuple[list[Entry], list[Entry]]:
+    """The best trackers, whose boxes are drawn, and those of them that cannot be: their raw results are elsewhere."""
+    shown: list[Entry] = []
+    missing: list[Entry] = []
+    for entry in entries[:_DRAWN]:
+        folder = Path(entry.accuracy["results"])
+        found = any(track_path(folder, video.name) for video in dataset.sequences)
+        (shown if found else missing).append(entry)
+    return shown, missing
 
 
 def _strip(video: Video, entries: Sequence[Entry], headline: str) -> str:

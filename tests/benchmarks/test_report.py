@@ -368,6 +368,16 @@ def test_command_shows_frames_of_the_dataset(bundle: Path, dataset_folder: Path,
     page = out.read_text()
     assert page.count("data:image/jpeg;base64,") == 2 * 5
     assert page.count('class="truth"') == 5 + 4  # in frame 8 of "hides" the target is out of sight
+    assert "Raw results are not here" not in page
+    assert result.stderr == ""
+    shutil.rmtree(tmp_path / "raw")
+    gone = CliRunner().invoke(app, ["report", str(run), "--out", str(out), "--frames", str(dataset_folder)])
+    assert gone.exit_code == 0
+    assert f"warning: colour fp32 on onnxruntime-cpu: no raw results in {tmp_path / 'raw'}" in gone.stderr
+    page = out.read_text()
+    assert page.count("data:image/jpeg;base64,") == 2 * 5
+    assert "Frames with the truth. Raw results are not here of: colour fp32 on onnxruntime-cpu." in page
+    assert page.count('<b class="s0"') == 0  # no value of a tracker whose boxes are not to be seen
     without = CliRunner().invoke(app, ["report", str(run), "--out", str(out)])
     assert without.exit_code == 0
     assert "data:image" not in out.read_text()

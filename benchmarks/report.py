@@ -221,7 +221,7 @@ def _overview(entries: Sequence[Entry]) -> str:
         return ""
     times = [float(entry.milliseconds or 0) for entry in shown]
     values = [entry.headline for entry in shown]
-    x = Axis(min(times) / 1.6, max(times) * 2.2, "milliseconds a frame (median, fewer is better)", log=True)
+    x = Axis(min(times) / 1.6, max(times) * 4, "milliseconds a frame (median, fewer is better)", log=True)
     low = max(0.0, 10 * np.floor(min(values) / 10) - 5)
     y = Axis(low, min(100.0, 10 * np.ceil(max(values) / 10) + 5), f"{_name(entries)} in percent")
     front = pareto(list(zip(times, values, strict=True)))

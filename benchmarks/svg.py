@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
+Segment: TypeAlias = tuple[tuple[float, float], tuple[float, float]]
 FONT = 12
 """Font size in user units; a plot is drawn for the width at which it is shown, so this is pixels."""
 _CHARACTER = 6.4  # mean advance of a character of the page's font at this size
 _PASSES = 4
+_GAP = 3
+"""Pixels of room at either end of a label."""
 
 
 @dataclass(frozen=True)
@@ -91,39 +94,60 @@ class Plot:
     def points(self, points: Sequence[Point]) -> None:
         """Marks with labels, each put where it covers no other as far as there is room."""
         marks = [self.at(p.x, p.y) for p in points]
-        labels: dict[int, _Label] = {}
-        order = sorted(range(len(points)), key=lambda i: -points[i].y)
-        # Again and again, since the first ones were put before it was known where the others need to be.
-        for _ in range(_PASSES):
-            for i in order:
-                others = [label.box for j, label in labels.items() if j != i]
-                choices = _labels(marks[i], _CHARACTER * len(points[i].label))
-                labels[i] = min(choices, key=lambda label, i=i, others=others: self._cost(label, i, marks, others))
+        choices = [_labels(mark, _CHARACTER * len(p.label)) for mark, p in zip(marks, points, strict=True)]
+        # What is put first stands best, and which that should be is seen only at the end.
+        orders = [
+            sorted(range(len(points)), key=lambda i: sign * marks[i][axis]) for axis in (0, 1) for sign in (1, -1)
+        ]
+        labels = min(
+            (self._placed(order, marks, choices) for order in orders), key=lambda each: self._total(each, marks)
+        )
         for i, point in enumerate(points):
             (px, py), label = marks[i], labels[i]
-            near = (min(max(px, label.box[0]), label.box[2]), min(max(py, label.box[1]), label.box[3]))
             leader = ""
-            if math.dist(near, marks[i]) > FONT:  # too far away to be taken for this mark's without a line
-                leader = f'<line class="leader" x1="{px:.1f}" y1="{py:.1f}" x2="{near[0]:.1f}" y2="{near[1]:.1f}"/>'
+            if line := _leader(label, marks[i]):
+                x, y = line[0]
+                leader = f'<line class="leader" x1="{px:.1f}" y1="{py:.1f}" x2="{x:.1f}" y2="{y:.1f}"/>'
             self._marks.append(
                 f'<g class="{point.style}"><title>{escape(point.note)}</title>{leader}{_symbol(px, py, point.style)}'
                 f'<text x="{label.x:.1f}" y="{label.y:.1f}" text-anchor="{label.anchor}">{escape(point.label)}</text>'
                 "</g>"
             )
 
+    def _placed(
+        self, order: Sequence[int], marks: Sequence[tuple[float, float]], choices: Sequence[list[_Label]]
+    ) -> dict[int, _Label]:
+        """A label for each mark, chosen in an order, and again since the first did not know where others need to be."""
+        labels: dict[int, _Label] = {}
+        for _ in range(_PASSES):
+            for i in order:
+                others = {j: label for j, label in labels.items() if j != i}
+                labels[i] = min(choices[i], key=lambda label, i=i, others=others: self._cost(label, i, marks, others))
+        return labels
+
+    def _total(self, labels: Mapping[int, _Label], marks: Sequence[tuple[float, float]]) -> float:
+        return sum(
+            self._cost(label, i, marks, {j: each for j, each in labels.items() if j != i})
+            for i, label in labels.items()
+        )
+
     def _cost(
-        self, label: _Label, index: int, marks: Sequence[tuple[float, float]], others: Sequence[tuple[float, ...]]
+        self, label: _Label, index: int, marks: Sequence[tuple[float, float]], others: Mapping[int, _Label]
     ) -> float:
-        """How badly a label stands for its mark, the one at `index`, among the other labels' boxes."""
+        """How badly a label stands for its mark, the one at `index`, among the labels of the others."""
         left, top, right, bottom = self._area
         box, own = label.box, marks[index]
         outside = max(0, left - box[0]) + max(0, box[2] - right) + max(0, top - box[1]) + max(0, box[3] - bottom)
         rest = [mark for i, mark in enumerate(marks) if i != index]
         # Nearer to another mark than to its own.
         mistaken = max(0.0, _distance(box, own) + 4 - min((_distance(box, mark) for mark in rest), default=math.inf))
-        covered = [(x - 7, y - 7, x + 7, y + 7) for x, y in marks] + list(others)
-        crossed = sum(_shared(box, each) for each in covered)
-        return 50 * outside + crossed + 20 * mistaken + 0.1 * abs(label.y - own[1] - 4)
+        around = [(x - 7, y - 7, x + 7, y + 7) for x, y in marks]
+        boxes = [each.box for each in others.values()]
+        covered = sum(_shared(box, each) for each in [*around, *boxes])
+        passed = [each for i, each in enumerate(around) if math.dist(marks[i], own) > FONT]
+        crossed = sum(_within(_leader(label, own), each) for each in [*passed, *boxes])
+        crossed += sum(_within(_leader(each, marks[j]), box) for j, each in others.items())
+        return 50 * outside + covered + 20 * mistaken + 20 * crossed + 0.1 * abs(label.y - own[1] - 4)
 
     def svg(self) -> str:
         """The picture."""
@@ -166,12 +190,20 @@ def _labels(mark: tuple[float, float], wide: float) -> list[_Label]:
     px, py = mark
     places = [(px + 10, py + 4, "start"), (px - 10, py + 4, "end")]
     for down in (-11, 20, -26, 35, -41, 50, -56, 65, -71, 80):
-        places += [(px, py + down, "middle"), (px + 8, py + down, "start"), (px - 8, py + down, "end")]
+        places += [(px, py + down, "middle")]
+        places += [(px + aside, py + down, "start" if aside > 0 else "end") for aside in (8, -8, 30, -30)]
     begins = {"start": 0.0, "end": wide, "middle": wide / 2}
     return [
-        _Label(x, y, anchor, (x - begins[anchor], y - FONT, x - begins[anchor] + wide, y + 3))
+        _Label(x, y, anchor, (x - begins[anchor] - _GAP, y - FONT, x - begins[anchor] + wide + _GAP, y + 3))
         for x, y, anchor in places
     ]
+
+
+def _leader(label: _Label, mark: tuple[float, float]) -> Segment | None:
+    """The line from a label to its mark; None where it stands too near to need one."""
+    left, top, right, bottom = label.box
+    near = (min(max(mark[0], left), right), min(max(mark[1], top), bottom))
+    return (near, mark) if math.dist(near, mark) > FONT else None
 
 
 def key_mark(style: str) -> str:
@@ -196,6 +228,23 @@ def _distance(a: tuple[float, ...], mark: tuple[float, float]) -> float:
 def _shared(a: tuple[float, ...], b: tuple[float, ...]) -> float:
     """The area that two rectangles (left, top, right, bottom) share."""
     return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+def _within(line: Segment | None, box: tuple[float, ...]) -> float:
+    """The length of a line that lies in a rectangle (left, top, right, bottom): what Liang and Barsky clip it to."""
+    if line is None:
+        return 0.0
+    begin, end = 0.0, 1.0
+    for axis in (0, 1):
+        start, along = line[0][axis], line[1][axis] - line[0][axis]
+        low, high = box[axis] - start, box[axis + 2] - start
+        if along == 0:
+            if low > 0 or high < 0:
+                return 0.0
+            continue
+        first, last = sorted((low / along, high / along))
+        begin, end = max(begin, first), min(end, last)
+    return max(0.0, end - begin) * math.dist(*line)
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

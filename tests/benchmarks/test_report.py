@@ -11,9 +11,12 @@ from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks import report
 from benchmarks.cli import app
 from benchmarks.records import read, record, write
 from benchmarks.report import gather, render
@@ -81,26 +84,53 @@ def boxes_of_labels(svg: str) -> list[tuple[float, float, float, float]]:
     return found
 
 
+SIXTEEN = {
+    "seqtrack-nano int8 ov-cpu": (3.28, 72.6),
+    "seqtrack-nano + vtt-nano int8 ort-cpu": (4.36, 72.4),
+    "seqtrack-nano bf16 ov-cpu": (3.43, 72.3),
+    "seqtrack-nano int8 ort-cpu": (3.6, 72.3),
+    "seqtrack-nano fp32 ort-cpu": (6.92, 72.3),
+    "seqtrack-nano fp32 ov-cpu": (6.13, 72.3),
+    "TrackerNano (nanotrackv2)": (6.0, 69.5),
+    "CSRT": (17.75, 60.3),
+    "TrackerNano (nanotrackv1)": (6.47, 57.6),
+    "vtt-nano fp32 ort-cpu": (25.7, 56.8),
+    "vtt-nano fp32 ov-cpu": (23.76, 56.8),
+    "vtt-nano int8 ov-cpu": (13.14, 56.7),
+    "vtt-nano int8 ort-cpu": (17.07, 56.3),
+    "MIL": (16.63, 41.8),
+    "KCF": (2.37, 39.8),
+    "MOSSE": (0.07, 33.7),
+}
+TWELVE = {
+    "TrackerNano (nanotrackv2)": (6.3, 69.5),
+    "seqtrack-nano + vtt-nano fp32 ort-cpu": (4.0, 64.1),
+    "seqtrack-nano fp32 ort-cpu": (3.8, 63.4),
+    "seqtrack-nano fp32 ov-cpu": (3.4, 63.4),
+    "seqtrack-nano int8 ov-cpu": (1.9, 61.6),
+    "seqtrack-nano int8 ort-cpu": (2.6, 61.2),
+    "CSRT": (19.0, 60.3),
+    "TrackerNano (nanotrackv1)": (7.2, 57.6),
+    "MIL": (20.0, 43.4),
+    "vtt-nano fp32 ort-cpu": (15.0, 41.0),
+    "KCF": (3.1, 39.8),
+    "MOSSE": (0.25, 33.7),
+}
+
+
 @pytest.mark.parametrize(("width", "numbers"), [(860, False), (340, True)])
-def test_a_crowd_can_be_read(width: int, numbers: bool) -> None:
-    """A model in two precisions on two runtimes, a second one, both together, and six peers; numbered on a phone."""
-    crowd = {
-        "TrackerNano (nanotrackv2)": (6.3, 69.5),
-        "seqtrack-nano + vtt-nano fp32 ort-cpu": (4.0, 64.1),
-        "seqtrack-nano fp32 ort-cpu": (3.8, 63.4),
-        "seqtrack-nano fp32 ov-cpu": (3.4, 63.4),
-        "seqtrack-nano int8 ov-cpu": (1.9, 61.6),
-        "seqtrack-nano int8 ort-cpu": (2.6, 61.2),
-        "CSRT": (19.0, 60.3),
-        "TrackerNano (nanotrackv1)": (7.2, 57.6),
-        "MIL": (20.0, 43.4),
-        "vtt-nano fp32 ort-cpu": (15.0, 41.0),
-        "KCF": (3.1, 39.8),
-        "MOSSE": (0.25, 33.7),
-    }
-    height = 320 if numbers else 420
-    plot = Plot(Axis(0.15, 44, "x", log=True), Axis(25, 75, "y"), width, height, "t")
-    points = [Point(*at, str(i) if numbers else name, "", "ours") for i, (name, at) in enumerate(crowd.items())]
+@pytest.mark.parametrize(
+    ("crowd", "x", "y"),
+    [
+        (TWELVE, Axis(0.15, 44, "x", log=True), Axis(25, 75, "y")),
+        (SIXTEEN, Axis(0.042, 103, "x", log=True), Axis(25, 85, "y")),
+        (SIXTEEN, Axis(0.042, 57, "x", log=True), Axis(25, 85, "y")),
+    ],
+)
+def test_a_crowd_can_be_read(crowd: dict, x: Axis, y: Axis, width: int, numbers: bool) -> None:
+    """A model in some precisions on two runtimes, a second one, both together, and peers; numbered on a phone."""
+    plot = Plot(x, y, width, 320 if numbers else 420, "t")
+    points = [Point(*at, str(i) if numbers else name, "", "ours") for i, (name, at) in enumerate(crowd.items(), 1)]
     plot.points(points)
     labels = boxes_of_labels(plot.svg())
     assert len(labels) == len(crowd)
@@ -108,9 +138,25 @@ def test_a_crowd_can_be_read(width: int, numbers: bool) -> None:
     for i, (left, top, right, bottom) in enumerate(labels):
         assert left > 40
         assert right < width
-        for other in labels[:i]:
-            assert right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
+        for other in labels[:i]:  # side by side with a gap between them
+            assert right + 4 <= other[0] or other[2] + 4 <= left or bottom <= other[1] or other[3] <= top
         assert not any(left < x < right and top < y < bottom for x, y in marks)
+    for line in re.findall(r'class="leader" x1="([\d.]+)" y1="([\d.]+)" x2="([\d.]+)" y2="([\d.]+)"', plot.svg()):
+        ends = np.asarray(line, float).reshape(2, 2)
+        along = ends[:1] + np.linspace(0, 0.97, 200)[:, None] * (ends[1:] - ends[:1])  # up to its own label
+        for left, top, right, bottom in labels:
+            assert not ((along > (left, top)) & (along < (right, bottom))).all(axis=1).any()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_colours_of_trackers_can_be_told_apart(theme: str) -> None:
+    light, dark = (Path(report.__file__).parent / "report.css").read_text().split("@media", 2)[:2]
+    found = re.findall(r"--s\d: #(\w\w)(\w\w)(\w\w)", light if theme == "light" else dark)
+    assert len(found) == report.SERIES
+    colours = np.asarray([[int(part, 16) / 255 for part in reversed(colour)] for colour in found], np.float32)
+    lab = cv2.cvtColor(colours[None], cv2.COLOR_BGR2LAB)[0]
+    apart = np.linalg.norm(lab[:, None] - lab, axis=2)
+    assert apart[np.triu_indices(len(lab), 1)].min() > 32
 
 
 def test_int8_is_marked_as_such() -> None:

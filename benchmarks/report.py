@@ -456,14 +456,24 @@ def _realtime(records: Sequence[dict[str, Any]]) -> str:
         x = Axis(0, 1.05 * longest, "latency in milliseconds")
         y = Axis(0, 100, "AUC in percent")
 
-        def draw(width: int, height: int, lines: list[Line] = lines, x: Axis = x, y: Axis = y) -> str:
+        shown = [(line, "line") for line in lines]
+        shown += [
+            (
+                Line([(time, 0), (time, 100)], f"{time:.2f} ms, measured at {entry['fps']:g} frames a second", ""),
+                "measured",
+            )
+            for entry in record["entries"]
+            if entry["latency_ms"] is None and (time := entry["update_ms"]["p50"])
+        ]
+
+        def draw(width: int, height: int, shown: list[tuple[Line, str]] = shown, x: Axis = x, y: Axis = y) -> str:
             plot = Plot(x, y, width, height, "Real-time accuracy against latency")
-            for line in lines:
-                plot.line(line)
+            for line, kind in shown:
+                plot.line(line, kind)
             return plot.svg()
 
         key = "".join(f'<li class="{line.style}"><i></i><span>{line.label}</span></li>' for line in lines)
-        title = f"{record['contender']['label']} on {_data(record)}; {machine(record['hardware'])}"
+        title = f"{record['contender']['label']}, tracking {_data(record)}; {machine(record['hardware'])}"
         figures.append(
             f"<figure><figcaption>{escape(title)}</figcaption>"
             f'{_both(draw, WIDE, 280)}<ul class="key">{key}</ul></figure>'
@@ -472,7 +482,7 @@ def _realtime(records: Sequence[dict[str, Any]]) -> str:
         return ""
     return (
         "<h2>When the camera does not wait</h2><p>A frame must be answered before the next arrives; a slow tracker "
-        f"misses frames. The leftmost point is the latency measured here.</p>{''.join(figures)}"
+        f"misses frames. The dashed lines stand at the latency that was measured.</p>{''.join(figures)}"
     )
 
 

@@ -230,11 +230,24 @@ def test_what_is_shown_beside_the_trackers_names_its_data_and_machine() -> None:
     shown = [realtime("far away"), parity([]), ablated()]
     page = render(gather([accuracy("a", 0.5, 5.0), *(of("A board", each) for each in shown)]))
     cores = shown[0]["hardware"]["cores"]
-    assert f"a on far away; A board, {cores} cores" in page
+    assert f"a, tracking far away; A board, {cores} cores" in page
     assert f"on 3 crops of e; A board, {cores} cores" in page
     assert f"tracked on d, 3 sequences; A board, {cores} cores" in page
     named = render(gather([accuracy("a", 0.5, 5.0), realtime({"name": "as others name it"})]))
-    assert "a on as others name it" in named
+    assert "a, tracking as others name it;" in named
+
+
+def test_the_measured_latency_is_marked_whatever_else_was_asked_for() -> None:
+    quicker = realtime("d")
+    for entry in quicker["entries"]:
+        entry["latency_ms"] = entry["latency_ms"] and 2.0
+    page = render(gather([accuracy("a", 0.5, 5.0), quicker]))
+    marked = re.findall(r'<polyline class="measured " points="([^"]+)"><title>5.00 ms, measured at (\d+)', page)
+    assert [fps for _, fps in marked] == ["30", "60"] * 2
+    (x, _), (other, _) = (point.split(",") for point in marked[0][0].split())
+    # The axis ends at 1.05 times the longest latency, which is the measured one.
+    assert float(x) == float(other) == pytest.approx(46 + (860 - 12 - 46) / 1.05, abs=0.1)
+    assert "leftmost" not in page
 
 
 def test_entries_are_ranked_and_told_apart() -> None:

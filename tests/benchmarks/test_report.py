@@ -506,6 +506,7 @@ PROBE = """<script>addEventListener("load", () => {
     scroll: document.documentElement.scrollWidth,
     plots: shown.filter(box => box.width > 100 && box.height > 100).length,
     all: shown.length,
+    cut: [...document.querySelectorAll(".scroll")].filter(box => box.scrollWidth > box.clientWidth).length,
     loaded: performance.getEntriesByType("resource").length,
     text: Math.min(...[...document.querySelectorAll("svg.plot text")]
       .map(text => text.getBoundingClientRect().height).filter(height => height > 0)),
@@ -515,25 +516,30 @@ PROBE = """<script>addEventListener("load", () => {
 });</script>"""
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-def test_the_page_in_a_browser(tmp_path: Path, width: int) -> None:
-    """Chromium lays it out at a phone's and a desktop's width, in an iframe, because its window has a least width."""
+def laid_out(page: str, width: int, folder: Path) -> dict:
+    """What `PROBE` finds where Chromium lays a page out at a width: in an iframe, since its window has a least one."""
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if browser is None:
         pytest.skip("needs Chromium (Debian's package chromium) on the PATH")
-    inner = page_of_all().replace("</body>", PROBE + "</body>")
-    (tmp_path / "host.html").write_text(
+    inner = page.replace("</body>", PROBE + "</body>")
+    (folder / "host.html").write_text(
         "<!doctype html><body><script>addEventListener('message', e => {"
         "document.body.dataset.found = JSON.stringify(e.data); });</script>"
         f'<iframe style="border:0" width="{width}" height="800" srcdoc="{escape(inner, quote=True)}"></iframe></body>'
     )
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom"]
-    profile = f"--user-data-dir={tmp_path / 'profile'}"
-    command = [browser, *options, profile, f"--window-size={width + 100},900", f"file://{tmp_path / 'host.html'}"]
+    profile = f"--user-data-dir={folder / 'profile'}"
+    command = [browser, *options, profile, f"--window-size={width + 100},900", f"file://{folder / 'host.html'}"]
     dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     match = re.search(r'data-found="([^"]*)"', dom)
     assert match, dom[:500]
-    found = json.loads(unescape(match[1]))
+    return json.loads(unescape(match[1]))
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_in_a_browser(tmp_path: Path, width: int) -> None:
+    """At a phone's and a desktop's width."""
+    found = laid_out(page_of_all(), width, tmp_path)
     assert found["inner"] == width
     assert found["scroll"] <= width  # the page itself never scrolls sideways
     assert found["plots"] * 2 == found["all"] > 0  # of each plot the one drawn for this width
@@ -541,3 +547,13 @@ def test_the_page_in_a_browser(tmp_path: Path, width: int) -> None:
     assert found["text"] >= 11  # still to be read
     assert len(found["fills"]) == 2  # INT8 is hollow
     assert found["background"] in ("rgb(252, 252, 250)", "rgb(20, 23, 26)")
+
+
+def test_a_table_of_all_columns_is_not_cut_on_a_desktop(tmp_path: Path) -> None:
+    both = accuracy("seqtrack-nano + vtt-nano int8 on onnxruntime-cpu", 0.5, 5.0)
+    both["metrics"] |= dict.fromkeys(("normalised_precision_020", "normalised_precision_mean", "ao", "sr_75"), 0.5)
+    latency = {**record("latency"), "threads": 1, "contender": both["contender"], "update_ms": {"p50": 14.25}}
+    latency |= {"disk_bytes": 11e6, "memory_mib": {"peak": 154.0, "before": 0.0}, "energy": {"joules_per_frame": 0.5}}
+    found = laid_out(render(gather([both, latency])), 1280, tmp_path)
+    assert found["cut"] == 0
+    assert found["scroll"] <= 1280

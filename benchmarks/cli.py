@@ -233,16 +233,17 @@ def latency(
 
     spec = Spec(model, backend, precision, threads, decode)
     chosen = None if cores is None else tuple(int(each) for each in _numbers("--cores", cores, ","))
-    width, height = _numbers("--size", size, "x", 2)
+    width, height = _numbers("--size", size, "x", 2, least=1)
     content = measure(spec, Plan(frames, warmup, (width, height), cores=chosen))
     _print_latency(content, quiet=json == "-")
     records.write(records.record("latency", **content), json)
 
 
-def _numbers(option: str, text: str, separator: str, count: int | None = None) -> list[int]:
+def _numbers(option: str, text: str, separator: str, count: int | None = None, least: int = 0) -> list[int]:
     parts = text.split(separator)
-    if not all(part.isdigit() for part in parts) or count not in (None, len(parts)):
-        raise typer.BadParameter(f"{option} {text!r}; expected whole numbers separated by {separator!r}")
+    if not all(part.isdigit() and int(part) >= least for part in parts) or count not in (None, len(parts)):
+        numbers = "whole numbers" + (f" of at least {least}" if least else "")
+        raise typer.BadParameter(f"{option} {text!r}; expected {numbers} separated by {separator!r}")
     return [int(part) for part in parts]
 
 

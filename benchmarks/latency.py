@@ -22,6 +22,7 @@ from benchmarks.accuracy import percentiles
 from benchmarks.contenders import EdgetrackContender, Frame, Spec
 from benchmarks.energy import EnergyMeter
 from benchmarks.records import load_average
+from benchmarks.results import ResultsError
 from edgetrack.kinds import FRAME_GRAPHS
 
 FILM = 120
@@ -51,7 +52,15 @@ def measure(spec: Spec, plan: Plan) -> dict[str, Any]:
     """Measure a contender in a fresh process; the content of a record.
 
     "processor_ms" is the processor time of all threads a frame: it stays what it is on a machine that is busy.
+
+    Raises:
+        ResultsError: the plan names cores that this process may not use.
     """
+    allowed = os.sched_getaffinity(0)
+    if absent := sorted(set(plan.cores or ()) - allowed):
+        raise ResultsError(
+            f"no core {', '.join(map(str, absent))} for this process; it may use {', '.join(map(str, sorted(allowed)))}"
+        )
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(_measure, spec, plan).result()
 

@@ -106,7 +106,13 @@ def test_record_of_a_bundle(bundle: Path, tmp_path: Path) -> None:
 
 
 def test_options_are_checked() -> None:
-    for option, value in (("--size", "640"), ("--size", "ax b"), ("--cores", "0;1")):
+    for option, value in (("--size", "640"), ("--size", "ax b"), ("--size", "0x0"), ("--cores", "0;1")):
         result = CliRunner().invoke(app, ["latency", "opencv:mil", option, value])
         assert result.exit_code == 2
         assert option in result.output
+
+
+def test_cores_that_are_not_there_are_refused() -> None:
+    result = CliRunner().invoke(app, ["latency", "opencv:mil", "--cores", "9999"])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: no core 9999 for this process; it may use ")

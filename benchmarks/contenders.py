@@ -198,7 +198,11 @@ class OpenCVContender:
                     raise ResultsError(f"{path}: no such file; expected weights of NanoTrack")
             params = cv2.TrackerNano_Params()
             params.backbone, params.neckhead = self._weights
-            return cv2.TrackerNano_create(params)
+            try:
+                return cv2.TrackerNano_create(params)
+            except cv2.error as error:
+                reason = " ".join(str(error).split())
+                raise ResultsError(f"{', '.join(self._weights)}: OpenCV cannot load them: {reason}") from None
         holder = getattr(cv2, "legacy", None) if self._name == "mosse" else cv2
         create = getattr(holder, f"Tracker{self._name.upper()}_create", None)
         if create is None:

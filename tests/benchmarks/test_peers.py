@@ -95,3 +95,12 @@ def test_peers_that_are_not_there_are_said_to_be_missing(tmp_path: Path) -> None
     assert all("contrib" in why for name, why in missing.items() if "nano" not in name)
     nano = f"opencv:nano:{tmp_path}/small_backbone.onnx,{tmp_path}/small_head.onnx"
     assert "no such file" in missing[nano]
+
+
+def test_weights_that_opencv_cannot_load_are_said_to_be_missing(tmp_path: Path) -> None:
+    for part in ("backbone", "head"):
+        (tmp_path / f"small_{part}.onnx").write_bytes(b"junk")
+    _, missing = peers.available(tmp_path, 1)
+    assert (
+        "OpenCV cannot load them" in missing[f"opencv:nano:{tmp_path}/small_backbone.onnx,{tmp_path}/small_head.onnx"]
+    )

@@ -460,7 +460,9 @@ def realtime(
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
-    fps: Annotated[list[float] | None, typer.Option(help="Frames a second; 30 and 60 by default. Repeatable.")] = None,
+    fps: Annotated[
+        list[float] | None, typer.Option(help="Frames a second; 30 and 60 by default. Repeatable.", min=0.1)
+    ] = None,
     latency_ms: Annotated[
         list[float] | None, typer.Option(help="Also as if an update took this long. Repeatable.", min=0)
     ] = None,
@@ -474,6 +476,8 @@ def realtime(
     from benchmarks import records
     from benchmarks.contenders import Spec
     from benchmarks.datasets import read_dataset
+    from benchmarks.metrics import TITLES
+    from benchmarks.protocols import PROTOCOLS
     from benchmarks.realtime import measure
 
     data = read_dataset(dataset, tuple(sequence or ()))
@@ -482,14 +486,16 @@ def realtime(
     with _progress("track", len(rates) * (1 + len(latencies))) as advance:
         entries = measure(contender, data, rates, latencies, advance)
     content = {"contender": {"label": contender.label, **contender.identity}, "threads": threads, "entries": entries}
-    table = Table("fps", "latency (ms)", "frames looked at", "AUC", "SR.50", title=contender.label)
+    ranked = dict.fromkeys((PROTOCOLS[data.protocol].headline, "sr_50"))
+    names = [name for name in ranked if name in entries[0]["metrics"]]
+    table = Table("fps", "latency (ms)", "frames looked at", *(TITLES[name] for name in names), title=contender.label)
     for entry in entries:
         measured = f"{entry['update_ms']['p50']:.2f} (as measured)"
         table.add_row(
             f"{entry['fps']:g}",
             measured if entry["latency_ms"] is None else f"{entry['latency_ms']:g}",
             f"{100 * entry['looked_at']:.0f} %",
-            *(f"{100 * entry['metrics'][name]:.2f}" for name in ("auc", "sr_50")),
+            *(f"{100 * entry['metrics'][name]:.2f}" for name in names),
         )
     Console(stderr=json == "-").print(table)
     records.write(records.record("realtime", dataset=data.describe(), protocol=data.protocol, **content), json)

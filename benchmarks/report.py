@@ -16,6 +16,7 @@ from benchmarks.datasets import Dataset
 from benchmarks.datasets import Sequence as Video
 from benchmarks.metrics import TITLES
 from benchmarks.precisions import PRECISIONS
+from benchmarks.protocols import PROTOCOLS
 from benchmarks.records import machine, processors
 from benchmarks.results import ResultsError, read_track, track_path
 from benchmarks.svg import Axis, Line, Plot, Point, key_mark, pareto
@@ -441,11 +442,12 @@ def _decimal(value: float | None, digits: int = 2) -> str:
 def _realtime(records: Sequence[dict[str, Any]]) -> str:
     figures = []
     for record in records:
+        headline = PROTOCOLS[record["protocol"]].headline
         rates = sorted({entry["fps"] for entry in record["entries"]})
         lines = []
         for index, fps in enumerate(rates):
             points = sorted(
-                (entry["latency_ms"] or entry["update_ms"]["p50"], 100 * entry["metrics"]["auc"])
+                (entry["latency_ms"] or entry["update_ms"]["p50"], 100 * entry["metrics"][headline])
                 for entry in record["entries"]
                 if entry["fps"] == fps
             )
@@ -454,7 +456,7 @@ def _realtime(records: Sequence[dict[str, Any]]) -> str:
         if longest <= 0 or all(len(line.points) < 2 for line in lines):
             continue
         x = Axis(0, 1.05 * longest, "latency in milliseconds")
-        y = Axis(0, 100, "AUC in percent")
+        y = Axis(0, 100, f"{TITLES[headline]} in percent")
 
         shown = [(line, "line") for line in lines]
         shown += [

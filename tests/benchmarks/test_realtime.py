@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks import datasets
 from benchmarks.cli import app
 from benchmarks.contenders import Answer
 from benchmarks.datasets import Sequence, read_dataset
+from benchmarks.metrics import TITLES
 from benchmarks.realtime import measure, run_realtime
 
 
@@ -99,3 +102,26 @@ def test_command(bundle: Path, dataset_folder: Path) -> None:
     assert content["dataset"] == read_dataset(str(dataset_folder)).describe()
     entries = content["entries"]
     assert [(e["fps"], e["latency_ms"]) for e in entries] == [(30, None), (30, 100), (60, None), (60, 100)]
+
+
+@pytest.mark.parametrize("fps", ["0", "-5"])
+def test_a_rate_without_frames_is_refused(bundle: Path, dataset_folder: Path, fps: str) -> None:
+    result = CliRunner().invoke(app, ["realtime", str(bundle), "--dataset", str(dataset_folder), "--fps", fps])
+    assert result.exit_code == 2
+    assert "--fps" in result.output
+
+
+@pytest.mark.parametrize(
+    ("protocol", "names"), [("ope", ("auc", "sr_50")), ("tlp", ("sr_50",)), ("oxuva", ("max_gm",))]
+)
+def test_what_a_protocol_ranks_by_is_shown(
+    bundle: Path, dataset_folder: Path, monkeypatch: pytest.MonkeyPatch, protocol: str, names: tuple[str, ...]
+) -> None:
+    """Not every one has an AUC."""
+    data = replace(read_dataset(str(dataset_folder)), protocol=protocol)
+    monkeypatch.setattr(datasets, "read_dataset", lambda *_: data)
+    arguments = ["realtime", str(bundle), "--dataset", "drawn", "--backend", "onnxruntime-cpu", "--threads", "1"]
+    result = CliRunner().invoke(app, [*arguments, "--fps", "30", "--json", "-"])
+    assert result.exit_code == 0, result.output
+    for name, title in TITLES.items():
+        assert (f" {title} " in result.stderr) == (name in names)

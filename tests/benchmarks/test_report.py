@@ -237,6 +237,13 @@ def test_what_is_shown_beside_the_trackers_names_its_data_and_machine() -> None:
     assert "a, tracking as others name it;" in named
 
 
+def test_the_real_time_plot_is_of_what_the_protocol_ranks_by() -> None:
+    judged = {**realtime("d"), "protocol": "oxuva"}
+    for entry in judged["entries"]:
+        entry["metrics"] = {"max_gm": 0.75}
+    assert ">MaxGM in percent<" in render(gather([accuracy("a", 0.5, 5.0), judged]))
+
+
 def test_the_measured_latency_is_marked_whatever_else_was_asked_for() -> None:
     quicker = realtime("d")
     for entry in quicker["entries"]:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from train.data.images import ImageCache, reduction
 from train.data.labels import DatasetError, Still, Track
@@ -189,6 +190,35 @@ def test_the_official_processing_keeps_boxes_right_and_changes_light_alone() -> 
     assert min(light) >= 143
     assert max(light) <= 217
     assert max(light) - min(light) > 50
+
+
+def official_jitter(box: torch.Tensor, centre: float, scale: float) -> torch.Tensor:
+    """The published processing's box (x, y, w, h) that the search crop is cut around, as it is written there."""
+    jittered_size = box[2:4] * torch.exp(torch.randn(2) * scale)
+    max_offset = jittered_size.prod().sqrt() * centre
+    jittered_center = box[0:2] + 0.5 * box[2:4] + max_offset * (torch.rand(2) - 0.5)
+    return torch.cat((jittered_center - 0.5 * jittered_size, jittered_size), dim=0)
+
+
+def test_the_papers_recipes_jitter_as_the_official_code_does() -> None:
+    recipe = RECIPES["seqtrack-b256"]
+    source = SquareSource()
+    dataset = PairDataset([(source, 1.0)], recipe.model, recipe.pairs, Sprites([], 1.0), seed=0, length=1)
+    rng, n = np.random.default_rng(0), 8000
+    torch.manual_seed(0)
+    view = source.views(rng, 0)[0]
+    ours = np.asarray([dataset._jitter(rng, view) for _ in range(n)])
+    theirs = np.asarray([official_jitter(torch.from_numpy(view.box), 3.5, 0.5).numpy() for _ in range(n)])
+
+    def moments(boxes: np.ndarray) -> list[float]:
+        """Of the sizes' logarithms mean, spread and correlation; of the centre's offset, in sides, mean and spread."""
+        sizes = np.log(boxes[:, 2:] / view.box[2:])
+        sides = np.sqrt(boxes[:, 2:].prod(1, keepdims=True))
+        offsets = (boxes[:, :2] + boxes[:, 2:] / 2 - view.box[:2] - view.box[2:] / 2) / sides
+        correlation = np.corrcoef(sizes.T)[0, 1]
+        return [*sizes.mean(0), *sizes.std(0), correlation, *offsets.mean(0), *offsets.std(0), np.abs(offsets).max()]
+
+    np.testing.assert_allclose(moments(ours), moments(theirs), atol=0.06)  # of 8,000 draws, some four deviations
 
 
 def test_plain_stills_are_drawn_box_by_box(tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ class PairConfig:
     centre_jitter: float = 3.5
     """Largest offset of the search crop's centre from the target's is half of this, in target sides."""
     scale_jitter: float = 0.3
-    """Standard deviation of the logarithm of the search crop's scale."""
+    """Standard deviation of the logarithm of the search crop's scale, or of the width's and of the height's of the box
+    that it is cut around where these are drawn apart."""
     template_jitter: float = 0.05
     """The same for the template crop's scale."""
     drift: float = 0.08
@@ -289,11 +290,16 @@ class PairDataset(Dataset[Pair]):
         the factor exp(-sigma^2): a model unsure of the size would answer a little small, frame after frame, until the
         search region has shrunk to nothing. The crop's scale is drawn so that the most likely size is the right one.
 
+        The official processing draws width and height apart, about the right ones, and the centre evenly.
+
         With a prompt, half of the crops lie where the target was before: from others nothing is learned of its motion.
         """
         sigma = self._pairs.scale_jitter
-        around = rescale(view.box, float(np.exp(rng.normal(-(sigma**2), sigma))))
-        spread = rng.choice((0.25, 0.5, 1.0), p=(0.6, 0.25, 0.15))
+        if self._pairs.official:
+            around, spread = rescale(view.box, np.exp(rng.normal(0, sigma, 2))), 1.0
+        else:
+            around = rescale(view.box, float(np.exp(rng.normal(-(sigma**2), sigma))))
+            spread = rng.choice((0.25, 0.5, 1.0), p=(0.6, 0.25, 0.15))
         reach = float(np.sqrt(around[2] * around[3])) * self._pairs.centre_jitter * spread
         if view.past is not None and rng.random() < 0.5:
             last = view.past[-1]
@@ -425,7 +431,7 @@ class PairDataset(Dataset[Pair]):
         return np.ascontiguousarray(image[:, ::-1] if look.flip else image)
 
 
-def rescale(box: Box, factor: float) -> Box:
-    """The box grown about its centre."""
+def rescale(box: Box, factor: float | NDArray[np.float64]) -> Box:
+    """The box grown about its centre, by one factor or by one each for width and height."""
     wh = box[2:] * factor
     return np.concatenate([box[:2] + 0.5 * (box[2:] - wh), wh])

@@ -68,6 +68,15 @@ def test_tracks_keep_only_frames_that_show_the_target(tracks: Path) -> None:
     assert (car.group, dog.group) == ("group-Car", "group-Dog")
 
 
+def test_frames_without_leading_zeros_keep_their_own_boxes(tracks: Path) -> None:
+    for i in range(5):
+        (tracks / "Dog" / f"{i + 1:08d}.jpg").rename(tracks / "Dog" / f"{8 + i}.jpg")  # 8 to 12
+    _, dog = read_tracks(tracks)
+    assert [(path.name, box[0]) for path, box in zip(dog.frames, dog.boxes, strict=True)] == [
+        (f"{8 + i}.jpg", 10 + i) for i in range(5)
+    ]
+
+
 def test_stills_are_split_from_backgrounds(stills: Path) -> None:
     labelled, backgrounds = read_stills(stills)
     assert len(labelled) == 19

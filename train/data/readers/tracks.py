@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgetrack.sources import natural_key
 from train.data.labels import DatasetError, Track, Tracks, found_in, read_table, refuse_evaluation_split
 from train.data.readers.content import Content, Lists
 
@@ -26,8 +27,8 @@ def read(root: Path, lists: Lists) -> Content:
 
 
 def read_tracks(root: Path, lists: Lists = Lists()) -> list[Track]:  # noqa: B008 (frozen)
-    """Tracks of a folder with ``list.txt``, and per track numbered frames, ``groundtruth.txt`` and, where the target is
-    absent, ``absence.label`` 1 or a box of ``nan``; ``meta.json`` may name a ``video_group``.
+    """Tracks of a folder with ``list.txt``, and per track frames, in natural order, ``groundtruth.txt`` and, where the
+    target is absent, ``absence.label`` 1 or a box of ``nan``; ``meta.json`` may name a ``video_group``.
 
     Raises:
         DatasetError: a track is broken, or the split is kept for measuring.
@@ -39,7 +40,7 @@ def read_tracks(root: Path, lists: Lists = Lists()) -> list[Track]:  # noqa: B00
     for name in lists.choose((root / "list.txt").read_text().split()):
         folder = root / name
         boxes = read_table(folder / "groundtruth.txt", 4)
-        frames = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES)
+        frames = sorted((path for path in folder.iterdir() if path.suffix.lower() in IMAGES), key=natural_key)
         if len(boxes) != len(frames):
             raise DatasetError(f"{folder}: {len(frames)} frames but boxes of shape {boxes.shape}")
         visible = np.ones(len(boxes), bool)

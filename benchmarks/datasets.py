@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from benchmarks.contenders import digest
 from benchmarks.metrics import Flags, Floats
 from benchmarks.results import Result, ResultsError, Track, read_numbers
-from edgetrack.sources import IMAGE_SUFFIXES, read_image
+from edgetrack.sources import IMAGE_SUFFIXES, natural_key, read_image
 
 OTB_ATTRIBUTES = frozenset(["IV", "SV", "OCC", "DEF", "MB", "FM", "IPR", "OPR", "OV", "BC", "LR"])
 """Illumination and scale variation, occlusion, deformation, motion blur, fast motion, in-plane and out-of-plane
@@ -121,11 +121,6 @@ def read_dataset(name: str, only: tuple[str, ...] = ()) -> Dataset:
         raise ResultsError(f"{folder}: no sequence {', '.join(missing)}; there are {', '.join(sorted(known))}")
     kept = tuple(sequence for sequence in sequences if not only or sequence.name in only)
     return Dataset(folder.resolve().name if reader == "folder" else reader, chosen.protocol, kept)
-
-
-def natural_key(path: Path) -> list[tuple[int, str]]:
-    """Orders 2.jpg before 10.jpg."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", path.name)]
 
 
 def images(folder: Path) -> tuple[Path, ...]:

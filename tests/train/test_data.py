@@ -77,6 +77,18 @@ def test_frames_without_leading_zeros_keep_their_own_boxes(tracks: Path) -> None
     ]
 
 
+def test_a_box_beside_the_picture_is_no_target_and_is_told_once(tracks: Path, caplog: pytest.LogCaptureFixture) -> None:
+    # Pictures are 80 x 60. Half outside counts as seen; to touch the border from outside does not.
+    rows = ["70,12,20,20", "80,12,20,20", "-20,12,20,20", "10,60,20,20", "-10,-10,20,20"]
+    (tracks / "Dog" / "groundtruth.txt").write_text("\n".join(rows))
+    _, dog = read_tracks(tracks)
+    assert dog.times.tolist() == [0, 4]
+    assert dog.boxes.tolist() == [[70, 12, 20, 20], [-10, -10, 20, 20]]
+    assert [path.name for path in dog.frames] == ["00000001.jpg", "00000005.jpg"]
+    (message,) = (record.getMessage() for record in caplog.records)
+    assert message.startswith("Dog: 3 boxes, the first of frame 2, lie outside the picture of 80x60 pixels")
+
+
 def test_stills_are_split_from_backgrounds(stills: Path) -> None:
     labelled, backgrounds = read_stills(stills)
     assert len(labelled) == 19

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 
-from train.data.labels import DatasetError
+from train.data.labels import read_picture
 
 Image = NDArray[np.uint8]
 
@@ -45,10 +45,7 @@ class ImageCache:
         if key in self._images:
             self._images.move_to_end(key)
             return self._images[key]
-        image = cv2.imread(str(path), DECODERS[reduce])
-        if image is None:
-            raise DatasetError(f"{path} is {'not a readable image' if path.exists() else 'missing'}")
-        self._images[key] = image
+        image = self._images[key] = read_picture(path, DECODERS[reduce])
         self._bytes += image.nbytes
         worker = get_worker_info()
         share = self._budget // worker.num_workers if worker else self._budget

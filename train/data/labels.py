@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TypeVar, overload
 
+import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -67,6 +69,18 @@ def read_table(path: Path, columns: int | None = None) -> NDArray[np.float64]:
     return values
 
 
+def read_picture(path: Path, flags: int = cv2.IMREAD_COLOR) -> NDArray[np.uint8]:
+    """An image as OpenCV reads it with these flags.
+
+    Raises:
+        DatasetError: the file is missing, or no image.
+    """
+    image = cv2.imread(str(path), flags)
+    if image is None:
+        raise DatasetError(f"{path} is {'not a readable image' if path.exists() else 'missing'}")
+    return image
+
+
 class Numbered(Sequence[Path]):
     """Paths of a video's frames, such as ``img/00000001.jpg``, made from their numbers when asked for.
 
@@ -118,16 +132,31 @@ class Track:
         boxes: Box,
         visible: ArrayLike,
     ) -> Track:
-        """The track of the frames that are `visible` (N,) and whose box is finite and not tiny.
+        """The track of the frames that are `visible` (N,) and whose box is finite, not tiny and in the picture, if only
+        in part: tools go on with boxes beside it when the target has left.
 
         Args:
-            frames: from the numbers of frames, counted from 0, to their paths.
+            frames: from the numbers of frames, counted from 0, to their paths. The first is read for its size.
             boxes: (N, 4) of all frames.
         """
         keep = np.isfinite(boxes).all(1) & np.asarray(visible, bool)
         keep[keep] &= boxes[keep, 2:].min(1) >= MIN_SIDE
         times = np.flatnonzero(keep)
-        return cls(name, group, frames(times), boxes[keep], times, len(boxes))
+        if len(times):
+            height, width = read_picture(frames(times[:1])[0]).shape[:2]
+            inside = overlaps(boxes[times], width, height)
+            if not inside.all():
+                logging.getLogger(__name__).warning(
+                    f"{name}: {(~inside).sum()} boxes, the first of frame {times[~inside][0] + 1}, lie outside the "
+                    f"picture of {width}x{height} pixels: the target is taken as absent there"
+                )
+            times = times[inside]
+        return cls(name, group, frames(times), boxes[times], times, len(boxes))
+
+
+def overlaps(boxes: Box, width: int, height: int) -> NDArray[np.bool_]:
+    """Whether boxes (N, 4) share any area with a picture of this size."""
+    return (boxes[:, :2] < (width, height)).all(1) & (boxes[:, :2] + boxes[:, 2:] > 0).all(1)
 
 
 def check_lengths(folder: Path, boxes: int, frames: tuple[Path, Path], **labels: int) -> None:

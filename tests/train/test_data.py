@@ -149,6 +149,14 @@ def test_what_is_held_out_is_the_same_whatever_the_seed(tracks: Path, stills: Pa
     assert not torch.equal(train[0].search, other_train[0].search)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_no_seed_trains_on_the_held_out_pairs(seed: int) -> None:
+    pairs = replace(SMALL.pairs, absent=0.25)  # as often as among the held-out ones
+    train, held_out = datasets(replace(SMALL, seed=seed, pairs=pairs), [], validation_absent=0.25)
+    searches = [train[i].search for i in range(6)]
+    assert not any(torch.equal(held_out[i].search, search) for i in range(4) for search in searches)
+
+
 class SquareSource:
     """A red square on a blue field: the box can be read off the pixels."""
 

@@ -28,6 +28,8 @@ MOST_HELD_OUT = 1000
 SPLIT_SEED = 0
 """Of what is held out, whatever a recipe's seed: a run that goes on from other weights with other examples must not be
 measured or calibrated on what those weights were trained on."""
+HELD_OUT_KEY = (1,)
+"""Spawn key of the held-out examples, which no seed may give to training: scenes are drawn from it, not held out."""
 VALIDATION_PAIRS = 512
 DRAWN = ("scenes", "clips")
 """Sources that need no folder: single composed scenes, and moving ones."""
@@ -71,7 +73,7 @@ def datasets(
     held_stills[rng.permutation(len(held_stills))[: min(int(len(held_stills) * HELD_OUT), MOST_HELD_OUT)]] = True
     sprites = Sprites([path for content in contents for path in content.cutouts], recipe.mixture.drawn)
 
-    def dataset(held_out: bool, seed: int, length: int) -> PairDataset:
+    def dataset(held_out: bool, seed: int, length: int, spawn_key: tuple[int, ...] = ()) -> PairDataset:
         parts = _parts(contents, held_tracks == held_out, held_stills == held_out)
         scenery = Pick([*(content.backgrounds for content in contents), *(_Paths(part.stills) for part in parts)])
         scenes = SceneSource(sprites, scenery, cache)
@@ -87,9 +89,10 @@ def datasets(
             sources = [(scenes, 1.0)]
         pairs = replace(recipe.pairs, absent=validation_absent) if held_out else recipe.pairs
         kind = FrameDataset if isinstance(recipe.model, VTTConfig) else PairDataset
-        return kind(sources, recipe.model, pairs, sprites, seed=seed, length=length)
+        return kind(sources, recipe.model, pairs, sprites, seed=seed, length=length, spawn_key=spawn_key)
 
-    return dataset(False, recipe.seed, recipe.steps * recipe.batch), dataset(True, SPLIT_SEED + 1, validation_pairs)
+    train = dataset(False, recipe.seed, recipe.steps * recipe.batch)
+    return train, dataset(True, 0, validation_pairs, HELD_OUT_KEY)
 
 
 @dataclass(frozen=True)

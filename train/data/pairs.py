@@ -136,8 +136,8 @@ class Look(NamedTuple):
 
 
 class PairDataset(Dataset[Pair]):
-    """Example number i is a function of (seed, i) alone: any split over workers, and any resumption, gives the same
-    stream.
+    """Example number i is a function of (seed, i) and the spawn key alone: any split over workers, and any resumption,
+    gives the same stream.
 
     Args:
         sources: (source, weight) pairs; weights need not sum to one.
@@ -146,6 +146,7 @@ class PairDataset(Dataset[Pair]):
         sprites: occluders and distractors.
         seed: of the stream.
         length: number of examples.
+        spawn_key: as `numpy.random.SeedSequence` takes it: streams of another key share no example, whatever the seed.
     """
 
     def __init__(
@@ -157,19 +158,20 @@ class PairDataset(Dataset[Pair]):
         *,
         seed: int,
         length: int,
+        spawn_key: tuple[int, ...] = (),
     ) -> None:
         self._sources = [source for source, _ in sources]
         weights = np.asarray([weight for _, weight in sources], np.float64)
         self._weights = weights / weights.sum()
         self._config, self._pairs, self._sprites = config, pairs, sprites
-        self._seed, self._length = seed, length
+        self._seed, self._length, self._spawn_key = seed, length, spawn_key
         self._reported: set[str] = set()
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, index: int) -> Pair:
-        rng = np.random.default_rng((self._seed, index))
+        rng = np.random.default_rng(np.random.SeedSequence((self._seed, index), spawn_key=self._spawn_key))
         views = self._views(rng)
         present = rng.random() >= self._pairs.absent
         flip, grey = rng.random() < self._pairs.flip, rng.random() < self._pairs.grey

@@ -29,7 +29,11 @@ def terms(boxes: Tensor, present: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def box_tokens(boxes: Tensor, bins: int) -> Tensor:
-    """Values (..., 4) -> token ids (..., 4), floor(v * (bins - 1)) of v clamped to [0, 1] (official processing)."""
+    """Values (..., 4) -> token ids (..., 4), floor(v * (bins - 1)) of v clamped to [0, 1].
+
+    The official code's, where `train.data.pairs` has clipped the boxes to the crop, as it does in its official
+    processing. Elsewhere they say where the box is, beyond the crop's border too, as far as a token can.
+    """
     return (boxes.clamp(0, 1) * (bins - 1)).long()
 
 

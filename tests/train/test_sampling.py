@@ -16,10 +16,11 @@ import torch
 from train.data.images import ImageCache, reduction
 from train.data.labels import DatasetError, Still, Track
 from train.data.mixture import datasets
-from train.data.pairs import OFFICIAL, PairDataset
+from train.data.pairs import OFFICIAL, PairDataset, clipped
 from train.data.scenes import Sprites
 from train.data.sources import PlainStillSource, VideoSource, View, causal_frames, frames_around
 from train.data.throughput import measure
+from train.losses import box_tokens
 from train.models.seqtrack import SeqTrackConfig
 from train.recipes import RECIPES, Mixture, Recipe
 
@@ -190,6 +191,34 @@ def test_the_official_processing_keeps_boxes_right_and_changes_light_alone() -> 
     assert min(light) >= 143
     assert max(light) <= 217
     assert max(light) - min(light) > 50
+
+
+def test_the_papers_recipes_label_what_the_crop_shows_of_a_target() -> None:
+    config = SeqTrackConfig(search_size=128, template_size=64, templates=1)
+    pairs = replace(RECIPES["seqtrack-b256"].pairs, grey=0.0, centre_jitter=5.0)
+    dataset = PairDataset([(SquareSource(), 1.0)], config, pairs, Sprites([], 1.0), seed=0, length=80)
+    cut_off = 0
+    for pair in (dataset[i] for i in range(80)):
+        x, y, w, h = found = red_extent(pair.search.numpy())
+        if min(w, h) > 4:
+            cx, cy, bw, bh = pair.box.numpy() * 128
+            np.testing.assert_allclose((cx - bw / 2, cy - bh / 2, bw, bh), found, atol=2.5)
+            cut_off += min(x, y) == 0 or max(x + w, y + h) == 128
+    assert cut_off > 20
+
+
+def official_tokens(box: torch.Tensor, bins: int) -> list[int]:
+    """The published actor's sequence of a box (x, y, w, h), in units of the crop, as it is written there."""
+    x, y, w, h = box.unbind(-1)
+    x0, y0, x1, y1 = torch.stack([x, y, x + w, y + h]).clamp(0.0, 1.0)
+    return [int(value * (bins - 1)) for value in ((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0)]
+
+
+@pytest.mark.parametrize("cx", [0.95, 0.5, 0.02])
+def test_the_tokens_of_a_target_that_leaves_the_crop_are_the_official_ones(cx: float) -> None:
+    box = np.asarray([cx, 0.5, 0.3, 0.2])
+    theirs = official_tokens(torch.tensor([cx - 0.15, 0.4, 0.3, 0.2], dtype=torch.float64), 4000)
+    assert box_tokens(torch.from_numpy(clipped(box)), 4000).tolist() == theirs
 
 
 def official_jitter(box: torch.Tensor, centre: float, scale: float) -> torch.Tensor:

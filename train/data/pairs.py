@@ -62,7 +62,8 @@ class PairConfig:
     """Whether crops get what `train.data.augment.degrade` draws; the official processing does without."""
     official: bool = False
     """SeqTrack's own processing: the search frame after the first template and the other templates before it, stills as
-    they are, jitter of one spread with width and height apart, and of light only brightness, by up to a fifth."""
+    they are, jitter of one spread with width and height apart, of light only brightness, by up to a fifth, and as the
+    target's box the part of it that the search crop shows."""
 
 
 OFFICIAL = PairConfig(
@@ -111,7 +112,8 @@ class Pair(NamedTuple):
     Attributes:
         templates: uint8 (T, St, St, 3), BGR.
         search: uint8 (S, S, 3), BGR, a crop; or (H, W, 3), a canvas with the frame in its top-left corner.
-        box: float32 (4,), cx, cy, w, h in units of the search image's width and height; zeros when absent.
+        box: float32 (4,), cx, cy, w, h in units of the search image's width and height; zeros when absent. Of a crop
+            it may reach beyond the border, but for the official processing's.
         present: bool scalar.
         extent: float32 (2,), shares of the search image's width and height that show anything; ones for a crop.
         history: float32 (F, 4), where the boxes of the F frames before lie in the search crop, oldest first, cx, cy, w,
@@ -283,7 +285,7 @@ class PairDataset(Dataset[Pair]):
             self._distract(rng, image, box)
         if rng.random() < self._pairs.occlude:
             self._occlude(rng, image, box)
-        return image, box
+        return image, clipped(box) if self._pairs.official else box
 
     def _jitter(self, rng: Rng, view: View) -> Box:
         """Most crops are nearly right, some lie anywhere that still shows the target's centre.
@@ -437,3 +439,9 @@ def rescale(box: Box, factor: float | NDArray[np.float64]) -> Box:
     """The box grown about its centre, by one factor or by one each for width and height."""
     wh = box[2:] * factor
     return np.concatenate([box[:2] + 0.5 * (box[2:] - wh), wh])
+
+
+def clipped(box: Box) -> Box:
+    """The part of a box, cx, cy, w, h in units of the crop, that lies in the crop."""
+    low, high = np.clip((box[:2] - box[2:] / 2, box[:2] + box[2:] / 2), 0, 1)
+    return np.concatenate([(low + high) / 2, high - low])

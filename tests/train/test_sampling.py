@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +17,7 @@ import torch
 
 from train.data.images import ImageCache, reduction
 from train.data.labels import DatasetError, Still, Track
-from train.data.mixture import datasets
+from train.data.mixture import datasets, reserved
 from train.data.pairs import OFFICIAL, PairDataset, clipped
 from train.data.scenes import Sprites
 from train.data.sources import PlainStillSource, VideoSource, View, causal_frames, frames_around
@@ -298,12 +300,79 @@ def test_ratios_are_of_datasets_however_large(tmp_path: Path) -> None:
     greys = Counter(int(train._views(rng)[0].image[0, 0, 0]) for _ in range(400))
     assert set(greys) == {50, 200}
     assert 265 < greys[200] < 335
-    # Two videos leave none to validate on.
+    # Of LaSOT's two videos none is held out.
     assert {int(validation._views(rng)[0].image[0, 0, 0]) for _ in range(20)} == {50}
 
     pooled, _ = datasets(replace(recipe, mixture=replace(SMALL.mixture, scenes=0.0)), roots)
     greys = Counter(int(pooled._views(rng)[0].image[0, 0, 0]) for _ in range(400))
-    assert 20 < greys[200] < 110  # two of thirteen tracks
+    assert 20 < greys[200] < 110  # two of eleven tracks
+
+
+def grey_clips(root: Path, greys: dict[str, int]) -> Path:
+    """Clips by name, each of a grey of its own."""
+    for name, grey in greys.items():
+        tree(root / "made" / name, grey, 1)
+        (root / "made" / name / "v0").rename(root / name)
+    (root / "list.txt").write_text("\n".join(greys))
+    return root
+
+
+def grey_stills(root: Path, greys: dict[str, int]) -> Path:
+    """Pictures by name, each of a grey of its own."""
+    (root / "images").mkdir(parents=True)
+    for name, grey in greys.items():
+        cv2.imwrite(str(root / "images" / f"{name}.png"), np.full((60, 80, 3), grey, np.uint8))
+    images = [{"id": grey, "file_name": f"{name}.png"} for name, grey in greys.items()]
+    boxes = [{"image_id": grey, "bbox": [30, 20, 20, 20]} for grey in greys.values()]
+    (root / "instances.json").write_text(json.dumps({"images": images, "annotations": boxes}))
+    return root
+
+
+def greys_of(dataset: PairDataset) -> set[int]:
+    """Of the clips or pictures that a dataset draws its examples from."""
+    rng = np.random.default_rng(0)
+    return {int(dataset._views(rng)[0].image[25, 35, 0]) for _ in range(150)}
+
+
+FILES_ALONE = replace(SMALL, mixture=Mixture(scenes=0.0))
+
+
+@pytest.mark.parametrize("write", [grey_clips, grey_stills])
+@pytest.mark.parametrize("count", [2, 5, 9])
+def test_of_two_or_more_some_are_held_out_and_some_are_not(
+    write: Callable[[Path, dict[str, int]], Path], count: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = {f"number{i}": 10 + 20 * i for i in range(count)}
+    train, validation = datasets(FILES_ALONE, [write(tmp_path / "own", given)])
+    trained, held_out = greys_of(train), greys_of(validation)
+    assert trained
+    assert held_out
+    assert not trained & held_out
+    assert trained | held_out == set(given.values())
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("write", [grey_clips, grey_stills])
+def test_what_is_held_out_is_the_same_in_any_order(
+    write: Callable[[Path, dict[str, int]], Path], tmp_path: Path
+) -> None:
+    roots = [
+        write(tmp_path / folder, {f"{folder}{i}": start + 15 * i for i in range(8)})
+        for folder, start in (("morning", 5), ("evening", 130))
+    ]
+    one, other = (greys_of(datasets(FILES_ALONE, order)[1]) for order in (roots, roots[::-1]))
+    assert one == other
+
+
+def test_more_data_holds_out_nothing_that_was_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train.data.mixture.MOST_HELD_OUT", 15)
+    names = [f"ride-{i}" for i in range(300)]
+    before = dict(zip(names[:3], reserved(names[:3]), strict=True))
+    for count in range(4, 301):
+        now = dict(zip(names[:count], reserved(names[:count]), strict=True))
+        assert not any(now[name] and not was for name, was in before.items())
+        before = now
+    assert sum(before.values()) == 15
 
 
 def test_ratios_and_folders_must_fit(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,9 +26,6 @@ HELD_OUT = 0.1
 """Share of the video groups and of the stills that only validation sees."""
 MOST_HELD_OUT = 1000
 """As many of each are enough to validate on, however large the dataset."""
-SPLIT_SEED = 0
-"""Of what is held out, whatever a recipe's seed: a run that goes on from other weights with other examples must not be
-measured or calibrated on what those weights were trained on."""
 HELD_OUT_KEY = (1,)
 """Spawn key of the held-out examples, which no seed may give to training: scenes are drawn from it, not held out."""
 VALIDATION_PAIRS = 512
@@ -64,13 +62,9 @@ def datasets(
     contents = [read(root) for root in roots]
     if ratios is not None:
         _check_ratios(ratios, {content.name for content in contents})
-    rng = np.random.default_rng(SPLIT_SEED)
-    groups = [group for content in contents for group in content.tracks.groups]
-    distinct = sorted(set(groups))
-    held_groups = set(rng.permutation(distinct)[: min(round(len(distinct) * HELD_OUT), MOST_HELD_OUT)].tolist())
-    held_tracks = np.asarray([group in held_groups for group in groups], bool)
-    held_stills = np.zeros(sum(len(content.stills) for content in contents), bool)
-    held_stills[rng.permutation(len(held_stills))[: min(int(len(held_stills) * HELD_OUT), MOST_HELD_OUT)]] = True
+    held_tracks = reserved([group for content in contents for group in content.tracks.groups])
+    # By folder and name: datasets are moved, and pictures of several folders have the same names.
+    held_stills = reserved(["/".join(still.path.parts[-2:]) for content in contents for still in content.stills])
     sprites = Sprites([path for content in contents for path in content.cutouts], recipe.mixture.drawn)
 
     def dataset(held_out: bool, seed: int, length: int, spawn_key: tuple[int, ...] = ()) -> PairDataset:
@@ -93,6 +87,21 @@ def datasets(
 
     train = dataset(False, recipe.seed, recipe.steps * recipe.batch)
     return train, dataset(True, 0, validation_pairs, HELD_OUT_KEY)
+
+
+def reserved(names: Sequence[str]) -> NDArray[np.bool_]:
+    """Which of the names only validation sees: those whose hash is below the share, at least one, and never all.
+
+    A name's own hash decides, whatever the order, the seed and what else is given: a run that goes on from other
+    weights with more data must not be measured or calibrated on what those weights were trained on.
+    """
+    distinct, entries = np.unique(np.asarray(names, np.str_), return_inverse=True)
+    digests = [hashlib.sha256(name.encode()).digest() for name in distinct.tolist()]
+    places = np.asarray([int.from_bytes(digest[:8], "big") / 2**64 for digest in digests])
+    count = max(1, min(np.count_nonzero(places < HELD_OUT), MOST_HELD_OUT))
+    chosen = np.zeros(len(distinct), bool)
+    chosen[np.argsort(places)[: min(count, len(distinct) - 1)]] = True
+    return chosen[entries]
 
 
 @dataclass(frozen=True)

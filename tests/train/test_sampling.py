@@ -352,6 +352,13 @@ def test_of_two_or_more_some_are_held_out_and_some_are_not(
     assert not caplog.records
 
 
+def test_it_is_said_when_nothing_is_held_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    datasets(SMALL, [])
+    assert not caplog.records
+    datasets(SMALL, [grey_clips(tmp_path / "one", {"only": 50})])
+    assert "nothing is held out: validation and calibration measure composed scenes" in caplog.text
+
+
 @pytest.mark.parametrize("write", [grey_clips, grey_stills])
 def test_what_is_held_out_is_the_same_in_any_order(
     write: Callable[[Path, dict[str, int]], Path], tmp_path: Path

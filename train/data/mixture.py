@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,6 +66,11 @@ def datasets(
     held_tracks = reserved([group for content in contents for group in content.tracks.groups])
     # By folder and name: datasets are moved, and pictures of several folders have the same names.
     held_stills = reserved(["/".join(still.path.parts[-2:]) for content in contents for still in content.stills])
+    if len(held_tracks) + len(held_stills) and not (held_tracks.any() or held_stills.any()):
+        logging.getLogger(__name__).warning(
+            "all data given are one video or picture, of which nothing is held out: validation and calibration measure "
+            "composed scenes instead; give two videos or more"
+        )
     sprites = Sprites([path for content in contents for path in content.cutouts], recipe.mixture.drawn)
 
     def dataset(held_out: bool, seed: int, length: int, spawn_key: tuple[int, ...] = ()) -> PairDataset:

@@ -15,6 +15,7 @@ from train.data.images import ImageCache
 from train.data.labels import DatasetError
 from train.data.mixture import datasets
 from train.data.pairs import PairConfig, PairDataset
+from train.data.readers import read
 from train.data.readers.stills import read_stills
 from train.data.readers.tracks import read_tracks
 from train.data.scenes import Sprites, paste, shape_sprite, transform
@@ -122,12 +123,34 @@ def test_a_link_to_an_evaluation_split_is_seen_through(tracks: Path, tmp_path: P
         (lambda root: (root / "Car" / "groundtruth.txt").unlink(), "groundtruth.txt"),
         (lambda root: (root / "Car" / "groundtruth.txt").write_text("a,b,c,d\n"), "groundtruth.txt"),
         (lambda root: (root / "list.txt").unlink(), "list.txt"),
+        (lambda root: (root / "list.txt").write_bytes(b"Car\n\xff\n"), r"list\.txt.*in UTF-8, one a line"),
+        (lambda root: (root / "Car" / "meta.json").write_text("{"), r"Car/meta\.json cannot be read.*video_group"),
+        (
+            lambda root: (root / "Car" / "meta.json").write_text("[1]"),
+            r"Car/meta\.json holds \[1\]; expected an object",
+        ),
     ],
 )
 def test_broken_tracks_are_named(tracks: Path, damage: object, message: str) -> None:
     damage(tracks)  # type: ignore[operator]
     with pytest.raises(DatasetError, match=message):
         datasets(SMALL, [tracks])
+
+
+def test_clips_are_named_a_line_each_whatever_wrote_the_list(tracks: Path) -> None:
+    (tracks / "Car").rename(tracks / "my car")
+    (tracks / "list.txt").write_bytes("\ufeffmy car\r\n\r\nDog\r\n".encode())
+    assert [track.name for track in read_tracks(tracks)] == ["my car", "Dog"]
+    (tracks.parent / "only.txt").write_bytes("\ufeffmy car\r\n".encode())
+    assert read(f"{tracks},only={tracks.parent / 'only.txt'}").tracks.names == ["my car"]
+
+
+def test_a_group_may_be_a_number_or_none(tracks: Path) -> None:
+    (tracks / "Car" / "meta.json").write_text('{"video_group": 3}')
+    assert [track.group for track in read_tracks(tracks)] == ["3", "group-Dog"]
+    datasets(SMALL, [tracks])
+    (tracks / "Car" / "meta.json").write_text('{"video_group": null}')
+    assert [track.group for track in read_tracks(tracks)] == ["Car", "group-Dog"]
 
 
 def test_an_example_depends_on_seed_and_index_alone(tracks: Path, stills: Path) -> None:

@@ -69,6 +69,21 @@ def read_table(path: Path, columns: int | None = None) -> NDArray[np.float64]:
     return values
 
 
+def read_names(path: Path) -> list[str]:
+    """A list of names, one a line; they may hold spaces.
+
+    Raises:
+        DatasetError: the file is missing, or no text.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # some editors begin a file with a mark
+    except OSError as error:
+        raise DatasetError(f"{path}: {error.strerror}; expected a list of names, one a line") from error
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path}: {error}; expected a list of names in UTF-8, one a line") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
 def read_picture(path: Path, flags: int = cv2.IMREAD_COLOR) -> NDArray[np.uint8]:
     """An image as OpenCV reads it with these flags.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from train.data.labels import DatasetError, Still, Tracks
+from train.data.labels import DatasetError, Still, Tracks, read_names
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,7 @@ class Lists:
 
 
 def _listed(path: Path, names: list[str]) -> list[str]:
-    try:
-        entries = path.expanduser().read_text().split()
-    except OSError as error:
-        raise DatasetError(f"{path}: {error.strerror}; expected a list of tracks, one a line") from error
+    entries = read_names(path.expanduser())
     if not entries:
         raise DatasetError(f"{path} is empty; expected a list of tracks, one a line")
     if not all(entry.isdigit() for entry in entries) or set(entries) <= set(names):

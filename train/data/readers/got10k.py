@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from train.data.labels import DatasetError, Numbered, Track, Tracks, check_lengths, read_table
+from train.data.labels import DatasetError, Numbered, Track, Tracks, check_lengths, read_names, read_table
 from train.data.readers.content import Content, Lists
 
 LAYOUT = (
@@ -19,16 +19,13 @@ TRAINING = "GOT-10k_Train_"
 
 def recognises(root: Path) -> bool:
     listing = _folder(root) / "list.txt"
-    if not listing.is_file():
-        return False
-    with listing.open() as file:
-        return file.readline().startswith("GOT-10k_")
+    return listing.is_file() and any(name.startswith("GOT-10k_") for name in read_names(listing)[:1])
 
 
 def read(root: Path, lists: Lists) -> Content:
     """Videos of the training split. Frames whose target is absent, or covered altogether, are not used."""
     folder = _folder(root)
-    names = (folder / "list.txt").read_text().split()
+    names = read_names(folder / "list.txt")
     if others := [name for name in names if not name.startswith(TRAINING)]:
         raise DatasetError(
             f"{folder / 'list.txt'} lists {others[0]}, of a split that is kept for measuring: never train on it; "

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from edgetrack.sources import natural_key
-from train.data.labels import DatasetError, Track, Tracks, found_in, read_table, refuse_evaluation_split
+from train.data.labels import DatasetError, Track, Tracks, found_in, read_names, read_table, refuse_evaluation_split
 from train.data.readers.content import Content, Lists
 
 LAYOUT = (
@@ -37,7 +37,7 @@ def read_tracks(root: Path, lists: Lists = Lists()) -> list[Track]:  # noqa: B00
     if not recognises(root):
         raise DatasetError(f"{root} has no list.txt: {found_in(root)}; expected {LAYOUT}")
     tracks = []
-    for name in lists.choose((root / "list.txt").read_text().split()):
+    for name in lists.choose(read_names(root / "list.txt")):
         folder = root / name
         boxes = read_table(folder / "groundtruth.txt", 4)
         frames = sorted((path for path in folder.iterdir() if path.suffix.lower() in IMAGES), key=natural_key)
@@ -49,10 +49,9 @@ def read_tracks(root: Path, lists: Lists = Lists()) -> list[Track]:  # noqa: B00
             if len(absence) != len(frames):
                 raise DatasetError(f"{folder}: {len(frames)} frames but {len(absence)} entries of absence.label")
             visible = absence == 0
-        meta = json.loads((folder / "meta.json").read_text()) if (folder / "meta.json").is_file() else {}
         track = Track.visible_part(
             name,
-            meta.get("video_group", name),
+            _video_group(folder / "meta.json") or name,
             lambda times, frames=frames: tuple(frames[time] for time in times),
             boxes,
             visible,
@@ -62,3 +61,17 @@ def read_tracks(root: Path, lists: Lists = Lists()) -> list[Track]:  # noqa: B00
     if not tracks:
         raise DatasetError(f"{root}: no sequence with two visible frames")
     return tracks
+
+
+def _video_group(path: Path) -> str | None:
+    """What a meta.json says; None where it says nothing, or is not there."""
+    if not path.is_file():
+        return None
+    try:
+        meta = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DatasetError(f'{path} cannot be read ({error}); expected JSON such as {{"video_group": "X"}}') from error
+    if not isinstance(meta, dict):
+        raise DatasetError(f'{path} holds {json.dumps(meta)[:40]}; expected an object such as {{"video_group": "X"}}')
+    group = meta.get("video_group")
+    return None if group is None else str(group)

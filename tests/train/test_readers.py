@@ -391,3 +391,16 @@ def test_cutouts_are_transparent_and_not_those_of_a_dataset_below(tmp_path: Path
     assert cv2.imwrite(str(root / "birds" / "1.png"), np.zeros((9, 9, 3), np.uint8))
     with pytest.raises(DatasetError, match="with an alpha channel"):
         read(root)
+
+
+@pytest.mark.parametrize("spec", ["{root}", "cutouts:{root}"])
+def test_transparent_frames_with_labels_are_not_pasted_as_cutouts(spec: str, tmp_path: Path) -> None:
+    root = tmp_path / "clips"
+    (root / "ride").mkdir(parents=True)
+    for i in (1, 2):
+        assert cv2.imwrite(str(root / "ride" / f"{i:08d}.png"), np.full((60, 80, 4), 255, np.uint8))
+    write(root / "ride" / "groundtruth.txt", ["10,12,20,20"] * 2)
+    with pytest.raises(DatasetError, match=r"ride/groundtruth\.txt labels the pictures .*in a list\.txt"):
+        read(spec.format(root=root))
+    write(root / "list.txt", ["ride"])
+    assert read(root).tracks.names == ["ride"]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 
+from train.data.labels import DatasetError
 from train.data.readers.content import Content, Lists
 
 LAYOUT = "NAME.png or FOLDER/NAME.png, with an alpha channel"
@@ -21,7 +22,16 @@ def recognises(root: Path) -> bool:
 
 
 def read(root: Path, lists: Lists) -> Content:
-    """The .png pictures of `root` and of its folders."""
+    """The .png pictures of `root` and of its folders.
+
+    Raises:
+        DatasetError: they are a clip's frames, which would be pasted whole.
+    """
+    if labels := next(chain(root.glob("groundtruth.txt"), root.glob("*/groundtruth.txt")), None):
+        raise DatasetError(
+            f"{labels} labels the pictures beside it: they are frames, not cut-outs; name the clips' folders in a "
+            "list.txt above them, one a line, or move cut-outs to a folder of their own"
+        )
     return Content("cutouts", cutouts=sorted(_pictures(root)))
 
 

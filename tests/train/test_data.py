@@ -69,6 +69,13 @@ def test_tracks_keep_only_frames_that_show_the_target(tracks: Path) -> None:
     assert (car.group, dog.group) == ("group-Car", "group-Dog")
 
 
+def test_clips_that_are_left_out_are_named(tracks: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tracks / "Dog" / "absence.label").write_text("1\n1\n0\n1\n1\n")
+    assert [track.name for track in read_tracks(tracks)] == ["Car"]
+    (message,) = (record.getMessage() for record in caplog.records)
+    assert "left out Dog, Speck: fewer than two frames show the target" in message
+
+
 def test_frames_without_leading_zeros_keep_their_own_boxes(tracks: Path) -> None:
     for i in range(5):
         (tracks / "Dog" / f"{i + 1:08d}.jpg").rename(tracks / "Dog" / f"{8 + i}.jpg")  # 8 to 12
@@ -86,7 +93,7 @@ def test_a_box_beside_the_picture_is_no_target_and_is_told_once(tracks: Path, ca
     assert dog.times.tolist() == [0, 4]
     assert dog.boxes.tolist() == [[70, 12, 20, 20], [-10, -10, 20, 20]]
     assert [path.name for path in dog.frames] == ["00000001.jpg", "00000005.jpg"]
-    (message,) = (record.getMessage() for record in caplog.records)
+    (message,) = (record.getMessage() for record in caplog.records if "Dog" in record.getMessage())
     assert message.startswith("Dog: 3 boxes, the first of frame 2, lie outside the picture of 80x60 pixels")
 
 

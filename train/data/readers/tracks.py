@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
 
 from edgetrack.sources import natural_key
-from train.data.labels import DatasetError, Track, Tracks, found_in, read_names, read_table, refuse_evaluation_split
+from train.data.labels import (
+    MIN_SIDE,
+    DatasetError,
+    Track,
+    Tracks,
+    found_in,
+    read_names,
+    read_table,
+    refuse_evaluation_split,
+)
 from train.data.readers.content import Content, Lists
 
 LAYOUT = (
@@ -36,7 +46,7 @@ def read_tracks(root: Path, lists: Lists = Lists()) -> list[Track]:  # noqa: B00
     refuse_evaluation_split(root)
     if not recognises(root):
         raise DatasetError(f"{root} has no list.txt: {found_in(root)}; expected {LAYOUT}")
-    tracks = []
+    tracks, few = [], []
     for name in lists.choose(read_names(root / "list.txt")):
         folder = root / name
         boxes = read_table(folder / "groundtruth.txt", 4)
@@ -56,8 +66,12 @@ def read_tracks(root: Path, lists: Lists = Lists()) -> list[Track]:  # noqa: B00
             boxes,
             visible,
         )
-        if len(track.frames) >= 2:
-            tracks.append(track)
+        (tracks if len(track.frames) >= 2 else few).append(track)
+    if few:
+        logging.getLogger(__name__).warning(
+            f"{root}: left out {', '.join(track.name for track in few)}: fewer than two frames show the target, with a "
+            f"box of at least {MIN_SIDE:.0f} pixels a side that is in the picture and no label of absence"
+        )
     if not tracks:
         raise DatasetError(f"{root}: no sequence with two visible frames")
     return tracks

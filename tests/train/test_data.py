@@ -283,6 +283,21 @@ def test_pasting_blends_by_alpha_and_cuts_at_the_border() -> None:
     paste(image, sprite, 20, 20)
 
 
+def test_a_cutout_of_sixteen_bits_looks_as_one_of_eight(tmp_path: Path) -> None:
+    pixels = shape_sprite(np.random.default_rng(3))
+    cv2.imwrite(str(tmp_path / "8.png"), pixels)
+    cv2.imwrite(str(tmp_path / "16.png"), pixels.astype(np.uint16) * 257)
+    eight, sixteen = (Sprites([tmp_path / f"{bits}.png"], 0.0).pick(np.random.default_rng(0)) for bits in (8, 16))
+    assert sixteen.dtype == np.uint8
+    np.testing.assert_array_equal(sixteen, eight)
+
+
+def test_a_cutout_that_is_nowhere_opaque_is_no_target(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "faint.png"), np.full((40, 40, 4), 127, np.uint8))
+    sprite = Sprites([tmp_path / "faint.png"], 0.0).pick(np.random.default_rng(0))
+    assert (sprite[..., 3] > 127).any()
+
+
 def test_a_transformed_sprite_has_the_size_asked_for() -> None:
     sprite = shape_sprite(np.random.default_rng(3))
     grown = transform(sprite, 2.0 * sprite.shape[1], 0.0, 1.0)

@@ -91,6 +91,16 @@ def paste(image: Image, sprite: Sprite, x: int, y: int, opacity: float = 1.0) ->
     region[:] = (region + alpha * (part[..., :3].astype(np.float32) - region)).astype(np.uint8)
 
 
+def read_sprite(path: Path) -> Sprite | None:
+    """A cut-out of 8 or 16 bits; None where there is no picture with an alpha channel, or nothing in it is opaque."""
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if image is None or image.ndim != 3 or image.shape[2] != 4:
+        return None
+    if image.dtype == np.uint16:
+        image = cv2.convertScaleAbs(image, alpha=255 / 65535)
+    return trim(image) if image[..., 3].max() > 127 else None
+
+
 class Sprites:
     """Cut-outs from files, and drawn ones; `drawn` is the share of the latter."""
 
@@ -103,10 +113,9 @@ class Sprites:
             return shape_sprite(rng)
         path = self._paths[rng.integers(len(self._paths))]
         if path not in self._read:
-            image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-            usable = image is not None and image.ndim == 3 and image.shape[2] == 4
+            sprite = read_sprite(path)
             # Not from `rng`: an example must not depend on which were drawn before it.
-            self._read[path] = trim(image) if usable else shape_sprite(np.random.default_rng(0))
+            self._read[path] = shape_sprite(np.random.default_rng(0)) if sprite is None else sprite
         return self._read[path]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -147,31 +146,16 @@ class Track:
         boxes: Box,
         visible: ArrayLike,
     ) -> Track:
-        """The track of the frames that are `visible` (N,) and whose box is finite, not tiny and in the picture, if only
-        in part: tools go on with boxes beside it when the target has left.
+        """The track of the frames that are `visible` (N,) and whose box is finite and not tiny.
 
         Args:
-            frames: from the numbers of frames, counted from 0, to their paths. The first is read for its size.
+            frames: from the numbers of frames, counted from 0, to their paths.
             boxes: (N, 4) of all frames.
         """
         keep = np.isfinite(boxes).all(1) & np.asarray(visible, bool)
         keep[keep] &= boxes[keep, 2:].min(1) >= MIN_SIDE
         times = np.flatnonzero(keep)
-        if len(times):
-            height, width = read_picture(frames(times[:1])[0]).shape[:2]
-            inside = overlaps(boxes[times], width, height)
-            if not inside.all():
-                logging.getLogger(__name__).warning(
-                    f"{name}: {(~inside).sum()} boxes, the first of frame {times[~inside][0] + 1}, lie outside the "
-                    f"picture of {width}x{height} pixels: the target is taken as absent there"
-                )
-            times = times[inside]
-        return cls(name, group, frames(times), boxes[times], times, len(boxes))
-
-
-def overlaps(boxes: Box, width: int, height: int) -> NDArray[np.bool_]:
-    """Whether boxes (N, 4) share any area with a picture of this size."""
-    return (boxes[:, :2] < (width, height)).all(1) & (boxes[:, :2] + boxes[:, 2:] > 0).all(1)
+        return cls(name, group, frames(times), boxes[keep], times, len(boxes))
 
 
 def check_lengths(folder: Path, boxes: int, frames: tuple[Path, Path], **labels: int) -> None:

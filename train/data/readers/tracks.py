@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgetrack.sources import natural_key
 from train.data.labels import (
     MIN_SIDE,
+    Box,
     DatasetError,
     Track,
     Tracks,
     found_in,
     read_names,
+    read_picture,
     read_table,
     refuse_evaluation_split,
 )
@@ -59,6 +63,7 @@ def read_tracks(root: Path, lists: Lists = Lists()) -> list[Track]:  # noqa: B00
             if len(absence) != len(frames):
                 raise DatasetError(f"{folder}: {len(frames)} frames but {len(absence)} entries of absence.label")
             visible = absence == 0
+        visible &= ~_outside(name, np.where(visible[:, None], boxes, np.nan), frames)
         track = Track.visible_part(
             name,
             _video_group(folder / "meta.json") or name,
@@ -75,6 +80,21 @@ def read_tracks(root: Path, lists: Lists = Lists()) -> list[Track]:  # noqa: B00
     if not tracks:
         raise DatasetError(f"{root}: no sequence with two visible frames")
     return tracks
+
+
+def _outside(name: str, boxes: Box, frames: Sequence[Path]) -> NDArray[np.bool_]:
+    """Which boxes (N, 4) share nothing with the picture, where tools go on with them when the target has left; they are
+    logged. The first frame is read for its size: the large datasets, whose own labels tell, are not asked so."""
+    if not frames:
+        return np.zeros(0, bool)
+    height, width = read_picture(frames[0]).shape[:2]
+    beside = (boxes[:, :2] >= (width, height)).any(1) | (boxes[:, :2] + boxes[:, 2:] <= 0).any(1)
+    if beside.any():
+        logging.getLogger(__name__).warning(
+            f"{name}: {beside.sum()} boxes, the first of frame {np.flatnonzero(beside)[0] + 1}, lie outside the "
+            f"picture of {width}x{height} pixels: the target is taken as absent there"
+        )
+    return beside
 
 
 def _video_group(path: Path) -> str | None:

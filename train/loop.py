@@ -134,6 +134,7 @@ class Run:
         self.optimiser = build(self.objective, recipe)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=recipe.precision == "fp16")
         self.step, self.seconds = 0, 0.0
+        self.record: dict[str, float | None] = {}
         if (out / STATE).is_file():
             self._check_recipe()
             self._restore()
@@ -143,6 +144,8 @@ class Run:
         if ranks.is_first:
             self.out.mkdir(parents=True, exist_ok=True)
             (self.out / RECIPE).write_text(json.dumps(recipe.to_dict(), indent=2) + "\n")
+            if self.step and not self._weights_are_written():
+                self._save_weights()
         ranks.wait()
         loader = DataLoader(
             train,
@@ -179,19 +182,21 @@ class Run:
                     self.evaluated.load_state_dict(self.average)
                     measured = validate(self.evaluated, validation_loader, ranks.device)
                     means = (since / (self.step - logged)).tolist()
-                    record: dict[str, float | None] = {
-                        "step": self.step,
-                        "pairs": self.step * recipe.batch,
-                        "hours": round(self.seconds / 3600, 3),
+                    self.record = {
+                        **self._progress(),
                         **{name: round(mean, 4) for name, mean in zip(names, means, strict=True)},
                         **{name: round(v, 4) if math.isfinite(v) else None for name, v in measured.items()},
                     }
-                    log.write(record)
-                    self._save(record)
+                    log.write(self.record)
                     picture_sheet(self.evaluated, validation, self.out / PICTURES, ranks.device)
+                    self._save()
                 since.zero_()
                 logged = self.step
                 ranks.wait()
+
+    def _progress(self) -> dict[str, float | None]:
+        pairs, hours = self.step * self.recipe.batch, round(self.seconds / 3600, 3)
+        return {"step": self.step, "pairs": pairs, "hours": hours}
 
     def _to_device(self, batch: list[Tensor]) -> Pair:
         return Pair(*(tensor.to(self.ranks.device, non_blocking=True) for tensor in batch))
@@ -233,8 +238,9 @@ class Run:
         write_tensors(path, pair._asdict(), {"step": self.step})
         raise FloatingPointError(f"the loss is not finite at step {self.step}; the batch is in {path}")
 
-    def _save(self, record: dict[str, float | None]) -> None:
-        """Write the state, then the averaged weights: each whole or not at all."""
+    def _save(self) -> None:
+        """Write the state, then the averaged weights: each whole or not at all. A run stopped in between writes the
+        weights when it goes on."""
         tensors = {f"objective.{name}": tensor for name, tensor in self.objective.state_dict().items()}
         tensors |= {f"average.{name}": tensor for name, tensor in self.average.items()}
         for index, state in self.optimiser.state_dict()["state"].items():
@@ -242,11 +248,25 @@ class Run:
         tensors["rng"] = torch.get_rng_state()
         if self.ranks.device.type == "cuda":
             tensors["cuda_rng"] = torch.cuda.get_rng_state()
-        facts = {"step": self.step, "seconds": self.seconds, "before": self.before, "scaler": self.scaler.state_dict()}
+        facts = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "record": self.record,
+            "before": self.before,
+            "scaler": self.scaler.state_dict(),
+        }
         write_tensors(self.out / STATE, tensors, facts)
-        model = self.objective.model
-        facts = {"training": {**record, "before": self.before}, "recipe": self.recipe.to_dict(), **self.objective.facts}
-        save_model(self.out / WEIGHTS, model, self.average, **facts)
+        self._save_weights()
+
+    def _save_weights(self) -> None:
+        training = {**self.record, "before": self.before}
+        facts = {"training": training, "recipe": self.recipe.to_dict(), **self.objective.facts}
+        save_model(self.out / WEIGHTS, self.objective.model, self.average, **facts)
+
+    def _weights_are_written(self) -> bool:
+        """Whether the file of weights is there, and of this step."""
+        path = self.out / WEIGHTS
+        return path.is_file() and read_tensors(path)[1].get("training", {}).get("step") == self.step
 
     def _begin_from(self, start: Path) -> None:
         """Take weights, perhaps of other crop sizes or without template slots, and what was done to get them. Raises
@@ -290,3 +310,4 @@ class Run:
                 torch.cuda.set_rng_state(tensors["cuda_rng"])
         self.step, self.seconds = facts["step"], facts["seconds"]
         self.before = facts.get("before", self.before)  # runs begun earlier do not have it
+        self.record = facts.get("record", self._progress())  # nor this: what they measured is in their log alone

@@ -6,14 +6,15 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from small_runs import SEQTRACK, VTT, run, run_killed
+from small_runs import SEQTRACK, VTT, Killed, run, run_killed
 
 from edgetrack.imaging import normalise
-from train.checkpoints import CheckpointError, load_model, read_tensors, save_model
+from train.checkpoints import CheckpointError, load_model, read_tensors, save_model, write_tensors
 from train.data.mixture import datasets
 from train.evaluation import iou
 from train.loop import fit
@@ -92,6 +93,42 @@ def test_weights_tell_what_was_done_before_the_last_run(tmp_path: Path) -> None:
     assert before["hours"] == load_model(start)[1]["training"]["hours"]
     assert Recipe.from_dict(before["recipe"]) == first
     assert (metadata["training"]["step"], metadata["training"]["pairs"]) == (4, 16)
+
+
+def test_a_run_stopped_before_its_last_weights_were_written_still_writes_them(tmp_path: Path) -> None:
+    def killed(path: Path, model: object, state: object, **facts: Any) -> None:
+        if facts["training"]["step"] == 6:
+            raise Killed
+        save_model(path, model, state, **facts)  # type: ignore[arg-type]
+
+    run(SEQTRACK, tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.loop.save_model", killed)
+        with pytest.raises(Killed):
+            run(SEQTRACK, tmp_path / "parts")
+    run(SEQTRACK, tmp_path / "parts")
+    (whole, facts), (parts, found) = (read_tensors(tmp_path / n / "model.safetensors") for n in ("whole", "parts"))
+    assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
+    assert found["training"].keys() == facts["training"].keys()
+    assert (found["training"]["step"], found["training"]["iou"]) == (6, facts["training"]["iou"])
+
+
+def test_weights_that_are_missing_are_written_again_and_calibrated_ones_are_left(tmp_path: Path) -> None:
+    recipe = replace(SEQTRACK, steps=2)
+    run(recipe, tmp_path)
+    weights = tmp_path / "model.safetensors"
+    model, facts = load_model(weights)
+    save_model(weights, model, training=facts["training"], recipe=facts["recipe"], score={"source": "overlap"})
+    run(recipe, tmp_path)
+    assert "score" in load_model(weights)[1]
+    tensors, facts = read_tensors(tmp_path / "state.safetensors")
+    del facts["record"]  # as in runs begun by earlier versions
+    write_tensors(tmp_path / "state.safetensors", tensors, facts)
+    weights.unlink()
+    run(recipe, tmp_path)
+    written, facts = load_model(weights)
+    assert (facts["training"]["step"], facts["training"]["pairs"]) == (2, 8)
+    assert all(torch.equal(tensor, written.state_dict()[name]) for name, tensor in model.state_dict().items())
 
 
 def test_what_cannot_be_measured_is_null(tmp_path: Path) -> None:

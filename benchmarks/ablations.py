@@ -75,10 +75,11 @@ def ablate(
         held-out pairs.
 
     Raises:
-        ResultsError: a run in `out` is longer than what is asked for.
+        ResultsError: a run in `out` is another than what is asked for, or has done more steps.
     """
     import torch
 
+    from train.checkpoints import CheckpointError
     from train.data.mixture import datasets
     from train.loop import WEIGHTS, fit
     from train.recipes import RECIPES, override
@@ -89,15 +90,13 @@ def ablate(
         advance(ablation.title)
         chosen = override(RECIPES[recipe], [*BASE, *settings, *ablation.settings])
         folder = out / "runs" / ablation.weights
-        if (kept := _trained(folder)) and kept["step"] > chosen.steps:
-            raise ResultsError(
-                f"{folder} was trained for {kept['step']} steps, more than the {chosen.steps} asked for; ask for as "
-                "many, or give another --out"
-            )
-        fit(chosen, *datasets(chosen, roots), folder, workers=1, every=max(1, chosen.steps // 4))
+        try:
+            fit(chosen, *datasets(chosen, roots), folder, data=roots, workers=1, every=max(1, chosen.steps // 4))
+        except CheckpointError as error:
+            raise ResultsError(str(error)) from None
         spec = Spec(str(folder / WEIGHTS), "cpu", threads=threads, **ablation.online)
         scores, _ = evaluate(spec, dataset, out)
-        trained = _trained(folder)
+        trained = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
         rows.append(
             {
                 "title": ablation.title,
@@ -114,10 +113,3 @@ def ablate(
         "dataset": {"name": dataset.name, "sequences": len(dataset.sequences)},
         "rows": rows,
     }
-
-
-def _trained(folder: Path) -> dict[str, Any]:
-    """The last line of a run's log: how long it was trained and what it reaches; empty for none."""
-    log = folder / "log.jsonl"
-    found: dict[str, Any] = json.loads(log.read_text().splitlines()[-1]) if log.is_file() else {}
-    return found

@@ -112,7 +112,7 @@ def qat(
             save_quantised(start, model, **found)
         train, validation = datasets(recipe, data or [])
         make = distillation(teacher, asked)
-        fit(recipe, train, validation, out, start=start, workers=workers, every=every, make=make)
+        fit(recipe, train, validation, out, start=start, data=data or [], workers=workers, every=every, make=make)
     except (CheckpointError, DatasetError, TypeError, ValueError) as error:
         _fail(error)
     typer.echo(out / "model.safetensors")

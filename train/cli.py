@@ -55,7 +55,17 @@ def fit(
     keep_freed_memory()
     chosen, train, validation = _opened(recipe, settings, data, held_out)
     try:
-        run(chosen, train, validation, out, start=start, workers=workers, every=every, compiled=compiled)
+        run(
+            chosen,
+            train,
+            validation,
+            out,
+            start=start,
+            data=data or [],
+            workers=workers,
+            every=every,
+            compiled=compiled,
+        )
     except (CheckpointError, FloatingPointError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None

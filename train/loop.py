@@ -6,7 +6,7 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from train.checkpoints.averaging import summary
-from train.checkpoints.files import CheckpointError, differences, read_tensors, save_model, write_tensors
+from train.checkpoints.files import CheckpointError, differences, digest, read_tensors, save_model, write_tensors
 from train.checkpoints.positions import at_resolution, with_slots
 from train.data.pairs import Pair, PairDataset
+from train.data.readers import Spec
 from train.distributed import Processes, processes
 from train.evaluation import picture_sheet, validate
 from train.log import RunLog
@@ -32,6 +33,8 @@ STATE = "state.safetensors"
 WEIGHTS = "model.safetensors"
 PICTURES = "predictions.png"
 RECIPE = "recipe.json"
+RANDOM = "random"
+"""The origin of weights that no file gave; of others it is their digest."""
 
 
 class Share(Sampler[list[int]]):
@@ -65,6 +68,7 @@ def fit(
     out: Path,
     *,
     start: Path | None = None,
+    data: Sequence[str | Path] = (),
     workers: int = 0,
     every: int = 500,
     compiled: bool = False,
@@ -77,19 +81,25 @@ def fit(
         train, validation: datasets; `train` must hold recipe.steps * recipe.batch examples.
         out: folder of recipe.json, log.jsonl, predictions.png, state.safetensors and model.safetensors, the last with
             the averaged weights and, as training.before, the `history` of those it began from.
-        start: weights to begin from, written by `save_model`; None for random ones.
+        start: weights to begin from, written by `save_model`; None for random ones. Not read by a run that goes on,
+            but to see that they are those it began from; it may do without.
+        data: the datasets' roots, as `train.data.mixture.datasets` takes them. A run goes on with folders of the same
+            names, wherever they lie.
         workers: data-loading processes.
         every: steps between validations and checkpoints.
         compiled: train through `torch.compile`.
         make: the objective of the recipe.
 
     Raises:
-        CheckpointError: `out` holds a run with other settings, but for its length, or `start` is no such weights.
+        CheckpointError: `out` holds a run with other settings, but for its length, from other weights, on other data or
+            that has done more steps; or `start` is no such weights.
         ValueError: the recipe freezes what would be random.
         FloatingPointError: the loss is not finite; the batch is in `out`.
     """
     with processes() as ranks:
-        Run(recipe, out, ranks, start, make).train(train, validation, workers=workers, every=every, compiled=compiled)
+        Run(recipe, out, ranks, start, make, data).train(
+            train, validation, workers=workers, every=every, compiled=compiled
+        )
 
 
 def history(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -116,15 +126,19 @@ class Run:
         ranks: Processes,
         start: Path | None,
         make: Callable[[Recipe], Objective] = objective,
+        data: Sequence[str | Path] = (),
     ) -> None:
         self.recipe, self.out, self.ranks = recipe, out, ranks
         torch.manual_seed(recipe.seed + ranks.rank)
         self.objective = make(recipe).to(ranks.device)
         self.evaluated = copy.deepcopy(self.objective.model)
         self.before: list[dict[str, Any]] = []
-        if start is not None:
+        self.origin: str | None = RANDOM
+        self.data = [Spec.parse(str(root)).title for root in data]
+        resumed = (out / STATE).is_file()
+        if start is not None and not resumed:
             self._begin_from(start)
-        elif recipe.freezes and not (out / STATE).is_file():
+        elif recipe.freezes and not resumed:
             raise ValueError(
                 f"the recipe keeps parts of the model as they begin ({recipe.freezes}), and they would begin random; "
                 "give --start with trained weights, such as those in train/weights or of python -m train import, or "
@@ -135,9 +149,9 @@ class Run:
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=recipe.precision == "fp16")
         self.step, self.seconds = 0, 0.0
         self.record: dict[str, float | None] = {}
-        if (out / STATE).is_file():
+        if resumed:
             self._check_recipe()
-            self._restore()
+            self._restore(start)
 
     def train(self, train: Dataset[Pair], validation: PairDataset, *, workers: int, every: int, compiled: bool) -> None:
         recipe, ranks = self.recipe, self.ranks
@@ -253,6 +267,8 @@ class Run:
             "seconds": self.seconds,
             "record": self.record,
             "before": self.before,
+            "origin": self.origin,
+            "data": self.data,
             "scaler": self.scaler.state_dict(),
         }
         write_tensors(self.out / STATE, tensors, facts)
@@ -272,6 +288,7 @@ class Run:
         """Take weights, perhaps of other crop sizes or without template slots, and what was done to get them. Raises
         CheckpointError where they are another model's."""
         tensors, facts = read_tensors(start)
+        self.origin = digest(tensors)
         expected = self.objective.model.state_dict()
         tensors = with_slots(at_resolution(tensors, expected), expected)
         if problems := differences(tensors, expected):
@@ -287,8 +304,31 @@ class Run:
             was = "; ".join(f"{key} was {begun[key]}, now {asked[key]}" for key in differ)
             raise CheckpointError(f"{self.out} holds a run with other settings: {was}. Give those, or another --out")
 
-    def _restore(self) -> None:
+    def _check_begun(self, facts: Mapping[str, Any], start: Path | None) -> None:
+        """A run goes on from the weights and on the data that it was begun with. Raises CheckpointError."""
+        if facts["step"] > self.recipe.steps:
+            raise CheckpointError(
+                f"{self.out} holds a run that has done {facts['step']} steps; got steps={self.recipe.steps}, expected "
+                "at least as many. Give those, or another --out"
+            )
+        if (begun := facts.get("data", self.data)) != self.data:
+            was, now = (", ".join(titles) or "none" for titles in (begun, self.data))
+            raise CheckpointError(
+                f"{self.out} holds a run on other data: it was {was}, now {now}. Give the same, or another --out, with "
+                f"--start {self.out / WEIGHTS} to begin from its weights"
+            )
+        # A file that is gone since is not needed any more.
+        if start is None or not start.is_file() or facts.get("origin") is None:
+            return
+        if digest(read_tensors(start)[0]) != facts["origin"]:
+            raise CheckpointError(
+                f"{self.out} holds a run that began from other weights than those in {start}. Leave --start out to go "
+                "on with it, or give another --out"
+            )
+
+    def _restore(self, start: Path | None) -> None:
         tensors, facts = read_tensors(self.out / STATE)
+        self._check_begun(facts, start)
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
@@ -309,5 +349,6 @@ class Run:
             if "cuda_rng" in tensors:
                 torch.cuda.set_rng_state(tensors["cuda_rng"])
         self.step, self.seconds = facts["step"], facts["seconds"]
-        self.before = facts.get("before", self.before)  # runs begun earlier do not have it
-        self.record = facts.get("record", self._progress())  # nor this: what they measured is in their log alone
+        # Runs begun earlier do not have all of these; what they measured is in their log alone.
+        self.before, self.origin = facts.get("before", []), facts.get("origin")
+        self.record = facts.get("record", self._progress())

@@ -60,6 +60,6 @@ def test_rows_are_trained_alike_and_scored(
 
     shorter = CliRunner().invoke(app, [*arguments, "--set=steps=1"])
     assert shorter.exit_code == 1
-    assert "as-is was trained for 4 steps, more than the 1 asked for" in shorter.stderr
+    assert "as-is holds a run that has done 4 steps; got steps=1" in shorter.stderr
     longer = CliRunner().invoke(app, [*arguments, "--set=steps=5"])
     assert json.loads(longer.stdout)["pairs"] == 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -61,10 +62,12 @@ class Killed(Exception):
     """The end of a run that did not see it coming."""
 
 
-def run(recipe: Recipe, out: Path, every: int = 2, start: Path | None = None) -> list[dict[str, float]]:
-    """Train, or go on, on drawn scenes, and read the log."""
+def run(
+    recipe: Recipe, out: Path, every: int = 2, start: Path | None = None, data: Sequence[str] = ()
+) -> list[dict[str, float]]:
+    """Train, or go on, on drawn scenes as if they were `data`, and read the log."""
     train, validation = datasets(recipe, [], validation_pairs=8)
-    fit(recipe, train, validation, out, every=every, start=start)
+    fit(recipe, train, validation, out, every=every, start=start, data=data)
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 

@@ -58,6 +58,51 @@ def test_a_run_goes_on_as_it_was_begun_or_not_at_all(tmp_path: Path) -> None:
     assert [record["step"] for record in run(replace(SEQTRACK, steps=4), tmp_path)] == [2, 4]
 
 
+def test_a_run_does_not_lose_steps(tmp_path: Path) -> None:
+    run(replace(SEQTRACK, steps=4), tmp_path)
+    with pytest.raises(CheckpointError, match=r"has done 4 steps; got steps=2, expected at least as many"):
+        run(replace(SEQTRACK, steps=2), tmp_path)
+    assert json.loads((tmp_path / "recipe.json").read_text())["steps"] == 4
+
+
+def test_a_run_goes_on_from_the_weights_it_began_from(tmp_path: Path) -> None:
+    start, other, out = tmp_path / "start.safetensors", tmp_path / "other.safetensors", tmp_path / "run"
+    for path in (start, other):
+        save_model(path, objective(SEQTRACK).model)
+    run(replace(SEQTRACK, steps=2), out, start=start)
+    with pytest.raises(CheckpointError, match=r"began from other weights than those in .*other\.safetensors"):
+        run(replace(SEQTRACK, steps=4), out, start=other)
+    model, _ = load_model(start)
+    save_model(start, model, score={"source": "overlap"})  # calibrated since: the same weights
+    assert [record["step"] for record in run(replace(SEQTRACK, steps=4), out, start=start)] == [2, 4]
+    start.unlink()
+    assert [record["step"] for record in run(replace(SEQTRACK, steps=6), out, start=start)] == [2, 4, 6]
+
+
+def test_a_run_that_began_random_takes_no_weights_later(tmp_path: Path) -> None:
+    save_model(tmp_path / "start.safetensors", objective(SEQTRACK).model)
+    run(replace(SEQTRACK, steps=2), tmp_path / "run")
+    with pytest.raises(CheckpointError, match="began from other weights"):
+        run(SEQTRACK, tmp_path / "run", start=tmp_path / "start.safetensors")
+
+
+def test_a_run_goes_on_with_the_data_it_began_with(tmp_path: Path) -> None:
+    run(replace(SEQTRACK, steps=2), tmp_path, data=["lasot:/data/LaSOT,only=list.txt", "clips"])
+    with pytest.raises(CheckpointError, match=r"was lasot:LaSOT,only=list\.txt, clips, now clips, more"):
+        run(SEQTRACK, tmp_path, data=["clips", "more"])
+    run(replace(SEQTRACK, steps=4), tmp_path, data=["lasot:/mnt/LaSOT,only=/lists/list.txt", str(tmp_path / "clips")])
+
+
+def test_a_run_begun_before_weights_and_data_were_noted_goes_on(tmp_path: Path) -> None:
+    save_model(tmp_path / "start.safetensors", objective(SEQTRACK).model)
+    run(replace(SEQTRACK, steps=2), tmp_path / "run", start=tmp_path / "start.safetensors")
+    state = tmp_path / "run" / "state.safetensors"
+    tensors, facts = read_tensors(state)
+    write_tensors(state, tensors, {key: facts[key] for key in ("step", "seconds", "before", "scaler")})
+    for steps in (4, 6):
+        run(replace(SEQTRACK, steps=steps), tmp_path / "run", start=tmp_path / "start.safetensors", data=["clips"])
+
+
 @pytest.mark.parametrize(("recipe", "loss"), [(SEQTRACK, "coordinates"), (VTT, "box")], ids=["seqtrack", "vtt"])
 def test_training_lowers_the_loss(recipe: Recipe, loss: str, tmp_path: Path) -> None:
     log = run(replace(recipe, steps=60, lr=2e-3, decay=4), tmp_path, every=20)

@@ -53,6 +53,13 @@ class Spec:
     name: str | None = None
     lists: Lists = Lists()  # noqa: RUF009 (frozen)
 
+    @property
+    def title(self) -> str:
+        """As it is written, but for where the folder lies."""
+        kind = f"{self.name}:" if self.name else ""
+        lists = "".join(f",{option}={path.name}" for option, path in vars(self.lists).items() if path)
+        return f"{kind}{self.root.resolve().name}{lists}"
+
     @classmethod
     def parse(cls, text: str) -> Spec:
         where, *rest = OPTION.split(text)

@@ -193,6 +193,13 @@ def test_weights_of_another_model_are_no_start(tmp_path: Path) -> None:
         run(SEQTRACK, tmp_path / "run", start=tmp_path / "other.safetensors")
 
 
+@pytest.mark.parametrize(("recipe", "other"), [(VTT, SEQTRACK), (SEQTRACK, VTT)], ids=["vtt", "seqtrack"])
+def test_weights_of_the_other_kind_are_no_start(recipe: Recipe, other: Recipe, tmp_path: Path) -> None:
+    save_model(tmp_path / "other.safetensors", objective(other).model)
+    with pytest.raises(CheckpointError, match=r"does not fit the recipe's model: missing: "):
+        run(recipe, tmp_path / "run", start=tmp_path / "other.safetensors")
+
+
 def test_weights_of_other_crop_sizes_are_a_start(tmp_path: Path) -> None:
     """The box stays where it is in the crop, whatever the crop's size."""
     small = SEQTRACK.model

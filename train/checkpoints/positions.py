@@ -48,7 +48,7 @@ def at_resolution(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -
     sides = [math.isqrt(length) for length in lengths(expected)]
     memory_is_search = all(memory == search for search, _, memory in (lengths(given), lengths(expected)))
     squares = all(math.isqrt(n) ** 2 == n for n in (*lengths(given), *lengths(expected)))
-    if not memory_is_search or not squares or 0 in lengths(given):
+    if not memory_is_search or not squares or 0 in (*lengths(given), *lengths(expected)):
         return dict(given)
     return {**given, **{name: resized(given[name], side) for name, side in zip((*ENCODER, MEMORY), sides, strict=True)}}
 

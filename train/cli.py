@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -48,6 +48,7 @@ def fit(
     import torch
 
     from train.checkpoints import CheckpointError
+    from train.data.labels import DatasetError
     from train.loop import fit as run
     from train.memory import keep_freed_memory
 
@@ -66,9 +67,8 @@ def fit(
             every=every,
             compiled=compiled,
         )
-    except (CheckpointError, FloatingPointError, ValueError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
+    except (CheckpointError, DatasetError, FloatingPointError, ValueError) as error:
+        _fail(error)
 
 
 @app.command()
@@ -82,10 +82,15 @@ def loader(
     seconds: Annotated[float, typer.Option(help="How long to measure.")] = 20.0,
 ) -> None:
     """Measure the data loader alone: pairs per second that a device would have to consume to be the limit."""
+    from train.data.labels import DatasetError
     from train.data.throughput import measure
 
     _, train, _ = _opened(recipe, settings, data, held_out=1)
-    typer.echo(f"{measure(train, workers, seconds).pairs_per_second:.0f} pairs per second")
+    try:
+        measured = measure(train, workers, seconds)
+    except DatasetError as error:
+        _fail(error)
+    typer.echo(f"{measured.pairs_per_second:.0f} pairs per second")
 
 
 def _opened(
@@ -105,8 +110,7 @@ def _opened(
         recipe = override(RECIPES[name], settings or [])
         return recipe, *datasets(recipe, data or [], validation_pairs=held_out)
     except (DatasetError, TypeError, ValueError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
+        _fail(error)
 
 
 @app.command("import")
@@ -149,8 +153,7 @@ def import_weights(
         else:
             model, source = _official_seqtrack(state, preset, settings or []), f"official SeqTrack weights, {file.name}"
     except (OfficialWeightsError, TypeError, ValueError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
+        _fail(error)
     save_model(out, model, source=source)
     typer.echo(out)
 
@@ -236,8 +239,7 @@ def average(
     try:
         model, facts = run(before, after, share)
     except (CheckpointError, ValueError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
+        _fail(error)
     save_model(out, model, **facts)
     typer.echo(out)
 
@@ -274,14 +276,13 @@ def calibrate(
             raise CheckpointError(f"{checkpoint} names no recipe; expected weights written by: python -m train fit")
         recipe = Recipe.from_dict(metadata["recipe"])
         _, held_out = datasets(recipe, data or [], validation_pairs=pairs, validation_absent=absent)
+        if model.config.kind == "seqtrack" and not CENTRE_STEPS[model.config.order]:
+            window = 0.0  # corners have no tokens for the centre to penalise, and a bundle of them says so
+        # As far as a target's own half in a crop that is centred on it: what is further away is another object.
+        within = 0.5 / model.config.search_factor if model.config.kind == "seqtrack" else 0.0
+        score, auroc, deviation, count = run(model, held_out, window=window, within=within)
     except (CheckpointError, DatasetError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
-    if model.config.kind == "seqtrack" and not CENTRE_STEPS[model.config.order]:
-        window = 0.0  # corners have no tokens for the centre to penalise, and a bundle of them says so
-    # As far as a target's own half in a crop that is centred on it: what is further away is another object.
-    within = 0.5 / model.config.search_factor if model.config.kind == "seqtrack" else 0.0
-    score, auroc, error, count = run(model, held_out, window=window, within=within)
+        _fail(error)
     facts = {key: value for key, value in metadata.items() if key not in ("kind", "config")}
     if model.config.kind == "seqtrack":
         # A calibrated score says when the tracker is in doubt; the rest of its behaviour is the export's to default.
@@ -290,6 +291,11 @@ def calibrate(
         facts["online"] |= {"hold_size": True, "look_around": True}
     else:
         facts["online"] = {"second_look": SECOND_LOOK}
-    facts |= {"score": score, "calibration": {"pairs": count, "absent": absent, "auroc": auroc, "error": error}}
+    facts |= {"score": score, "calibration": {"pairs": count, "absent": absent, "auroc": auroc, "error": deviation}}
     save_model(checkpoint, model, **facts)
-    typer.echo(f"AUROC {auroc:.3f}, expected calibration error {error:.3f} on {count} held-out pairs")
+    typer.echo(f"AUROC {auroc:.3f}, expected calibration error {deviation:.3f} on {count} held-out pairs")
+
+
+def _fail(error: Exception) -> NoReturn:
+    typer.echo(f"error: {error}", err=True)
+    raise typer.Exit(1) from None

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 import quantize.cli
 import train.cli
-from train.models.registry import PRESETS
+from train.checkpoints import save_model
+from train.models.registry import PRESETS, build
 from train.recipes import RECIPES, override
 
 CHECKOUT = Path(__file__).parents[2]
@@ -86,6 +87,42 @@ def test_what_begins_random_is_not_frozen(tmp_path: Path) -> None:
     result = fit(tmp_path / "run", "--set", 'frozen=["encoder.none.*"]')
     assert result.exit_code == 1
     assert "frozen is 'encoder.none.*', which is no parameter's name" in result.stderr
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """Stills that no decoder reads."""
+    folder = tmp_path / "broken"
+    (folder / "images").mkdir(parents=True)
+    images = [{"id": i, "file_name": f"{i}.jpg"} for i in range(20)]
+    labels = [{"image_id": i, "bbox": [5, 5, 20, 20]} for i in range(20)]
+    for image in images:
+        (folder / "images" / str(image["file_name"])).write_text("no picture")
+    (folder / "instances.json").write_text(json.dumps({"images": images, "annotations": labels}))
+    return folder
+
+
+STILLS_ALONE = 'mixture.ratios={"stills": 1}'
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_pictures_that_cannot_be_read_are_named_without_a_traceback(workers: str, broken: Path, tmp_path: Path) -> None:
+    more = ("--data", str(broken), "--set", STILLS_ALONE, "--workers", workers)
+    loaded = CliRunner().invoke(train.cli.app, ["loader", "seqtrack-nano", *more])
+    for result in (fit(tmp_path / "run", "--set", "batch=2", *more), loaded):
+        assert result.exit_code == 1
+        assert re.search(r"^error: \S+\.jpg is not a readable image$", result.stderr, re.MULTILINE)
+        assert "Traceback" not in result.stderr
+
+
+def test_calibration_names_a_picture_that_cannot_be_read(broken: Path, tmp_path: Path) -> None:
+    recipe = override(RECIPES["seqtrack-nano"], [STILLS_ALONE, "model.search_size=64", "model.template_size=32"])
+    save_model(tmp_path / "model.safetensors", build(recipe.model), recipe=recipe.to_dict())
+    result = CliRunner().invoke(
+        train.cli.app, ["calibrate", str(tmp_path / "model.safetensors"), "--data", str(broken), "--pairs", "4"]
+    )
+    assert result.exit_code == 1
+    assert re.search(r"^error: \S+\.jpg is not a readable image$", result.stderr, re.MULTILINE)
 
 
 def test_what_cannot_run_is_said(tmp_path: Path) -> None:

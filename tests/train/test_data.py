@@ -104,6 +104,16 @@ def test_stills_are_split_from_backgrounds(stills: Path) -> None:
     assert labelled[0].boxes.tolist() == [[20, 20, 30, 24]]
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+def test_stills_without_their_images_are_refused(stills: Path, labelled: bool) -> None:
+    (stills / "images").rename(stills / "pictures")
+    if not labelled:
+        labels = json.loads((stills / "instances.json").read_text())
+        (stills / "instances.json").write_text(json.dumps({**labels, "annotations": []}))
+    with pytest.raises(DatasetError, match=r"which is missing: .*images: it does not exist; expected instances\.json"):
+        datasets(SMALL, [stills])
+
+
 @pytest.mark.parametrize("split", ["dev", "val", "test"])
 def test_an_evaluation_split_is_never_trained_on(tracks: Path, stills: Path, split: str, tmp_path: Path) -> None:
     for source in (tracks, stills):

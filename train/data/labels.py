@@ -28,6 +28,10 @@ T = TypeVar("T")
 class DatasetError(Exception):
     """A dataset that is missing, malformed, or not to be trained on."""
 
+    def __str__(self) -> str:
+        """What was said, without the traceback that torch puts before it on the way out of a loading process."""
+        return super().__str__().rpartition(f"{type(self).__name__}: ")[-1].rstrip()
+
 
 def refuse_evaluation_split(root: Path) -> None:
     """Raise DatasetError when `root` is, or lies in, a split that is kept for measuring."""

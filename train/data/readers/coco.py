@@ -36,10 +36,15 @@ def read(root: Path, lists: Lists) -> Content:
     stills, backgrounds = from_index(folder, index)
     if not len(stills):
         raise DatasetError(f"{labels} has no image with a box of at least {2 * MIN_SIDE:.0f} pixels a side")
-    first = stills[0].path
-    if not first.is_file():
-        raise DatasetError(f"{labels} lists {first}, which is missing: {folder}: {found_in(folder)}; expected {LAYOUT}")
+    check_listed(labels, stills[0].path, LAYOUT)
     return Content("coco", stills=stills, backgrounds=backgrounds)
+
+
+def check_listed(labels: Path, image: Path, layout: str) -> None:
+    """Raise DatasetError when an image that `labels` lists is missing; of a million the first is looked for."""
+    if not image.is_file():
+        folder = image.parent
+        raise DatasetError(f"{labels} lists {image}, which is missing: {folder}: {found_in(folder)}; expected {layout}")
 
 
 Index = dict[str, NDArray[Any]]

@@ -65,9 +65,9 @@ def ptq(
 
     try:
         model, metadata = _calibrated(checkpoint, data or [], method, examples, keep_float or [])
+        save_quantised(out, model, **metadata)
     except (CheckpointError, DatasetError, ValueError) as error:
         _fail(error)
-    save_quantised(out, model, **metadata)
     typer.echo(out)
 
 

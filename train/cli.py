@@ -139,7 +139,14 @@ def import_weights(
     An official SeqTrack is complete; a MAE becomes a SeqTrack, and a ResNet or EfficientNet a tracker that has it as
     its backbone, to begin training from.
     """
-    from train.checkpoints import OfficialWeightsError, is_convolutional, is_mae, read_state, save_model
+    from train.checkpoints import (
+        CheckpointError,
+        OfficialWeightsError,
+        is_convolutional,
+        is_mae,
+        read_state,
+        save_model,
+    )
     from train.models.registry import PRESETS
     from train.models.vtt import VTTConfig
 
@@ -152,9 +159,9 @@ def import_weights(
             model, source = _begun(state, config, settings or []), f"backbone of {file.name}, else random"
         else:
             model, source = _official_seqtrack(state, preset, settings or []), f"official SeqTrack weights, {file.name}"
-    except (OfficialWeightsError, TypeError, ValueError) as error:
+        save_model(out, model, source=source)
+    except (CheckpointError, OfficialWeightsError, TypeError, ValueError) as error:
         _fail(error)
-    save_model(out, model, source=source)
     typer.echo(out)
 
 
@@ -238,9 +245,9 @@ def average(
 
     try:
         model, facts = run(before, after, share)
+        save_model(out, model, **facts)
     except (CheckpointError, ValueError) as error:
         _fail(error)
-    save_model(out, model, **facts)
     typer.echo(out)
 
 
@@ -281,18 +288,18 @@ def calibrate(
         # As far as a target's own half in a crop that is centred on it: what is further away is another object.
         within = 0.5 / model.config.search_factor if model.config.kind == "seqtrack" else 0.0
         score, auroc, deviation, count = run(model, held_out, window=window, within=within)
+        facts = {key: value for key, value in metadata.items() if key not in ("kind", "config")}
+        if model.config.kind == "seqtrack":
+            # A calibrated score says when the tracker is in doubt; the rest of what it does is the export's to default.
+            change = SIZE_CHANGE if SIZE_STEPS[model.config.order] else 0.0
+            facts["online"] = {"window": window, "size_change": change, "mean_within": within}
+            facts["online"] |= {"hold_size": True, "look_around": True}
+        else:
+            facts["online"] = {"second_look": SECOND_LOOK}
+        facts |= {"score": score, "calibration": {"pairs": count, "absent": absent, "auroc": auroc, "error": deviation}}
+        save_model(checkpoint, model, **facts)
     except (CheckpointError, DatasetError) as error:
         _fail(error)
-    facts = {key: value for key, value in metadata.items() if key not in ("kind", "config")}
-    if model.config.kind == "seqtrack":
-        # A calibrated score says when the tracker is in doubt; the rest of its behaviour is the export's to default.
-        change = SIZE_CHANGE if SIZE_STEPS[model.config.order] else 0.0
-        facts["online"] = {"window": window, "size_change": change, "mean_within": within}
-        facts["online"] |= {"hold_size": True, "look_around": True}
-    else:
-        facts["online"] = {"second_look": SECOND_LOOK}
-    facts |= {"score": score, "calibration": {"pairs": count, "absent": absent, "auroc": auroc, "error": deviation}}
-    save_model(checkpoint, model, **facts)
     typer.echo(f"AUROC {auroc:.3f}, expected calibration error {deviation:.3f} on {count} held-out pairs")
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from train.checkpoints.files import writing
+
 LOG = "log.jsonl"
 
 
@@ -14,7 +16,7 @@ class RunLog:
     """Appends to ``log.jsonl`` in a folder; a context manager."""
 
     def __init__(self, folder: Path) -> None:
-        self._file = (folder / LOG).open("a")
+        self._path = folder / LOG
         self._board: Any = None
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -24,8 +26,8 @@ class RunLog:
 
     def write(self, record: dict[str, float | None]) -> None:
         """One record; it holds a "step", and None for what could not be measured."""
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
-        self._file.flush()
+        with writing(self._path), self._path.open("a") as file:
+            file.write(json.dumps(record, allow_nan=False) + "\n")
         if self._board is not None:
             for name, value in record.items():
                 if value is not None:
@@ -37,6 +39,5 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
         if self._board is not None:
             self._board.close()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from train.checkpoints.averaging import summary
-from train.checkpoints.files import CheckpointError, differences, digest, read_tensors, save_model, write_tensors
+from train.checkpoints.files import CheckpointError, differences, digest, read_tensors, save_model, whole, write_tensors
 from train.checkpoints.positions import at_resolution, with_slots
 from train.data.pairs import Pair, PairDataset
 from train.data.readers import Spec
@@ -91,8 +91,8 @@ def fit(
         make: the objective of the recipe.
 
     Raises:
-        CheckpointError: `out` holds a run with other settings, but for its length, from other weights, on other data or
-            that has done more steps; or `start` is no such weights.
+        CheckpointError: `out` cannot be written to, or holds a run with other settings, but for its length, from other
+            weights, on other data or that has done more steps; or `start` is no such weights.
         ValueError: the recipe freezes what would be random.
         FloatingPointError: the loss is not finite; the batch is in `out`.
     """
@@ -156,8 +156,8 @@ class Run:
     def train(self, train: Dataset[Pair], validation: PairDataset, *, workers: int, every: int, compiled: bool) -> None:
         recipe, ranks = self.recipe, self.ranks
         if ranks.is_first:
-            self.out.mkdir(parents=True, exist_ok=True)
-            (self.out / RECIPE).write_text(json.dumps(recipe.to_dict(), indent=2) + "\n")
+            with whole(self.out / RECIPE) as path:  # a folder that cannot be written to is found before the first step
+                path.write_text(json.dumps(recipe.to_dict(), indent=2) + "\n")
             if self.step and not self._weights_are_written():
                 self._save_weights()
         ranks.wait()

@@ -185,3 +185,9 @@ def test_ptq_and_build_make_a_bundle_of_both_precisions(checkpoint: Path, tmp_pa
     assert manifest.variants.keys() == {"fp32", "int8"}
     assert manifest.provenance["int8"]["keep_float"] == ["encoder.blocks.0.*"]
     assert manifest.provenance["int8"]["calibration"]["examples"] == 16
+
+
+def test_what_cannot_be_written_is_said(checkpoint: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["ptq", str(checkpoint), "--out", str(tmp_path), "--examples", "2"])
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"error: cannot write {tmp_path} (")

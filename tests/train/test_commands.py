@@ -125,6 +125,24 @@ def test_calibration_names_a_picture_that_cannot_be_read(broken: Path, tmp_path:
     assert re.search(r"^error: \S+\.jpg is not a readable image$", result.stderr, re.MULTILINE)
 
 
+def test_what_cannot_be_written_is_said_and_nothing_is_left(tmp_path: Path) -> None:
+    file, folder, weights = tmp_path / "file", tmp_path / "folder", tmp_path / "weights.safetensors"
+    file.touch()
+    folder.mkdir()
+    small = override(RECIPES["seqtrack-nano"], ["model.encoder_depth=1"])
+    save_model(weights, build(small.model), recipe=small.to_dict(), training={"step": 1})
+    for words, path in (
+        (["fit", "seqtrack-nano", "--set", "frozen=[]", "--out", str(file)], file / "recipe.json"),
+        (["average", str(weights), str(weights), "--out", str(folder)], folder),
+        (["average", str(weights), str(weights), "--out", str(file / "out")], file / "out"),
+    ):
+        result = CliRunner().invoke(train.cli.app, words)
+        assert result.exit_code == 1
+        assert result.stderr.startswith(f"error: cannot write {path} (")
+    assert sorted(tmp_path.iterdir()) == [file, folder, weights]
+    assert list(folder.iterdir()) == []
+
+
 def test_what_cannot_run_is_said(tmp_path: Path) -> None:
     torch.save({"model": {}}, tmp_path / "mae.pth")
     for more, message in (

@@ -257,6 +257,15 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_batch(tmp_path: Path) -> 
     assert metadata["step"] == 0
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which is always full")
+@pytest.mark.parametrize("name", ["recipe.json.partial", "log.jsonl"])
+def test_a_full_disk_is_said(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).symlink_to("/dev/full")
+    with pytest.raises(CheckpointError, match=rf"cannot write .*{name.removesuffix('.partial')} \(.*No space left"):
+        run(SEQTRACK, tmp_path)
+    assert not (tmp_path / "state.safetensors").exists()
+
+
 def test_normalisation_is_the_devices() -> None:
     image = np.random.default_rng(0).integers(0, 255, (5, 7, 3), np.uint8)
     planes = normalised(torch.from_numpy(image)).numpy()

@@ -187,3 +187,8 @@ def test_import_writes_weights_to_begin_from(tmp_path: Path, monkeypatch: pytest
         assert result.exit_code == 1
         assert message in result.stderr
     assert not (tmp_path / "three").exists()
+    (tmp_path / "folder").mkdir()
+    result = start("folder", "--as", "seqtrack-b256")
+    assert result.exit_code == 1
+    assert f"error: cannot write {tmp_path / 'folder'} (" in result.stderr
+    assert not (tmp_path / "folder.partial").exists()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -18,19 +19,41 @@ from train.models.registry import Model, build, config_from_dict
 
 
 class CheckpointError(Exception):
-    """A checkpoint that is missing, is not one, or does not fit the model."""
+    """A checkpoint that is missing, is not one, does not fit the model or cannot be written."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise CheckpointError where what is done to write `path` fails: a full disk, a folder that is none."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot write {path} ({error}); expected a place that can be written to") from error
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A path to write to; what is there when the block ends is put in the place of `path`, whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except (OSError, SafetensorError):
+            with suppress(OSError):
+                partial.unlink()
+            raise
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write tensors and JSON metadata to a safetensors file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
+    """Write tensors and JSON metadata to a safetensors file, whole or not at all; raises CheckpointError."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(contiguous, partial, {key: json.dumps(value) for key, value in metadata.items()})
-    partial.chmod(0o644)  # the library makes it readable by its owner alone
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
+    with whole(path) as partial:
+        save_file(contiguous, partial, {key: json.dumps(value) for key, value in metadata.items()})
+        partial.chmod(0o644)  # the library makes it readable by its owner alone
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

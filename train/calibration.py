@@ -71,9 +71,16 @@ def calibrate(
         pairs: held out from training.
         window: strength of the Hanning penalty that the tracker will use; it is part of SeqTrack's choice of a box.
         within: how far SeqTrack's tokens will be averaged over; see `edgetrack.decoding.averaged`.
+
+    Raises:
+        ValueError: `window` is not between 0 and 1, or in either half all pairs were found, or none.
     """
+    if not 0 <= window <= 1:
+        raise ValueError(f"window is {window}; expected a number from 0, no penalty, to 1")
     features, found = _decode(model, pairs, window, within, batch)
     fit, rest = slice(0, None, 2), slice(1, None, 2)
+    _check_both(found[fit], "fitted")
+    _check_both(found[rest], "measured")
     coefficients = logistic_regression(features[fit], found[fit])
     probability = _sigmoid(features[rest] @ coefficients[:-1] + coefficients[-1])
     source, *fields = FIELDS[model.config.kind]
@@ -93,6 +100,15 @@ def calibrate(
         expected_calibration_error(probability, found[rest]),
         int(found[rest].size),
     )
+
+
+def _check_both(found: NDArray[np.bool_], use: str) -> None:
+    """Raise ValueError where there is nothing to tell apart: the score would say the same of everything."""
+    if found.all() or not found.any():
+        raise ValueError(
+            f"the model found {found.sum()} of the {found.size} pairs that the score is {use} on; expected some it "
+            "found and some not: give more --pairs, another share of --absent, or weights trained longer"
+        )
 
 
 @torch.inference_mode()

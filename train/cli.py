@@ -255,13 +255,13 @@ def average(
 def calibrate(
     checkpoint: Annotated[Path, typer.Argument(help="Weights written by fit; the calibration is added to the file.")],
     data: Annotated[list[str] | None, typer.Option(help="The datasets given to fit. Repeatable.")] = None,
-    pairs: Annotated[int, typer.Option(help="Held-out pairs to decode; half to fit, half to measure.")] = 4096,
+    pairs: Annotated[int, typer.Option(min=4, help="Held-out pairs to decode; half to fit, half to measure.")] = 4096,
     absent: Annotated[
         float,
         typer.Option(help="Share of them without the target: the more, the less a score promises.", min=0, max=1),
     ] = 0.33,
     window: Annotated[
-        float, typer.Option(help="SeqTrack: strength of the Hanning penalty the tracker will use.")
+        float, typer.Option(help="SeqTrack: strength of the Hanning penalty the tracker will use, from 0 to 1.")
     ] = 1.0,
     threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 1,
 ) -> None:
@@ -298,7 +298,7 @@ def calibrate(
             facts["online"] = {"second_look": SECOND_LOOK}
         facts |= {"score": score, "calibration": {"pairs": count, "absent": absent, "auroc": auroc, "error": deviation}}
         save_model(checkpoint, model, **facts)
-    except (CheckpointError, DatasetError) as error:
+    except (CheckpointError, DatasetError, ValueError) as error:
         _fail(error)
     typer.echo(f"AUROC {auroc:.3f}, expected calibration error {deviation:.3f} on {count} held-out pairs")
 

@@ -24,8 +24,25 @@ from train.reliability import auroc, expected_calibration_error
 
 RECIPE = override(
     RECIPES["seqtrack-nano"],
-    ["model.search_size=64", "model.template_size=32", "model.encoder_depth=1", "steps=1", "batch=1"],
+    [
+        "model.search_size=64",
+        "model.template_size=32",
+        "model.encoder_depth=1",
+        "pairs.centre_jitter=0.5",
+        "steps=1",
+        "batch=1",
+    ],
 )
+
+
+def finder() -> SeqTrack:
+    """A model that takes what is there for a target in the middle, as wide and high as most: often it is."""
+    torch.manual_seed(0)
+    model = SeqTrack(RECIPE.model)
+    middle, size = RECIPE.model.bins // 2, RECIPE.model.bins // 4
+    with torch.no_grad():  # of the two the window, on the centre's tokens alone, prefers the first
+        model.decoder.head[-1].bias[[middle, size]] += torch.tensor([8.0, 8.3])
+    return model.eval()
 
 
 def test_the_fit_finds_the_coefficients_that_made_the_labels() -> None:
@@ -59,7 +76,7 @@ def test_calibration_error_is_the_gap_between_promise_and_outcome() -> None:
 
 
 def test_what_is_fitted_is_what_the_device_computes() -> None:
-    model = SeqTrack(RECIPE.model).eval()
+    model = finder()
     _, held_out = datasets(RECIPE, [], validation_pairs=48)
     calibration = calibrate(model, held_out, window=1.0)
     score = OverlapScore.model_validate(calibration.score)
@@ -82,8 +99,8 @@ def test_what_is_fitted_is_what_the_device_computes() -> None:
 
 def test_the_command_adds_the_map_to_the_weights(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    save_model(path, SeqTrack(RECIPE.model), recipe=RECIPE.to_dict(), training={"step": 9})
-    result = CliRunner().invoke(app, ["calibrate", str(path), "--pairs", "16", "--window", "0.5"])
+    save_model(path, finder(), recipe=RECIPE.to_dict(), training={"step": 9})
+    result = CliRunner().invoke(app, ["calibrate", str(path), "--pairs", "32", "--window", "0.5"])
     assert result.exit_code == 0, result.output
     _, metadata = load_model(path)
     assert metadata["training"] == {"step": 9}
@@ -92,14 +109,50 @@ def test_the_command_adds_the_map_to_the_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("absent", [0.0, 1.0])
-def test_the_share_without_the_target_is_as_asked(tmp_path: Path, absent: float) -> None:
+def test_the_share_without_the_target_is_as_asked(absent: float) -> None:
     _, held_out = datasets(RECIPE, [], validation_pairs=8, validation_absent=absent)
     assert [bool(pair.present) for pair in map(held_out.__getitem__, range(8))] == [not absent] * 8
+
+
+@pytest.mark.parametrize("absent", [0.0, 0.5])
+def test_the_share_without_the_target_is_in_the_file(tmp_path: Path, absent: float) -> None:
     path = tmp_path / "model.safetensors"
-    save_model(path, SeqTrack(RECIPE.model), recipe=RECIPE.to_dict())
-    result = CliRunner().invoke(app, ["calibrate", str(path), "--pairs", "8", "--absent", str(absent)])
+    save_model(path, finder(), recipe=RECIPE.to_dict())
+    result = CliRunner().invoke(app, ["calibrate", str(path), "--pairs", "32", "--absent", str(absent)])
     assert result.exit_code == 0, result.output
     assert load_model(path)[1]["calibration"]["absent"] == absent
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--absent", "1"), "found 0 of the 16 pairs that the score is fitted on; expected some it found and some not"),
+        (("--window", "9"), "window is 9.0; expected a number from 0"),
+        (("--window", "-3"), "window is -3.0; expected a number from 0"),
+        (("--window", "nan"), "window is nan; expected a number from 0"),
+        (("--pairs", "0"), "--pairs"),
+        (("--pairs", "1"), "--pairs"),
+    ],
+)
+def test_what_gives_no_score_is_refused_and_the_weights_are_left(
+    tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    path = tmp_path / "model.safetensors"
+    save_model(path, finder(), recipe=RECIPE.to_dict())
+    before = path.read_bytes()
+    result = CliRunner().invoke(app, ["calibrate", str(path), "--pairs", "32", *options])
+    assert result.exit_code in (1, 2)
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert path.read_bytes() == before
+
+
+def test_a_half_without_both_classes_is_refused() -> None:
+    pairs = datasets(RECIPE, [], validation_pairs=16)[1]
+    absent = datasets(RECIPE, [], validation_pairs=16, validation_absent=1.0)[1]
+    mixed = [dataset[i] for i in range(16) for dataset in (pairs, absent)]
+    with pytest.raises(ValueError, match="found 0 of the 16 pairs that the score is measured on"):
+        calibrate(finder(), mixed, window=1.0)
 
 
 def test_weights_without_a_recipe_are_refused(tmp_path: Path) -> None:

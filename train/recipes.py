@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,18 @@ class Mixture:
     """Share of drawn shapes among the scenes' cut-outs."""
     ratios: dict[str, float] | None = None
     """Instead of the above: shares by dataset kind, such as lasot 1, got10k 1; "scenes" and "clips" are drawn."""
+
+    def __post_init__(self) -> None:
+        shares = {name: getattr(self, name) for name in ("video", "stills", "scenes", "drawn")}
+        if self.ratios is not None:
+            if not isinstance(self.ratios, dict):
+                raise ValueError(
+                    f'ratios is {self.ratios!r}; expected shares by kind, such as {{"lasot": 1, "coco": 1}}'
+                )
+            shares |= {f"ratios.{kind}": share for kind, share in self.ratios.items()}
+        for name, share in shares.items():
+            if type(share) not in (int, float) or not 0 <= share < math.inf:
+                raise ValueError(f"{name} is {share!r}; expected a share, a number of at least 0")
 
 
 @dataclass(frozen=True)
@@ -90,6 +103,8 @@ class Recipe:
         for name in ("batch", "accumulate", "steps"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected a whole number of at least 1")
+        if not all(isinstance(pattern, str) for pattern in self.frozen):
+            raise ValueError(f"frozen is {list(self.frozen)}; expected a list of parameters' names")
         for name, allowed in (("precision", PRECISIONS), ("schedule", SCHEDULES)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(allowed)}")

@@ -150,6 +150,11 @@ def test_what_cannot_run_is_said(tmp_path: Path) -> None:
         (("--start", str(tmp_path / "mae.pth")), "convert weights from elsewhere with: python -m train import"),
         (("--start", str(tmp_path / "none")), "none does not exist"),
         (("--set", "depth=3"), "cannot apply --set 'depth=3'"),
+        (("--set", "frozen=[1]"), "frozen is [1]; expected a list of parameters' names"),
+        (("--set", 'mixture.ratios=["clips"]'), "ratios is ['clips']; expected shares by kind, such as"),
+        (("--set", 'mixture.ratios={"clips": "all"}'), "ratios.clips is 'all'; expected a share"),
+        (("--set", 'mixture.ratios={"clips": -1, "scenes": 2}'), "ratios.clips is -1; expected a share"),
+        (("--set", "mixture.stills=NaN"), "stills is nan; expected a share"),
         (("--set", "lr=.2"), "cannot apply --set 'lr=.2': got a word; expected a number, as 0.0008 is"),
     ):
         result = fit(tmp_path / "run", *more)

@@ -431,3 +431,8 @@ def test_the_loader_alone_is_measured(workers: int) -> None:
     assert result.pairs % 16 == 0
     assert result.seconds >= 0.05
     assert result.pairs_per_second == pytest.approx(result.pairs / result.seconds)
+
+
+def test_the_loader_is_measured_beyond_the_end_of_a_short_run() -> None:
+    train, _ = datasets(replace(SMALL, steps=1, batch=2), [])
+    assert measure(train, 0, 0.05).seconds >= 0.05

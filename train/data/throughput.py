@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import dataclass
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from train.data.pairs import Pair
+from train.data.pairs import PairDataset
 
 BATCH = 16
 
@@ -31,14 +32,15 @@ class Throughput:
         return self.pairs / self.seconds
 
 
-def measure(dataset: Dataset[Pair], workers: int, seconds: float) -> Throughput:
-    """Load batches from the dataset's beginning for about `seconds`, and count.
+def measure(dataset: PairDataset, workers: int, seconds: float) -> Throughput:
+    """Load batches from the dataset's beginning for about `seconds`, and count. Beyond its end the examples go on: they
+    are drawn by their number, and a run's length is no limit to what can be measured.
 
     Starting the processes and each one's first two batches are not counted. A batch counts when it is handed over: what
     is half loaded when the time begins makes up for what is half loaded when it ends.
     """
     loader = DataLoader(
-        dataset, BATCH, num_workers=workers, prefetch_factor=1 if workers else None, drop_last=True, shuffle=False
+        dataset, BATCH, sampler=itertools.count(), num_workers=workers, prefetch_factor=1 if workers else None
     )
     batches = iter(loader)
     for _ in range(2 * max(1, workers)):

@@ -181,7 +181,7 @@ class Run:
         batches = iter(loader)
         with (
             Progress(*columns, console=Console(stderr=True), disable=not ranks.is_first) as progress,
-            RunLog(self.out) if ranks.is_first else nullcontext() as log,
+            RunLog(self.out, self.step) if ranks.is_first else nullcontext() as log,
         ):
             task = progress.add_task("train", total=recipe.steps, completed=self.step)
             while self.step < recipe.steps:

@@ -158,6 +158,24 @@ def test_a_run_stopped_before_its_last_weights_were_written_still_writes_them(tm
     assert (found["training"]["step"], found["training"]["iou"]) == (6, facts["training"]["iou"])
 
 
+@pytest.mark.parametrize("stopped_at", [2, 4])
+def test_a_run_stopped_before_its_state_was_written_logs_no_step_twice(stopped_at: int, tmp_path: Path) -> None:
+    def killed(path: Path, tensors: Any, facts: Any) -> None:
+        if facts["step"] == stopped_at:
+            raise Killed
+        write_tensors(path, tensors, facts)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.loop.write_tensors", killed)
+        with pytest.raises(Killed):
+            run(SEQTRACK, tmp_path)
+    log = tmp_path / "log.jsonl"
+    assert json.loads(log.read_text().splitlines()[-1])["step"] == stopped_at
+    with log.open("a") as file:
+        file.write('{"step": 6, "pai')
+    assert [record["step"] for record in run(SEQTRACK, tmp_path)] == [2, 4, 6]
+
+
 def test_weights_that_are_missing_are_written_again_and_calibrated_ones_are_left(tmp_path: Path) -> None:
     recipe = replace(SEQTRACK, steps=2)
     run(recipe, tmp_path)

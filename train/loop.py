@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -129,7 +130,7 @@ class Run:
         data: Sequence[str | Path] = (),
     ) -> None:
         self.recipe, self.out, self.ranks = recipe, out, ranks
-        torch.manual_seed(recipe.seed + ranks.rank)
+        torch.manual_seed(recipe.seed)
         self.objective = make(recipe).to(ranks.device)
         self.evaluated = copy.deepcopy(self.objective.model)
         self.before: list[dict[str, Any]] = []
@@ -167,10 +168,8 @@ class Run:
             num_workers=workers,
             prefetch_factor=4 if workers else None,
             pin_memory=ranks.device.type == "cuda",
-            # Left to itself a loader draws from the generator that dropout uses, at other times in a resumed run.
-            generator=torch.Generator(),
         )
-        validation_loader = DataLoader(validation, 64, generator=torch.Generator())
+        validation_loader = DataLoader(validation, 64)
         module = ranks.wrap(self.objective)
         if compiled:
             module.compile()
@@ -218,6 +217,8 @@ class Run:
     def _update(self, module: nn.Module, parts: list[Pair]) -> Tensor:
         """One step of the optimiser on the joint batch; returns the terms of the loss on the CPU."""
         recipe, ranks = self.recipe, self.ranks
+        # What dropout draws depends on the step and the process alone: a resumed run draws the same.
+        torch.manual_seed(int(np.random.SeedSequence((recipe.seed, ranks.rank, self.step)).generate_state(1)[0]))
         module.train()
         set_learning_rate(self.optimiser, learning_rate(recipe, self.step))
         counts = torch.stack([self.objective.counts(pair) for pair in parts]).sum(0)
@@ -259,9 +260,6 @@ class Run:
         tensors |= {f"average.{name}": tensor for name, tensor in self.average.items()}
         for index, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
-        tensors["rng"] = torch.get_rng_state()
-        if self.ranks.device.type == "cuda":
-            tensors["cuda_rng"] = torch.cuda.get_rng_state()
         facts = {
             "step": self.step,
             "seconds": self.seconds,
@@ -342,12 +340,6 @@ class Run:
             state.setdefault(int(index), {})[name] = tensor
         self.optimiser.load_state_dict({"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]})
         self.scaler.load_state_dict(facts["scaler"])
-        # Random numbers matter to dropout alone. They are those of the first process: the others go on from another
-        # point of their own streams, which is as random.
-        if self.ranks.is_first:
-            torch.set_rng_state(tensors["rng"])
-            if "cuda_rng" in tensors:
-                torch.cuda.set_rng_state(tensors["cuda_rng"])
         self.step, self.seconds = facts["step"], facts["seconds"]
         # Runs begun earlier do not have all of these; what they measured is in their log alone.
         self.before, self.origin = facts.get("before", []), facts.get("origin")

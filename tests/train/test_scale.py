@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -97,8 +98,6 @@ fit(recipe, train, validation, Path(sys.argv[2]), every=2)
 
 
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
-    import json
-
     def start(out: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
         root = str(Path(__file__).parents[2])
         paths = os.pathsep.join([root, os.path.join(root, "runtimes")])
@@ -126,6 +125,35 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     assert moments
     for name in moments:  # what the gradients were, before the optimiser's sign-like step hides their size
         torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_every_process_of_a_resumed_run_drops_what_it_would_have(rank: int, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, model=replace(TINY, dropout=0.3), steps=4)
+    process = Processes(rank, 1, torch.device("cpu"))
+    train, _ = datasets(recipe, [])
+    batch = Pair(*default_collate([train[i] for i in range(8)]))
+    whole = Run(recipe, tmp_path, process, None)
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe.to_dict()))
+    for step in range(4):
+        whole._update(whole.objective, [batch])
+        if step == 1:
+            whole._save()
+    torch.rand(7)  # whatever else was drawn meanwhile
+    parts = Run(recipe, tmp_path, process, None)
+    for _ in range(2):
+        parts._update(parts.objective, [batch])
+    expected, found = (run.objective.state_dict() for run in (whole, parts))
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+
+
+def test_processes_and_steps_drop_differently(tmp_path: Path) -> None:
+    recipe = replace(RECIPE, model=replace(TINY, dropout=0.3), lr=0.0)
+    train, _ = datasets(recipe, [])
+    batch = Pair(*default_collate([train[i] for i in range(8)]))
+    runs = [Run(recipe, tmp_path, Processes(rank, 1, torch.device("cpu")), None) for rank in (0, 1)]
+    losses = {tuple(run._update(run.objective, [batch]).tolist()) for run in runs for _ in range(2)}
+    assert len(losses) == 4
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])

@@ -296,7 +296,14 @@ class Run:
 
     def _check_recipe(self) -> None:
         """A run goes on as it was begun; only its length may change. Raises CheckpointError."""
-        begun, asked = json.loads((self.out / RECIPE).read_text()), json.loads(json.dumps(self.recipe.to_dict()))
+        path, asked = self.out / RECIPE, json.loads(json.dumps(self.recipe.to_dict()))
+        try:
+            begun = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{path} cannot be read ({error}); expected the settings of the run beside it. Put it back, or give "
+                "another --out"
+            ) from error
         differ = [key for key in asked if key not in ("steps", "decay") and begun.get(key, asked[key]) != asked[key]]
         if differ:
             was = "; ".join(f"{key} was {begun[key]}, now {asked[key]}" for key in differ)

@@ -58,6 +58,15 @@ def test_a_run_goes_on_as_it_was_begun_or_not_at_all(tmp_path: Path) -> None:
     assert [record["step"] for record in run(replace(SEQTRACK, steps=4), tmp_path)] == [2, 4]
 
 
+def test_a_run_whose_recipe_is_gone_or_was_cut_short_does_not_go_on(tmp_path: Path) -> None:
+    run(replace(SEQTRACK, steps=2), tmp_path)
+    recipe = tmp_path / "recipe.json"
+    for damage in (lambda: recipe.write_text(""), recipe.unlink):
+        damage()
+        with pytest.raises(CheckpointError, match=r"recipe\.json cannot be read .* give another --out"):
+            run(SEQTRACK, tmp_path)
+
+
 def test_a_run_does_not_lose_steps(tmp_path: Path) -> None:
     run(replace(SEQTRACK, steps=4), tmp_path)
     with pytest.raises(CheckpointError, match=r"has done 4 steps; got steps=2, expected at least as many"):

@@ -29,3 +29,8 @@ class TensorError(BackendError, ValueError):
 
 class SessionClosedError(BackendError):
     """The session was closed."""
+
+
+def one_line(error: Exception) -> str:
+    """What a runtime's error says, without its line breaks."""
+    return " ".join(str(error).split())

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgetrack_runtimes.errors import BackendError, GraphError
+from edgetrack_runtimes.errors import BackendError, GraphError, one_line
 
 
 def in_half_precision(graph: Path) -> bytes:
@@ -20,7 +20,7 @@ def in_half_precision(graph: Path) -> bytes:
         BackendError: onnx is not installed, or this release of ONNX Runtime comes without the conversion.
         GraphError: the file or its weights cannot be read.
     """
-    modules = list(sys.path)
+    search_path = list(sys.path)
     try:
         import onnx
         from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -30,14 +30,12 @@ def in_half_precision(graph: Path) -> bytes:
             f"({error}); pip install onnx, or use 'auto' or 'fp32'"
         ) from error
     finally:
-        sys.path[:] = modules  # to which that package adds its own folder
+        sys.path[:] = search_path  # to which that package adds its own folder
     try:
         model = onnx.load(str(graph))
         return _converted(model, convert_float_to_float16)
     except Exception as error:  # the binding raises its own classes, which share no base below Exception
-        raise GraphError(
-            f"{graph}: it cannot be converted to half precision: {' '.join(str(error).split())}"
-        ) from error
+        raise GraphError(f"{graph}: it cannot be converted to half precision: {one_line(error)}") from error
 
 
 def _converted(model: Any, convert: Callable[..., Any]) -> bytes:

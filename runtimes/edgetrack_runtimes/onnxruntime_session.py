@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from edgetrack_runtimes.cache import engine_folder, user_cache
-from edgetrack_runtimes.errors import BackendError, BackendUnavailableError, GraphError
+from edgetrack_runtimes.errors import BackendError, BackendUnavailableError, GraphError, one_line
 from edgetrack_runtimes.half import in_half_precision
 from edgetrack_runtimes.placement import PlacedNode, counted, require_placement
 from edgetrack_runtimes.session import Array, EngineSession, SessionOptions, TensorSpec
@@ -80,7 +80,7 @@ def devices(backend: str) -> tuple[str, ...]:
     try:
         session = _create(ort, _PROBE, backend, SessionOptions(), {})
     except Exception as error:  # the binding raises its own classes, which share no base below Exception
-        raise BackendUnavailableError(f"{failed} ({_one_line(error)})") from error
+        raise BackendUnavailableError(f"{failed} ({one_line(error)})") from error
     if provider not in session.get_providers():
         raise BackendUnavailableError(failed)
     return ("cuda:0",)
@@ -122,7 +122,7 @@ def open_session(backend: str, graph: Path, options: SessionOptions) -> EngineSe
         try:
             session = _create(ort, source, backend, options, settings, profile, replaced)
         except Exception as error:
-            raise GraphError(f"{graph}: ONNX Runtime cannot load it: {_one_line(error)}") from error
+            raise GraphError(f"{graph}: ONNX Runtime cannot load it: {one_line(error)}") from error
         if provider not in session.get_providers():
             raise BackendUnavailableError(f"{backend}: {provider} answers, but not for {graph}; is its memory full?")
         inputs = _specs(graph, "input", session.get_inputs())
@@ -130,7 +130,7 @@ def open_session(backend: str, graph: Path, options: SessionOptions) -> EngineSe
         try:
             nodes = assigned_nodes(session) if recorded else profiled_nodes(session, inputs)
         except Exception as error:
-            raise GraphError(f"{graph}: ONNX Runtime failed to run it on zeros: {_one_line(error)}") from error
+            raise GraphError(f"{graph}: ONNX Runtime failed to run it on zeros: {one_line(error)}") from error
     if not options.allow_fallback:
         require_placement(nodes, provider, graph=graph.name, backend=backend)
     return EngineSession(
@@ -281,7 +281,7 @@ class OnnxRuntimeEngine:
                 # Takes arrays and OrtValues alike; what it returns is never the memory of an input or a weight.
                 results = self._session.run(self._computed, values)
             except Exception as error:
-                raise GraphError(f"{self._graph}: ONNX Runtime failed to run it: {_one_line(error)}") from error
+                raise GraphError(f"{self._graph}: ONNX Runtime failed to run it: {one_line(error)}") from error
             found |= zip(self._computed, results, strict=True)
         return {name: found[name] for name in self._outputs}
 
@@ -392,7 +392,7 @@ def _onnxruntime(backend: str) -> ModuleType:
         ) from error
     except Exception as error:  # a folder that an uninstallation left behind is an empty package
         raise BackendUnavailableError(
-            f"{backend}: the installation of onnxruntime is broken ({_one_line(error)}); reinstall it: "
+            f"{backend}: the installation of onnxruntime is broken ({one_line(error)}); reinstall it: "
             f"pip uninstall onnxruntime onnxruntime-gpu, then pip install '{extra}'"
         ) from error
     if provider not in available:
@@ -415,7 +415,3 @@ def _specs(graph: Path, kind: str, nodes: Iterable[Any]) -> dict[str, TensorSpec
             raise GraphError(f"{graph}: {kind} {node.name!r} is {node.type}, which has no numpy dtype")
         specs[node.name] = TensorSpec(node.name, tuple(node.shape), _DTYPES[node.type])
     return specs
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -137,10 +138,16 @@ def _models(backends: list[str]) -> list[ModelCheck]:
             runs = tuple(
                 _run(name, backend, precision)
                 for backend in backends
-                for precision in (*manifest.variants, *([] if backend.endswith("-cpu") else ["fp16"]))
+                for precision in _precisions(backend, manifest.variants)
             )
             checks.append(ModelCheck(name, True, "", sum(f.bytes for f in manifest.files.values()), runs))
     return checks
+
+
+def _precisions(backend: str, variants: Iterable[str]) -> list[str]:
+    """What to ask a backend for: the variants, and fp16, for which GPUs and NPUs are made."""
+    also = () if backend.endswith("-cpu") else ("fp16",)
+    return list(dict.fromkeys((*variants, *also)))
 
 
 def _run(name: str, backend: str, precision: str) -> Run:

@@ -84,8 +84,7 @@ class Revealed(Model):
 
     def __init__(self, model: Model) -> None:
         manifest = model.manifest
-        variant = model.precision if model.precision in manifest.variants else "fp32"
-        super().__init__(model.bundle, model.backend, model.precision, variant, model.options)
+        super().__init__(model.bundle, model.backend, model.precision, model.variant, model.options)
         values = manifest.provenance.get("config")
         if not isinstance(values, dict):
             raise ResultsError(
@@ -93,10 +92,10 @@ class Revealed(Model):
                 "graphs belong to; expected a bundle written by python -m quantize"
             )
         self.config = config_from_dict(manifest.kind, values)
-        path = self.bundle.graph_path(variant, FRAME_GRAPHS[manifest.kind])
+        path = self.bundle.graph_path(self.variant, FRAME_GRAPHS[manifest.kind])
         with tempfile.TemporaryDirectory() as folder:
             # Beside its weights, in their file as in the bundle: what lies in the graph itself no session can replace.
-            copied = shutil.copytree(path.parent, Path(folder) / variant) / path.name
+            copied = shutil.copytree(path.parent, Path(folder) / self.variant) / path.name
             proto, names = revealed(onnx.load(path, load_external_data=False))
             copied.write_bytes(proto.SerializeToString())
             opened = open_session(model.backend, copied, model.options)

@@ -57,7 +57,7 @@ JsonOption = Annotated[
 DatasetOption = Annotated[str, typer.Option(help="A folder in GOT-10k's layout, or READER:FOLDER (see `datasets`).")]
 SequenceOption = Annotated[list[str] | None, typer.Option("--sequence", help="Only this sequence. Repeatable.")]
 BackendOption = Annotated[str, typer.Option(help="A backend of edgetrack; for a checkpoint cpu or cuda.")]
-PrecisionOption = Annotated[str, typer.Option(help="auto, a variant of the bundle (fp32, int8), fp16 or bf16.")]
+PrecisionOption = Annotated[str, typer.Option(help="auto, fp32, int8, fp16, bf16, int8+fp16 or int8+bf16.")]
 DecodeOption = Annotated[str, typer.Option(help="fused (one graph a frame) or cached (token by token).")]
 SeedOption = Annotated[int, typer.Option(help="Of the places where targets come back.", min=0)]
 DrawsOption = Annotated[int, typer.Option(help="Places to come back at, for each sequence.", min=1)]

@@ -178,8 +178,7 @@ def disk_bytes(contender: EdgetrackContender) -> int:
     """The files of the bundle that the device needs for the precision that runs."""
     model = contender.tracker.model
     files = model.manifest.files
-    variant = "int8" if model.precision == "int8" else "fp32"
-    chosen = [entry.bytes for name, entry in files.items() if name.startswith(f"{variant}/")]
+    chosen = [entry.bytes for name, entry in files.items() if name.startswith(f"{model.variant}/")]
     return sum(chosen or [entry.bytes for entry in files.values()])
 
 

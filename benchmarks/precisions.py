@@ -19,7 +19,7 @@ from benchmarks.turns import in_turns
 from edgetrack.errors import BackendError, OptionError
 from edgetrack.kinds import FRAME_GRAPHS
 
-PRECISIONS = ("fp32", "int8", "bf16", "fp16")
+PRECISIONS = ("fp32", "int8", "int8+bf16", "int8+fp16", "bf16", "fp16")
 
 
 def measure(

@@ -126,7 +126,7 @@ def track(
     box: Annotated[str, typer.Option(metavar="X,Y,W,H", help="The target in the first frame, in pixels.")],
     model: ModelOption = DEFAULT_MODEL,
     backend: BackendOption = "auto",
-    precision: Annotated[str, typer.Option(help="auto, a variant of the bundle (fp32, int8), fp16 or bf16.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, int8, fp16, bf16, int8+fp16 or int8+bf16.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="Threads of the runtime; its own choice if not given.")] = None,
     cache_dir: Annotated[
         Path | None,
@@ -383,7 +383,7 @@ def _print_diagnosis(diagnosis: Diagnosis) -> None:
         state = "intact" if model.sound else "damaged"
         typer.echo(f"{model.name:<22}{state:<9}{_size(model.bytes or 0) if model.sound else model.reason}")
         for found in model.runs:
-            typer.echo(f"  {found.backend:<20}{found.precision:<9}{found.reason or 'answers as it should'}")
+            typer.echo(f"  {found.backend:<20}{found.precision:<10}{found.reason or 'answers as it should'}")
     if not diagnosis.models:
         typer.echo("No models ship with this installation; give --model the path of a bundle.")
 

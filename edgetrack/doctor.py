@@ -145,8 +145,9 @@ def _models(backends: list[str]) -> list[ModelCheck]:
 
 
 def _precisions(backend: str, variants: Iterable[str]) -> list[str]:
-    """What to ask a backend for: the variants, and fp16, for which GPUs and NPUs are made."""
-    also = () if backend.endswith("-cpu") else ("fp16",)
+    """What to ask a backend for: the variants, and half precision, for which GPUs and NPUs are made."""
+    variants = list(variants)
+    also = [] if backend.endswith("-cpu") else ["fp16", *(["int8+fp16"] if "int8" in variants else [])]
     return list(dict.fromkeys((*variants, *also)))
 
 

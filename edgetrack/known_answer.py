@@ -79,7 +79,7 @@ def verify(model: Model, decode: str = "fused") -> None:
         return
     box, score = ask(model, decode)
     if not agree(box, score, known):
-        others = sorted(set(model.manifest.variants) - {model.variant})
+        others = sorted(set(model.manifest.variants) - {model.precision})
         raise WrongAnswerError(
             f"{model.backend} computes {model.manifest.name!r} in {model.precision} wrongly: in a picture whose answer "
             f"is known it puts the target at {np.round(box, 1).tolist()} with a score of {score:.3f}; right is "

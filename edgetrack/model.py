@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("edgetrack")
 
-_HINTS = ("fp32", "fp16", "bf16")
+_HALF = ("fp16", "bf16")
 
 
 class Model:
@@ -32,7 +32,7 @@ class Model:
     Attributes:
         bundle: the bundle it came from.
         backend: where it runs, such as "onnxruntime-cpu".
-        precision: the precision variant ("fp32", "int8"), or the execution hint that was asked for ("fp16", "bf16").
+        precision: what it computes in, under one of the names that `load` takes, never "auto".
         variant: the precision variant whose graphs run.
         options: what every session is opened with.
     """
@@ -122,9 +122,10 @@ def load(
     Args:
         model: a shipped name, the path of a bundle (directory or .zip), or a `Model`, which is returned as it is.
         backend: a name from `edgetrack_runtimes.BACKENDS`, or "auto" for the first of them that can run the model.
-        precision: a precision variant of the bundle ("fp32", "int8"), or "fp16"/"bf16" to run the fp32 graphs in that
-            arithmetic. "auto" takes int8 where the bundle has it and `edgetrack_runtimes.int8_is_faster`,
-            else fp32.
+        precision: a precision variant of the bundle ("fp32", "int8"); "fp16"/"bf16" to run the fp32 graphs in that
+            arithmetic; or "int8+fp16"/"int8+bf16" for integers with what is left in float in that arithmetic, where
+            "int8" alone leaves it in float32. "auto" takes int8 where the bundle has it and
+            `edgetrack_runtimes.int8_is_faster`, else fp32.
         threads: threads of one session; None leaves it to the runtime.
         allow_fallback: let a backend run nodes that it cannot place on its device elsewhere.
         cache_dir: where compiled engines are kept between runs; None keeps TensorRT's alone, which take minutes to
@@ -246,10 +247,12 @@ def _variant(manifest: Manifest, precision: str, backend: str) -> tuple[str, str
         preferred = ("int8", "fp32") if int8_is_faster(backend) else ("fp32", "int8")
         return next(name for name in (*preferred, *variants) if name in variants), "auto"
     if precision in variants:
-        return precision, precision if precision in _HINTS else "auto"
-    if precision in _HINTS and "fp32" in variants:
-        return "fp32", precision
-    also = "; fp16 and bf16 run its fp32 graphs" if "fp32" in variants else ""
+        return precision, precision if precision in ("fp32", *_HALF) else "auto"
+    named = {half: ("fp32", half) for half in _HALF if "fp32" in variants}
+    named |= {f"int8+{half}": ("int8", half) for half in _HALF if "int8" in variants}
+    if precision in named:
+        return named[precision]
     raise OptionError(
-        f"got precision={precision!r}; the bundle {manifest.name!r} has {', '.join(sorted(variants))}{also}"
+        f"got precision={precision!r}; the bundle {manifest.name!r} has {', '.join(sorted(variants))}"
+        f"{', and can be run in ' + ', '.join(named) if named else ''}"
     )

@@ -505,7 +505,13 @@ def test_doctor_runs_the_models_and_fails_for_a_wrong_answer(run: Run, shipped: 
 
 @pytest.mark.parametrize(
     ("refused", "code"),
-    [((), 0), (("int8",), 0), (("fp16", "fp32"), 0), (("fp32", "int8", "fp16"), 5)],
+    [
+        ((), 0),
+        (("int8",), 0),
+        (("fp16", "fp32"), 0),
+        (("fp32", "int8", "fp16"), 0),
+        (("fp32", "int8", "fp16", "int8+fp16"), 5),
+    ],
 )
 def test_a_precision_that_a_device_lacks_is_no_failure_of_the_doctor(
     run: Run, shipped: Path, monkeypatch: pytest.MonkeyPatch, refused: tuple[str, ...], code: int
@@ -525,7 +531,7 @@ def test_a_precision_that_a_device_lacks_is_no_failure_of_the_doctor(
     result = run("doctor", "--run")
     assert result.exit_code == code
     asked = {line.split()[1]: line for line in result.stdout.splitlines() if line.startswith("  onnxruntime-cuda")}
-    assert asked.keys() == {"fp32", "int8", "fp16"}
+    assert asked.keys() == {"fp32", "int8", "fp16", "int8+fp16"}
     for precision, line in asked.items():
         assert line.endswith(f"no {precision} on onnxruntime-cuda" if precision in refused else "answers as it should")
 

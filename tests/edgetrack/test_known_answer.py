@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from synthetic_bundle import ColourNet, manifest_of, write_colour_bundle, write_
 import edgetrack.model
 from edgetrack import Tracker, WrongAnswerError, load
 from edgetrack.bundle import KnownAnswer, find_model, read_bundle, shipped_models, write_bundle
+from edgetrack.errors import BackendError
 from edgetrack.imaging import overlap
 from edgetrack.known_answer import MOVED, TARGET, agree, ask, frames
 from edgetrack_runtimes import BackendStatus, discover, open_session
@@ -72,6 +75,34 @@ def test_shipped_models_find_the_target_in_every_precision(name, backend) -> Non
         # Loading compares them already; that the answer is right, the drawing says.
         assert overlap(ask(load(name, backend, variant, threads=1))[0], np.asarray(MOVED)) > 0.85
         assert known.score > 0.9
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8+fp16", "int8+bf16"])
+@pytest.mark.parametrize("backend", CPUS)
+@pytest.mark.parametrize("name", shipped_models())
+def test_shipped_models_find_the_target_in_half_precision_or_are_refused(name, backend, precision) -> None:
+    refused = ""
+    try:
+        model = load(name, backend, precision, threads=1)
+    except BackendError as error:
+        refused = str(error)
+    if refused:
+        assert f"precision {precision.removeprefix('int8+')!r}" in refused
+        return
+    box, score = ask(model)
+    assert overlap(box, np.asarray(MOVED)) > 0.85
+    # That it computes in it at all: float32's answer is another one.
+    assert score != ask(load(name, backend, model.variant, threads=1))[1]
+
+
+@pytest.mark.parametrize(("precision", "instead"), [("int8", "fp32"), ("fp32", "int8"), ("int8+bf16", "fp32")])
+def test_a_wrong_answer_names_a_precision_to_take_instead(monkeypatch, precision, instead) -> None:
+    known = {"fp32": KnownAnswer(box=MOVED, score=1.0), "int8": KnownAnswer(box=MOVED, score=1.0)}
+    manifest = SimpleNamespace(name="m", variants=("fp32", "int8"), known_answers=known)
+    model = SimpleNamespace(backend="b", precision=precision, variant=precision.split("+")[0], manifest=manifest)
+    monkeypatch.setattr("edgetrack.known_answer.ask", lambda model, decode: (np.zeros(4), 0.0))
+    with pytest.raises(WrongAnswerError, match=f"in {re.escape(precision)} wrongly: .* or precision '{instead}'$"):
+        edgetrack.known_answer.verify(model)
 
 
 @pytest.mark.parametrize(

@@ -224,6 +224,8 @@ def test_options_reach_the_sessions(colour_bundle, opened, tmp_path) -> None:
         (CPU, "fp32", "", "fp32", "fp32"),
         ("openvino-gpu", "fp16", "", "fp16", "fp16"),
         ("openvino-cpu", "bf16", "", "bf16", "bf16"),
+        ("openvino-cpu", "int8+bf16", "int8", "bf16", "int8+bf16"),
+        ("onnxruntime-tensorrt", "int8+fp16", "int8", "fp16", "int8+fp16"),
     ],
 )
 def test_precision(two_precisions, opened, backend, precision, folder, hint, name) -> None:
@@ -244,13 +246,17 @@ def test_auto_precision_without_int8(colour_bundle) -> None:
     assert load(colour_bundle.root, CPU, threads=1).precision == "fp32"
 
 
-@pytest.mark.parametrize("precision", ["int4", "int8", "", "FP32"])
+@pytest.mark.parametrize("precision", ["int4", "int8", "", "FP32", "int8+bf16", "fp32+bf16", "+bf16", "bf16+"])
 def test_an_unknown_precision_lists_what_there_is(colour_bundle, opened, precision) -> None:
     with pytest.raises(OptionError) as caught:
         load(colour_bundle.root, CPU, precision)
-    assert f"precision={precision!r}; the bundle 'colour' has fp32; fp16 and bf16 run its fp32 graphs" in str(
-        caught.value
-    )
+    assert f"precision={precision!r}; the bundle 'colour' has fp32, and can be run in fp16, bf16" in str(caught.value)
+    assert opened.calls == []
+
+
+def test_an_unknown_precision_lists_what_integers_go_with(two_precisions, opened) -> None:
+    with pytest.raises(OptionError, match=r"has fp32, int8, and can be run in fp16, bf16, int8\+fp16, int8\+bf16$"):
+        load(two_precisions, CPU, "int8+fp32")
     assert opened.calls == []
 
 

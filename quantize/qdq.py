@@ -304,7 +304,13 @@ def _prune(proto: onnx.ModelProto) -> None:
     for node in proto.graph.node:
         if node.op_type in QDQ and node.input[1] in scalars:
             del node.attribute[:]  # an axis, which for a single scale says nothing
-    used = {value for node in proto.graph.node for value in node.input}
+    # What only a product that was computed here had read: ONNX Runtime would run it in every frame.
+    used = {value.name for value in proto.graph.output}
+    for node in reversed(list(proto.graph.node)):
+        if used.isdisjoint(node.output):
+            proto.graph.node.remove(node)
+        else:
+            used.update(node.input)
     for tensor in [tensor for tensor in proto.graph.initializer if tensor.name not in used]:
         proto.graph.initializer.remove(tensor)
     # Shapes of values that are no longer there, and a third of the file's bytes; runtimes infer them.

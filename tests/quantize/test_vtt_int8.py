@@ -87,6 +87,15 @@ def test_both_runtimes_compute_in_integers_and_answer_like_the_fake_quant_model(
         assert all(difference < 0.05 for difference in found["difference"].values()), found["difference"]
 
 
+def test_what_only_a_folded_product_reads_goes_with_it(built: tuple[VTT, Path]) -> None:
+    """The first decoder layer's query, its weight and the rounding of what it is made of, else run in every frame."""
+    for path in sorted((built[1] / "int8").glob("*.onnx")):
+        graph = onnx.load(path, load_external_data=False).graph
+        read = {value.name for value in graph.output}.union(*(node.input for node in graph.node))
+        assert [node.output[0] for node in graph.node if read.isdisjoint(node.output)] == []
+        assert {tensor.name for tensor in graph.initializer} <= read
+
+
 @torch.no_grad()
 def test_what_attends_to_all_tokens_is_kept_beside_what_attends_to_one() -> None:
     """Shares of 1 and of 1/448 do not fit into 127 steps: rounded, the even average comes to nothing."""

@@ -70,7 +70,8 @@ class Entry:
     @property
     def mark(self) -> str:
         """How it is marked in a plot: its kind, and whether it runs in INT8."""
-        return f"{self.kind} int8" if self.accuracy["contender"].get("precision") == "int8" else self.kind
+        variant = str(self.accuracy["contender"].get("precision")).partition("+")[0]
+        return f"{self.kind} int8" if variant == "int8" else self.kind
 
     @property
     def headline(self) -> float:

@@ -160,9 +160,10 @@ def test_the_colours_of_trackers_can_be_told_apart(theme: str) -> None:
 
 
 def test_int8_is_marked_as_such() -> None:
-    fp32, int8 = (accuracy(f"a {name} on openvino-cpu", 0.5, 5.0, precision=name) for name in ("fp32", "int8"))
-    assert [entry.mark for entry in gather([fp32, int8]).entries] == ["ours", "ours int8"]
-    assert "edgetrack, INT8" in render(gather([fp32, int8]))
+    names = ("fp32", "int8", "int8+bf16")
+    fp32, *int8 = (accuracy(f"a {name} on openvino-cpu", 0.5, 5.0, precision=name) for name in names)
+    assert [entry.mark for entry in gather([fp32, *int8]).entries] == ["ours", "ours int8", "ours int8"]
+    assert "edgetrack, INT8" in render(gather([fp32, *int8]))
     assert "edgetrack, INT8" not in render(gather([fp32]))
 
 

@@ -20,8 +20,9 @@ from train.models.attention import Attend, hide
 QMIN, QMAX = -128, 127
 PAIR = 128
 """What two neighbouring weights of one sign add up to at most, in steps: 255 times that still fits into 16 bits."""
-LARGEST_BIAS = 2**30
-"""Of a convolution's bias as an integer: half of what 32 bits hold, the other half being the products'."""
+LARGEST_BIAS = 2**29
+"""Of a convolution's bias as an integer: a quarter of what 32 bits hold. Half is the products', and behind a ReLU6 ONNX
+Runtime counts in steps half as large (`edgetrack_runtimes.onnxruntime_session.constants_after_relu`)."""
 
 
 class FakeQuantize(nn.Module):

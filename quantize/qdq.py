@@ -454,9 +454,11 @@ def _check_bias(graph: _Graph, node: NodeProto, where: str) -> None:
     bias = graph.array(node.input[2]) if len(node.input) > 2 else None
     if bias is None:
         return
-    steps, scales = (graph.array(graph.producers[value].input[1]) for value in node.input[:2])
-    assert steps is not None  # as _check_pair saw, and the scales
-    if (largest := np.abs(bias / (steps.astype(float) * scales)).max()) >= 2**31:
+    step, scales = (graph.producers[value].input[1] for value in node.input[:2])
+    unit = np.asarray(graph.array(step), float) * graph.array(scales)
+    if step.startswith(SCALE_AFTER_CLIP):
+        unit = unit * 127 / 255  # what ONNX Runtime is given in its place
+    if (largest := np.abs(bias / unit).max()) >= 2**31:
         raise QdqError(
             f"{where}: a bias is {largest:.2g} steps of input and weight; expected less than 2^31, which is what ONNX "
             "Runtime makes of it an integer for (see quantize.fake.freeze)"

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 import edgetrack
 from edgetrack.bundle import find_model, read_bundle, shipped_models
 from edgetrack_runtimes import SessionOptions, open_session
-from edgetrack_runtimes.onnxruntime_session import constants_after_relu
+from edgetrack_runtimes.onnxruntime_session import SCALE_AFTER_CLIP, constants_after_relu
 from quantize.calibrate import calibrate
 from quantize.export import ExportError, Int8, _proof, _to_onnx, export_bundle, write_sharing_weights
 from quantize.fake import QuantAttend, freeze
@@ -386,14 +386,26 @@ def test_any_convolution_may_be_kept_in_float(kind: str, name: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-20, 1e-9])
-def test_the_bias_of_a_filter_of_next_to_nothing_is_added_on_every_runtime(size: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "layer", "bias"),
+    [
+        ("isolated", "encoder.stem.convs.1", 0.3),
+        # Behind a ReLU6, where ONNX Runtime counts in steps half as large.
+        ("backbone", "encoder.stem.features.blocks.9.project", 1.0),
+        ("backbone", "encoder.stem.features.blocks.9.depthwise", 2.0),
+    ],
+)
+def test_the_bias_of_a_filter_of_next_to_nothing_is_added_on_every_runtime(
+    kind: str, layer: str, bias: float, size: float, tmp_path: Path
+) -> None:
     """In units of its weights it would be beyond 32 bits, in which ONNX Runtime adds it."""
-    model = random_model("isolated")
+    model = random_model(kind)
+    convolution = model.get_submodule(layer)
     with torch.no_grad():
-        model.encoder.stem.convs[1].weight[::2] *= size
-        model.encoder.stem.convs[1].bias += 0.3
+        convolution.weight[::2] *= size
+        convolution.bias += bias
     model = place(model)
-    calibrate(model, batches("isolated")[:2])
+    calibrate(model, batches(kind)[:2])
     wanted = {}
     spec = seqtrack_graphs(model, torch.Generator().manual_seed(0))["template"]
     for frozen in (False, True):
@@ -561,6 +573,18 @@ def huge_bias(proto: onnx.ModelProto) -> None:
     )
 
 
+def huge_bias_behind_relu6(proto: onnx.ModelProto) -> None:
+    """Half as large, on an image in what ONNX Runtime is given steps half as large for."""
+    huge_bias(proto)
+    for tensor in proto.graph.initializer:
+        if tensor.name == "heavy":
+            tensor.CopyFrom(numpy_helper.from_array(np.array([2.0**30 * 1.01], np.float32), "heavy"))
+        if tensor.name == "one":
+            tensor.name = f"{SCALE_AFTER_CLIP}<0:1.0>"
+    for node in proto.graph.node:
+        node.input[:] = [f"{SCALE_AFTER_CLIP}<0:1.0>" if value == "one" else value for value in node.input]
+
+
 def unknown(proto: onnx.ModelProto) -> None:
     first(proto, "Softmax").op_type = "Hardmax"
 
@@ -588,6 +612,7 @@ def unknown(proto: onnx.ModelProto) -> None:
         (wide_constant, r"pi: is DOUBLE, which TensorRT has not"),
         (unsigned_fill, r"fill: is UINT8, which TensorRT has not"),
         (huge_bias, r"widened \(Conv\): a bias is 4\.3e\+09 steps"),
+        (huge_bias_behind_relu6, r"widened \(Conv\): a bias is 2\.2e\+09 steps"),
         (clipped_and_moved, r"relu6: is a Clip in front of a QuantizeLinear, which TensorRT 8\.6 moves"),
         (clipped, r"relu6: is a Clip in front of a QuantizeLinear, which TensorRT 8\.6 moves"),
         (unknown, r"encoder\.blocks\.0\.attn\.attend: TensorRT has no operator ai\.onnx::Hardmax"),

@@ -422,6 +422,15 @@ def test_an_archive_reads_as_its_directory(colour_bundle, tmp_path) -> None:
         assert (bundle.root / name).read_bytes() == (colour_bundle.root / name).read_bytes()
 
 
+def test_what_lies_in_the_temporary_folder_is_no_part_of_an_archive(colour_bundle, tmp_path, monkeypatch) -> None:
+    archive = pack(colour_bundle.root, tmp_path / "colour.zip")
+    (tmp_path / "temporary").mkdir()
+    for name in colour_bundle.manifest.files:
+        (tmp_path / "temporary" / name).symlink_to("/usr")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    assert read_bundle(archive).manifest == colour_bundle.manifest
+
+
 def test_equal_bundles_pack_to_equal_bytes(colour_bundle, damaged, tmp_path) -> None:
     for file in damaged.iterdir():
         os.utime(file, (1e9, 1e9))

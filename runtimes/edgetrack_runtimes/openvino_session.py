@@ -60,7 +60,12 @@ def devices(backend: str) -> tuple[str, ...]:
             f"{backend}: no {device} answers, only {', '.join(present) or 'none'} ({_why_not(core, device)}); "
             f"{_INSTALL[device]}"
         )
-    return tuple(f"{name}: {str(core.get_property(name, 'FULL_DEVICE_NAME')).strip()}" for name in names)
+    try:
+        return tuple(f"{name}: {str(core.get_property(name, 'FULL_DEVICE_NAME')).strip()}" for name in names)
+    except Exception as error:  # a driver that is half there
+        raise BackendUnavailableError(
+            f"{backend}: {', '.join(names)} does not say what it is ({_last_line(error)}); {_INSTALL[device]}"
+        ) from error
 
 
 def int8_is_faster(backend: str) -> bool:
@@ -78,7 +83,11 @@ def open_session(backend: str, graph: Path, options: SessionOptions) -> EngineSe
         engine_dir = engine_folder(
             options.cache_dir, graph, backend=backend, runtime_version=_version(openvino), device=found[0]
         )
-    settings = properties(device, options, core.get_property(device, "OPTIMIZATION_CAPABILITIES"), engine_dir)
+    try:
+        capabilities = core.get_property(device, "OPTIMIZATION_CAPABILITIES")
+    except Exception as error:
+        raise BackendError(f"{backend}: {device} does not say what it computes in: {_last_line(error)}") from error
+    settings = properties(device, options, capabilities, engine_dir)
     try:
         model = core.read_model(str(graph))
     except Exception as error:
@@ -173,7 +182,10 @@ def executed_nodes(compiled: Any, where: str) -> list[PlacedNode]:
 
 def supported_nodes(core: Any, model: Any, device: str) -> list[PlacedNode]:
     """The graph's nodes and the device that says it takes each, "" for none."""
-    taken = core.query_model(model, device)
+    try:
+        taken = core.query_model(model, device)
+    except Exception as error:
+        raise GraphError(f"{device} does not say what of the graph it takes: {_last_line(error)}") from error
     return [
         PlacedNode(node.friendly_name, node.get_type_name(), taken.get(node.friendly_name, "").split(".")[0])
         for node in model.get_ordered_ops()

@@ -123,6 +123,23 @@ def test_several_devices_of_one_kind_are_listed(monkeypatch: pytest.MonkeyPatch)
     )
 
 
+def test_a_device_that_says_nothing_of_itself_stands_in_nobody_s_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+
+    class HalfADriver:
+        available_devices = ("CPU", "GPU")
+
+        def get_property(self, name: str, key: str) -> str:
+            if name == "GPU":
+                raise RuntimeError("Exception from core.cpp:268:\nclGetDeviceInfo: CL_INVALID_DEVICE\n\n")
+            return "A processor"
+
+    monkeypatch.setattr(openvino_session, "_core", HalfADriver)
+    found = {status.backend: status for status in discover()}
+    assert "GPU does not say what it is (clGetDeviceInfo: CL_INVALID_DEVICE); it" in found["openvino-gpu"].reason
+    assert found["openvino-cpu"].devices == ("CPU: A processor",)
+
+
 def test_every_backend_belongs_to_a_runtime() -> None:
     named = [*onnxruntime_session.PROVIDERS, *openvino_session.DEVICES]
     assert sorted(named) == sorted(BACKENDS)

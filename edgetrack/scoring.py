@@ -66,12 +66,17 @@ def calibrated_score(
         size: the evidence of how the target's size has changed, see `edgetrack.decoding.resized`.
     """
     if calibration.source == "likelihood":
-        return float(decoded.likelihoods.mean())
+        return _finite(float(decoded.likelihoods.mean()))
     of_presence, of_overlap = score_features(decoded.presence, expected_overlap(decoded, order))
     evidence = calibration.intercept + calibration.presence * of_presence + calibration.overlap * of_overlap + size
     prior = previous + calibration.change * (1 - 2 * previous)
     logit = evidence + calibration.memory * _logit(prior, _LEAST_PROBABILITY)
-    return 0.5 * (1 + math.tanh(0.5 * logit))  # the logistic function, in a form that cannot overflow
+    return _finite(0.5 * (1 + math.tanh(0.5 * logit)))  # the logistic function, in a form that cannot overflow
+
+
+def _finite(score: float) -> float:
+    """The score, or 0 for what is not a number, which a device may answer once: the next frame goes on from it."""
+    return 0.0 if math.isnan(score) else score
 
 
 def _logit(share: float, least: float) -> float:

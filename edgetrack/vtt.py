@@ -139,8 +139,10 @@ class VTT:
         """The part of the frame, x, y, w, h in whole pixels, that is looked at again for a target at `box`.
 
         It has the canvas's aspect, as far as the frame reaches, and shows the target at `second_look` of the canvas's
-        shorter side. None where that is no gain.
+        shorter side. None where that is no gain, or there is no target to be shown: a box that is not finite, or flat.
         """
+        if not np.isfinite(box).all() or not (box[2:] > 0).all():
+            return None
         canvas = self._manifest.preprocessing.search
         sides, frame = np.asarray([canvas.width, canvas.height]), np.asarray(frame_size)
         scale = (sides / frame).min()  # pixels of the canvas for one of the frame
@@ -155,6 +157,8 @@ class VTT:
 
 def calibrated_score(calibration: TopScore | LogisticScore, probability: float) -> float:
     """Return the score that a bundle's calibration makes of a query's softmax probability."""
+    if math.isnan(probability):
+        return 0.0  # nothing was found
     if calibration.source == "top":
         return probability
     logit = calibration.intercept + calibration.slope * score_feature(probability)

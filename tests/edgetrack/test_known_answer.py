@@ -129,6 +129,16 @@ def test_a_graph_that_gives_what_is_no_number(knowing, monkeypatch) -> None:
         load(knowing, CPU)
 
 
+@pytest.mark.parametrize(
+    ("tensor", "change"), [("boxes", lambda v: v * np.nan), ("boxes", lambda v: -v), ("scores", lambda v: v * np.nan)]
+)
+def test_a_search_that_gives_what_is_no_box_or_no_number(monkeypatch, tensor, change) -> None:
+    """Such as a second look would be taken at, and half precision overflows to."""
+    break_backend(monkeypatch, CPU, "search", tensor, change)
+    with pytest.raises(WrongAnswerError):
+        load("vtt-nano", CPU)
+
+
 def test_token_by_token_is_asked_too(knowing, monkeypatch) -> None:
     Tracker(knowing, CPU, decode="cached")
     break_backend(monkeypatch, CPU, "decode_step", "logits", lambda logits: logits[:, ::-1])

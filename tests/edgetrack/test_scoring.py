@@ -127,6 +127,17 @@ def test_certainty_does_not_overflow(presence: float, previous: float, weight: f
         assert 0 <= calibrated_score(fitted, decoded(rows, presence), "xywh", previous) <= 1
 
 
+@pytest.mark.parametrize("presence", [0.5, math.nan])
+def test_what_is_not_a_number_is_no_sight_of_the_target_and_does_not_last(presence: float) -> None:
+    plain = LikelihoodScore(source="likelihood", ok_threshold=0.1)
+    fitted = calibration(presence=1.0, overlap=1.0, memory=1.0, change=0.1)
+    nothing = decoded(np.full((4, BINS), math.nan), presence)
+    assert calibrated_score(plain, nothing, "xywh", 1.0) == 0
+    score = calibrated_score(fitted, decoded(np.eye(BINS)[[4, 4, 3, 3]], math.nan), "xywh", 1.0)
+    assert score == 0
+    assert calibrated_score(fitted, decoded(np.eye(BINS)[[4, 4, 3, 3]], 0.99), "xywh", score) > 0.9
+
+
 def test_features_are_logits() -> None:
     assert score_features(0.5, 0.5) == (0, 0)
     assert score_features(0.9, 0.2) == pytest.approx((math.log(9), -math.log(4)))

@@ -134,7 +134,7 @@ def sensitivity(
 
     try:
         model, metadata = _calibrated(checkpoint, data or [], method, examples, [])
-        report = shares(model, _examples(metadata, data or [], PROVED, held_out=True))
+        report = shares(model, _examples(metadata, data or [], WEIGHED, held_out=True))
     except (CheckpointError, DatasetError, ValueError) as error:
         _fail(error)
     for layer in report:
@@ -200,8 +200,11 @@ def build(
     typer.echo(out)
 
 
-PROVED = 64
-"""Examples, held out from training, that a bundle's INT8 graphs are compared on."""
+PROVED = 256
+"""Examples, held out from training, that a bundle's INT8 graphs are compared on. Of 64 single ones decided: the same
+graphs were 1.7 and 0.7 times as far from the fake-quant model, in likelihoods, as that from FP32; of 256, 1.1 times."""
+WEIGHED = 64
+"""Those that each layer's share of the error is found on."""
 
 
 def _load(checkpoint: Path, threads: int = 1) -> tuple[Model, dict[str, Any]]:

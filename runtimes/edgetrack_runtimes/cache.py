@@ -1,4 +1,4 @@
-"""Where a compiled engine is kept: one folder per graph, runtime version and device."""
+"""Where a compiled engine is kept: one folder per graph, precision, runtime version and device."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ def user_cache() -> Path:
         raise BackendError(f"no place for the engine cache: {error}") from error
 
 
-def engine_folder(cache_dir: Path, graph: Path, *, backend: str, runtime_version: str, device: str) -> Path:
+def engine_folder(
+    cache_dir: Path, graph: Path, *, backend: str, precision: str, runtime_version: str, device: str
+) -> Path:
     """The folder for this graph's engine, made if need be; raises `BackendError` if it cannot be."""
-    parts = (backend, graph_hash(graph)[:16], runtime_version, device)
+    parts = (backend, graph_hash(graph)[:16], precision, runtime_version, device)
     folder = cache_dir / "-".join(re.sub(r"[^A-Za-z0-9._-]+", "_", part).strip("_") for part in parts)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -359,7 +359,12 @@ def _engine_dir(provider: str, backend: str, graph: Path, options: SessionOption
     try:
         # TensorRT's own file names carry its version and the chip's compute capability.
         folder = engine_folder(
-            options.cache_dir or user_cache(), graph, backend=backend, runtime_version=runtime_version, device="cuda0"
+            options.cache_dir or user_cache(),
+            graph,
+            backend=backend,
+            precision=options.precision,
+            runtime_version=runtime_version,
+            device="cuda0",
         )
     except BackendError as error:
         if options.cache_dir is not None:

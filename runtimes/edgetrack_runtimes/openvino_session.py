@@ -81,7 +81,12 @@ def open_session(backend: str, graph: Path, options: SessionOptions) -> EngineSe
     engine_dir = None
     if options.cache_dir is not None:
         engine_dir = engine_folder(
-            options.cache_dir, graph, backend=backend, runtime_version=_version(openvino), device=found[0]
+            options.cache_dir,
+            graph,
+            backend=backend,
+            precision=options.precision,
+            runtime_version=_version(openvino),
+            device=found[0],
         )
     try:
         capabilities = core.get_property(device, "OPTIMIZATION_CAPABILITIES")

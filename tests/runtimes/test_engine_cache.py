@@ -1,4 +1,4 @@
-"""Engine folders: one per graph with its weights, runtime version and device."""
+"""Engine folders: one per graph with its weights, precision, runtime version and device."""
 
 from __future__ import annotations
 
@@ -14,18 +14,22 @@ from small_graphs import LINEAR, node, save_graph, with_sidecar
 from edgetrack_runtimes.cache import engine_folder, graph_hash
 from edgetrack_runtimes.errors import BackendError
 
-KEY = {"backend": "onnxruntime-tensorrt", "runtime_version": "1.31.1", "device": "cuda0"}
+KEY = {"backend": "onnxruntime-tensorrt", "precision": "auto", "runtime_version": "1.31.1", "device": "cuda0"}
 
 
 def test_the_folder_is_made_and_found_again(tmp_path: Path) -> None:
     graph = LINEAR.save(tmp_path)
     folder = engine_folder(tmp_path / "deep" / "cache", graph, **KEY)
     assert folder.is_dir()
-    assert folder.name == f"onnxruntime-tensorrt-{graph_hash(graph)[:16]}-1.31.1-cuda0"
+    assert folder.name == f"onnxruntime-tensorrt-{graph_hash(graph)[:16]}-auto-1.31.1-cuda0"
     assert engine_folder(tmp_path / "deep" / "cache", graph, **KEY) == folder
 
 
-@pytest.mark.parametrize("changed", [{"backend": "openvino-gpu"}, {"runtime_version": "1.31.2"}, {"device": "cuda1"}])
+# TensorRT's engine for "auto" may use TF32, which "fp32" must not be given.
+@pytest.mark.parametrize(
+    "changed",
+    [{"backend": "openvino-gpu"}, {"precision": "fp32"}, {"runtime_version": "1.31.2"}, {"device": "cuda1"}],
+)
 def test_every_part_of_the_key_counts(tmp_path: Path, changed: dict) -> None:
     graph = LINEAR.save(tmp_path)
     assert engine_folder(tmp_path, graph, **KEY) != engine_folder(tmp_path, graph, **KEY | changed)

@@ -213,18 +213,20 @@ def _refusal(provider: str, precision: str, quantized: bool) -> str | None:
     """Why a provider that computes in the types of the graph does not run it in `precision`; None if it does."""
     if precision not in ("fp16", "bf16"):
         return None
+    others = (
+        ["onnxruntime-tensorrt", "openvino-cpu"] if precision == "bf16" else ["onnxruntime-tensorrt", "openvino-gpu"]
+    )
     if provider == CPU:
-        return (
-            f"{provider} computes in the graph's own types; use 'auto' or 'fp32', or another backend "
-            "(onnxruntime-cuda, onnxruntime-tensorrt, openvino)"
-        )
+        if precision == "fp16" and not quantized:
+            others.insert(0, "onnxruntime-cuda")
+        return f"{provider} computes in the graph's own types; leave it out, or take {' or '.join(others)}"
     if precision == "bf16":
-        return (
-            f"{provider} has no convolution in it before operator set 22; use 'fp16', or another backend "
-            "(onnxruntime-tensorrt, openvino)"
-        )
+        return f"{provider} has no convolution in it before operator set 22; take 'fp16', or {' or '.join(others)}"
     if quantized:
-        return f"the graph has quantised layers; what is converted for {provider} is a float32 one"
+        return (
+            f"the graph has quantised layers, and what is converted for {provider} is a float32 one; take 'fp16' "
+            f"alone, or {' or '.join(others)}"
+        )
     return None
 
 

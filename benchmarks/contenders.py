@@ -95,7 +95,7 @@ class EdgetrackContender:
             update_interval=spec.update_interval,
             update_threshold=spec.update_threshold,
             redetect=search,
-            redetect_interval=spec.redetect_interval,
+            redetect_interval=None if search is None else spec.redetect_interval,
         )
         loaded = self.tracker.model
         together = "" if search is None else f" + {search.manifest.name}"

@@ -148,7 +148,9 @@ def track(
     redetect: Annotated[
         str | None, typer.Option(help="A VTT model: search the whole frame with it while the target is lost.")
     ] = None,
-    redetect_interval: Annotated[int, typer.Option(help="Frames from one such search to the next, at least.")] = 1,
+    redetect_interval: Annotated[
+        int | None, typer.Option(help="Frames from one such search to the next, at least; 1 by default.")
+    ] = None,
 ) -> None:
     """Follow the target given by --box in the first frame through SOURCE.
 

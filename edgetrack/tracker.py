@@ -101,7 +101,7 @@ class Tracker:
             sure of it, too. A template is then replaced at a score of 0.9 or more alone. Where `model` is loaded and
             this is not, it is loaded for the same backend with the same options, and where its bundle can in the same
             precision.
-        redetect_interval: frames from one such search to the next, at least.
+        redetect_interval: frames from one such search to the next, at least; 1 where it is left out.
 
     Window, updates and looking around default to the model's manifest. They and `decode` are SeqTrack's: VTT has no
     such options.
@@ -126,14 +126,19 @@ class Tracker:
         allow_fallback: bool = False,
         cache_dir: str | os.PathLike[str] | None = None,
         redetect: str | os.PathLike[str] | Model | None = None,
-        redetect_interval: int = 1,
+        redetect_interval: int | None = None,
     ) -> None:
         options = Options(decode, plain(window), plain(update_interval), plain(update_threshold), plain(look_around))
         check(options)
+        interval = 1 if redetect_interval is None else plain(redetect_interval)
+        if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
+            raise OptionError(f"got redetect_interval={interval!r}; expected a whole number of at least 1")
+        if redetect is None and redetect_interval is not None:
+            raise OptionError(
+                f"got redetect_interval={interval} without redetect, whose interval it is; leave it out, or give "
+                "redetect a model, such as 'vtt-nano'"
+            )
         self._model = load_for(model, options, backend, precision, threads, allow_fallback, cache_dir)
-        redetect_interval = plain(redetect_interval)
-        if isinstance(redetect_interval, bool) or not isinstance(redetect_interval, int) or redetect_interval < 1:
-            raise OptionError(f"got redetect_interval={redetect_interval!r}; expected a whole number of at least 1")
         if redetect is None:
             self._search = None
             self._algorithm = algorithm(self._model, options)
@@ -142,7 +147,7 @@ class Tracker:
                 self._search = load_beside(redetect, model, precision)
             else:
                 self._search = load(redetect, backend, precision, threads, allow_fallback, cache_dir)
-            self._algorithm = redetecting(self._model, self._search, options, redetect_interval)
+            self._algorithm = redetecting(self._model, self._search, options, interval)
         self._searches = redetect is not None or self._model.manifest.kind == "vtt"
         self._state: State | None = None
 

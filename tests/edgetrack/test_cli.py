@@ -141,7 +141,7 @@ def test_online_options_reach_the_tracker(
 
     monkeypatch.setattr(edgetrack, "Tracker", spy)
     options = ("--decode", "cached", "--window", 0.25, "--update-interval", 3, "--update-threshold", 0.1)
-    options = (*options, "--no-look-around", "--redetect-interval", 4)
+    options = (*options, "--no-look-around")
     result = track(folder, *options, "--precision", "fp32", "--cache-dir", tmp_path / "engines")
     assert result.exit_code == 0
     assert seen == {
@@ -154,8 +154,12 @@ def test_online_options_reach_the_tracker(
         "look_around": False,
         "cache_dir": tmp_path / "engines",
         "redetect": None,
-        "redetect_interval": 4,
+        "redetect_interval": None,
     }
+    without = track(folder, "--redetect-interval", 4)
+    assert without.exit_code == 2
+    assert "got redetect_interval=4 without redetect" in without.stderr
+    assert seen["redetect_interval"] == 4
 
 
 def test_lines_tell_lost_from_found_again(track: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -241,7 +242,7 @@ def _follow(
             lines.write(_record(0, target, None, TrackState.TRACKED, init_ms))
         if video:
             video.write(annotate(first, target, caption=label))
-        progress = stack.enter_context(_progress())
+        progress = stack.enter_context(_progress(beside=jsonl == "-"))
         task = progress.add_task("tracking", total=source.frame_count)
         progress.advance(task)
         try:
@@ -527,8 +528,12 @@ def _state(found: Track) -> str:
     return f"{'held' if found.ok else 'lost'} {found.score:.2f}"
 
 
-def _progress() -> Progress:
-    """A bar on standard error where that is a terminal, nothing elsewhere."""
+def _progress(*, beside: bool = False) -> Progress:
+    """A bar on standard error where that is a terminal, nothing elsewhere.
+
+    Args:
+        beside: whether results go to standard output while it is shown; where that is a terminal too, there is no bar.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
@@ -542,7 +547,8 @@ def _progress() -> Progress:
         console=console,
         transient=True,
         refresh_per_second=5,
-        disable=not console.is_terminal,
+        disable=not console.is_terminal or (beside and sys.stdout.isatty()),
+        redirect_stdout=False,  # which would send the results to the bar's stream
     )
 
 

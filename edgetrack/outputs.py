@@ -140,6 +140,7 @@ class JsonLines(_Closing):
     def __init__(self, target: str) -> None:
         self._name = "standard output" if target == "-" else target
         self._owned: IO[str] | None = None
+        self._standard = sys.stdout  # as it is now: what is shown on the terminal meanwhile may take its place
         if target != "-":
             try:
                 self._owned = Path(target).open("w", encoding="utf-8")  # noqa: SIM115, closed by close()
@@ -158,7 +159,7 @@ class JsonLines(_Closing):
             OutputError: the disk is full, or whoever read standard output is gone.
         """
         line = json.dumps(_finite(record), allow_nan=False) + "\n"
-        stream = self._owned or sys.stdout
+        stream = self._owned or self._standard
         try:
             stream.write(line)
             stream.flush()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -552,11 +554,28 @@ def test_demo_prints_how_well_it_went(run: Run, colour_bundle: Bundle, tmp_path:
 # The real process.
 
 
-def process(*arguments: object, code: str = "") -> subprocess.CompletedProcess[str]:
+def environment() -> dict[str, str]:
     root = Path(edgetrack.__file__).parent.parent
-    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'runtimes'}"}
+    return {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'runtimes'}"}
+
+
+def process(*arguments: object, code: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *(["-c", code] if code else ["-m", "edgetrack"]), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+
+
+def on_terminal(*arguments: object, stdout: IO[bytes] | None = None) -> str:
+    """What a process shows on a terminal, which is its standard error and, unless it goes to a file, its output."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "edgetrack", *map(str, arguments)]
+    shown, settings = b"", {**environment(), "TERM": "xterm", "COLUMNS": "120"}
+    with subprocess.Popen(command, stdin=theirs, stdout=stdout or theirs, stderr=theirs, env=settings) as running:
+        os.close(theirs)
+        with suppress(OSError), open(ours, "rb", buffering=0) as screen:  # EIO once the process has ended
+            while part := screen.read(4096):
+                shown += part
+    assert running.returncode == 0
+    return shown.decode()
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -588,3 +607,15 @@ def test_process_keeps_the_streams_apart_and_libraries_quiet(
     done = process("track", tmp_path / "broken.mp4", *common)
     assert (done.returncode, done.stdout) == (3, "")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_bar_on_a_terminal_takes_no_lines(folder: Path, colour_bundle: Bundle, tmp_path: Path) -> None:
+    options = ("--box", BOX, "--model", colour_bundle.root, "--backend", "onnxruntime-cpu", "--jsonl", "-")
+    with (tmp_path / "out.jsonl").open("wb") as file:
+        shown = on_terminal("track", folder, *options, stdout=file)
+    assert len(records((tmp_path / "out.jsonl").read_text())) == 26
+    assert "/25" in shown  # the bar
+    assert '"frame"' not in shown
+    *lines, summary = on_terminal("track", folder, *options).splitlines()
+    assert [each["frame"] for each in map(json.loads, lines[1:])] == list(range(25))  # no bar in between
+    assert summary.startswith("edgetrack: 25 frames")

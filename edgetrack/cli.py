@@ -105,15 +105,22 @@ def main() -> None:
     app(prog_name="edgetrack")
 
 
-@app.callback()
-def _version(
-    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version and exit.")] = False,
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         from edgetrack import __version__
 
         typer.echo(__version__)
         raise typer.Exit
+
+
+@app.callback()
+def _common(
+    # By a callback of its own: the command's runs only once there is a subcommand.
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command(epilog=EPILOG)

@@ -578,6 +578,13 @@ def on_terminal(*arguments: object, stdout: IO[bytes] | None = None) -> str:
     return shown.decode()
 
 
+def test_version_needs_no_command(run: Run) -> None:
+    result = run("--version")
+    assert (result.exit_code, result.stdout) == (0, f"{edgetrack.__version__}\n")
+    done = process("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{edgetrack.__version__}\n", "")
+
+
 def test_help_imports_nothing_heavy() -> None:
     heavy = ("cv2", "onnxruntime", "openvino", "pydantic", "torch", "onnx", "rich.progress")
     code = f"""

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from edgetrack import Track, Tracker
     from edgetrack.bundle import Bundle, SeqTrackManifest, VTTManifest
     from edgetrack.doctor import Diagnosis
+    from edgetrack.reporting import Latencies
     from edgetrack.sources import Source
     from edgetrack.tracker import TrackState
 
@@ -218,11 +219,12 @@ def _follow(
 
     from edgetrack.drawing import annotate
     from edgetrack.outputs import JsonLines, VideoFile
+    from edgetrack.reporting import Latencies
     from edgetrack.tracker import TrackState
 
     loaded = tracker.model
     label = f"{loaded.manifest.name} {loaded.precision} | {loaded.backend}"
-    latencies: list[float] = []
+    latencies = Latencies()
     lost = 0
     first = next(source)
     started = perf_counter_ns()
@@ -257,12 +259,12 @@ def _follow(
                 if stop.signal:
                     break
                 found = tracker.update(frame)
-                latencies.append(found.latency_ms)
+                latencies.add(found.latency_ms)
                 lost += not found.ok
                 if lines:
                     lines.write(_record(index, found.box, found.score, found.state, found.latency_ms))
                 if video:
-                    caption = f"{label} | {1000 * len(latencies) / sum(latencies):.0f} fps"
+                    caption = f"{label} | {latencies.fps:.0f} fps"
                     video.write(annotate(frame, found.box, ok=found.ok, score=found.score, caption=caption))
                 progress.update(task, advance=1, description=_state(found))
         finally:
@@ -518,16 +520,14 @@ def _record(
     }
 
 
-def _summary(latencies: list[float], lost: int, label: str, output: Path | None, jsonl: str | None) -> str:
-    from statistics import mean, median
-
+def _summary(latencies: Latencies, lost: int, label: str, output: Path | None, jsonl: str | None) -> str:
     written = [str(target) for target in (output, jsonl) if target is not None and target != "-"]
     wrote = f"; wrote {', '.join(written)}" if written else ""
     if not latencies:
         return f"1 frame, nothing to track after it, {label}{wrote}"
     return (
-        f"{len(latencies) + 1} frames, lost in {lost}, {1000 / mean(latencies):.1f} fps "
-        f"(mean {mean(latencies):.2f} ms, median {median(latencies):.2f} ms), {label}{wrote}"
+        f"{len(latencies) + 1} frames, lost in {lost}, {latencies.fps:.1f} fps "
+        f"(median {latencies.median:.2f} ms, mean {latencies.mean:.2f} ms), {label}{wrote}"
     )
 
 

@@ -15,6 +15,7 @@ from edgetrack.drawing import annotate
 from edgetrack.errors import OptionError, OutputError
 from edgetrack.imaging import import_cv2, overlap
 from edgetrack.outputs import VideoFile
+from edgetrack.reporting import Latencies
 from edgetrack.scene import CROSSING, FPS, LENGTH, OCCLUSION, Scene
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class DemoResult:
         hidden: those in which the target was out of sight; they do not count below.
         overlap: mean intersection over union with the true box.
         success: share of frames in which it is above 0.5.
-        fps: frames per second of the tracker alone; drawing and encoding do not count.
+        fps: frames per second of the tracker alone, of the median; drawing and encoding do not count.
         latency_ms: median time of one update.
         video, picture: the files written.
     """
@@ -90,7 +91,8 @@ def run_demo(
     name = " + ".join(each.manifest.name for each in (running, tracker.search) if each is not None)
     moments = MOMENTS if frames > max(MOMENTS) else tuple(np.linspace(0, frames - 1, 4).round().astype(int).tolist())
     pictures: dict[int, Image] = {}
-    overlaps, latencies = [], []
+    overlaps: list[float] = []
+    latencies = Latencies()
     scene = Scene(seed)
     with VideoFile(output / "demo.mp4", FPS, scene.size) as video:
         for index, frame in enumerate(scene.frames(frames)):
@@ -100,10 +102,10 @@ def run_demo(
                 image = annotate(frame.image, frame.box, caption=label)
             else:
                 track = tracker.update(frame.image)
-                latencies.append(track.latency_ms)
+                latencies.add(track.latency_ms)
                 if not frame.hidden:
                     overlaps.append(float(overlap(np.asarray(track.box), np.asarray(frame.box))))
-                label += f" | {1000 / np.median(latencies):.0f} fps"
+                label += f" | {latencies.fps:.0f} fps"
                 image = annotate(frame.image, track.box, ok=track.ok, score=track.score, caption=label)
             video.write(image)
             if index in moments:
@@ -121,8 +123,8 @@ def run_demo(
         hidden=frames - 1 - len(overlaps),
         overlap=float(np.mean(overlaps)),
         success=float(np.mean(np.asarray(overlaps) > 0.5)),
-        fps=1000 / float(np.mean(latencies)),
-        latency_ms=float(np.median(latencies)),
+        fps=latencies.fps,
+        latency_ms=latencies.median,
         video=output / "demo.mp4",
         picture=picture,
     )

@@ -177,6 +177,26 @@ def test_lines_tell_lost_from_found_again(track: Run, folder: Path, monkeypatch:
     assert [line["ok"] for line in lines] == [True, False, *[True] * 23]
 
 
+def test_frames_per_second_are_of_the_median(
+    track: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times, captions = iter([2.0, 4.0, 90.0, *[4.0] * 21]), []
+
+    def update(_: edgetrack.Tracker, __: np.ndarray) -> edgetrack.Track:
+        return edgetrack.Track((1.0, 2.0, 3.0, 4.0), 0.5, True, next(times), {})
+
+    def annotate(frame: np.ndarray, *_: Any, caption: str, **__: Any) -> np.ndarray:
+        captions.append(caption)
+        return frame
+
+    monkeypatch.setattr(edgetrack.Tracker, "update", update)
+    monkeypatch.setattr("edgetrack.drawing.annotate", annotate)
+    result = track(folder, "--output", tmp_path / "out.mp4")
+    assert "250.0 fps (median 4.00 ms, mean 7.50 ms), colour fp32 | onnxruntime-cpu" in result.stderr
+    label = "colour fp32 | onnxruntime-cpu"
+    assert captions[:4] == [label, *(f"{label} | {fps} fps" for fps in (500, 333, 250))]
+
+
 def test_single_frame_is_written_and_said(track: Run, folder: Path) -> None:
     result = track(folder / "0.png", "--jsonl", "-")
     assert result.exit_code == 0

@@ -54,13 +54,14 @@ class TrackerOfThree:
         options = SimpleNamespace(threads=None)
         manifest = SimpleNamespace(name=model)
         self.model = SimpleNamespace(manifest=manifest, backend=backend, precision="fp32", options=options)
+        self.times = iter((2.0, 4.0, 30.0))
         self.boxes = iter([(10.0, 10.0, 20.0, 10.0), (50.0, 40.0, 5.0, 5.0), (20.0, 10.0, 20.0, 10.0)])
 
     def init(self, frame: np.ndarray, box: tuple[float, ...]) -> None:
         assert box == (10.0, 10.0, 20.0, 10.0)
 
     def update(self, frame: np.ndarray) -> edgetrack.Track:
-        return edgetrack.Track(next(self.boxes), 0.5, True, 4.0, {})
+        return edgetrack.Track(next(self.boxes), 0.5, True, next(self.times), {})
 
 
 def test_numbers_leave_out_the_first_frame_and_the_hidden_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -175,35 +175,47 @@ def track(
         raise OptionError(f"{output}: given for both --output and --jsonl; expected two files")
 
     from edgetrack import Tracker
-    from edgetrack.outputs import require_writable
+    from edgetrack.imaging import check_box, check_target
+    from edgetrack.outputs import require_video, require_writable
     from edgetrack.sources import open_source
 
+    check_target(target)
+    if output is not None:
+        require_video(output)
     if lines is not None:
         require_writable(lines)  # before the video is opened, which empties an earlier one
 
-    # The model first: it may take a while, and a camera's frames go stale.
-    tracker = Tracker(
-        model,
-        backend,
-        precision=precision,
-        threads=threads,
-        decode=decode,
-        window=window,
-        update_interval=update_interval,
-        update_threshold=update_threshold,
-        look_around=look_around,
-        cache_dir=cache_dir,
-        redetect=redetect,
-        redetect_interval=redetect_interval,
-    )
-    if backend == "auto":
-        _say(
-            f"running on {tracker.model.backend}, the first backend that can; edgetrack doctor says what of the others"
+    with ExitStack() as stack:
+
+        def opened() -> Source:
+            frames = stack.enter_context(open_source(source))
+            for path in (output, lines):
+                _refuse_overwriting(path, frames.files)
+            check_box(target, frames.size)
+            return frames
+
+        # Before the model, which may take minutes, so that mistakes are said at once; but live frames would go stale.
+        frames = None if _is_live(source) else opened()
+        tracker = Tracker(
+            model,
+            backend,
+            precision=precision,
+            threads=threads,
+            decode=decode,
+            window=window,
+            update_interval=update_interval,
+            update_threshold=update_threshold,
+            look_around=look_around,
+            cache_dir=cache_dir,
+            redetect=redetect,
+            redetect_interval=redetect_interval,
         )
-    with open_source(source) as frames:
-        for path in (output, lines):
-            _refuse_overwriting(path, frames.files)
-        _follow(frames, tracker, target, output, jsonl, decode)
+        if backend == "auto":
+            _say(
+                f"running on {tracker.model.backend}, the first backend that can; "
+                "edgetrack doctor says what of the others"
+            )
+        _follow(opened() if frames is None else frames, tracker, target, output, jsonl, decode)
 
 
 def _follow(
@@ -492,6 +504,11 @@ def _parse_box(text: str) -> tuple[float, ...]:
     if len(values) != 4:
         raise OptionError(f"got --box {text!r}; expected four numbers X,Y,W,H in pixels, such as 120,80,64,48")
     return values
+
+
+def _is_live(source: str) -> bool:
+    """Whether this looks like a camera, a stream or a pipeline. Only the order of opening and loading hangs on it."""
+    return source.isdecimal() or source.startswith("/dev/") or "://" in source or " ! " in source
 
 
 def _refuse_overwriting(output: Path | None, files: Sequence[Path]) -> None:

@@ -66,6 +66,9 @@ def check_frame(frame: object) -> NDArray[np.uint8]:
     return frame
 
 
+_EXPECTED_BOX = "expected (x, y, w, h) in pixels with w > 0 and h > 0"
+
+
 def check_box(box: object, frame_size: tuple[int, int]) -> NDArray[np.float64]:
     """Return `box` as a float64 array (4,) when it is a usable target box for a frame of `frame_size` (width, height).
 
@@ -73,35 +76,44 @@ def check_box(box: object, frame_size: tuple[int, int]) -> NDArray[np.float64]:
     high as the frame: crops are a multiple of the box's size, and memory would run out.
 
     Raises:
-        BoxError: no numbers, wrong length, NaN or infinite, width or height not above zero or too large, or outside the
-            frame.
+        BoxError: as `check_target`; or too large, or outside the frame.
     """
-    expected = "expected (x, y, w, h) in pixels with w > 0 and h > 0"
+    values = check_target(box)
+    x, y, w, h = values.tolist()
+    width, height = frame_size
+    if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+        raise BoxError(
+            f"got {values.tolist()}, which lies outside the {width}x{height} frame; {_EXPECTED_BOX}, overlapping it"
+        )
+    if w > 2 * width or h > 2 * height:
+        raise BoxError(
+            f"got {values.tolist()}, which is more than twice the size of the {width}x{height} frame; {_EXPECTED_BOX}"
+        )
+    return values
+
+
+def check_target(box: object) -> NDArray[np.float64]:
+    """Do of `check_box` what can be done without a frame.
+
+    Raises:
+        BoxError: no numbers, wrong length, NaN or infinite, or width or height not above zero.
+    """
     try:
         given = np.asarray(box)
         if given.dtype.kind not in "biufO":  # numpy reads numbers from texts and takes the real part of complex ones
             raise TypeError
         values = given.astype(np.float64)
     except (TypeError, ValueError, OverflowError):
-        raise BoxError(f"got {box!r}; {expected}") from None
+        raise BoxError(f"got {box!r}; {_EXPECTED_BOX}") from None
     if values.shape != (4,):
-        raise BoxError(f"got {box!r} of shape {values.shape}; {expected}")
+        raise BoxError(f"got {box!r} of shape {values.shape}; {_EXPECTED_BOX}")
     if not np.isfinite(values).all():
-        raise BoxError(f"got {values.tolist()}, which is not finite; {expected}")
-    x, y, w, h = values.tolist()
+        raise BoxError(f"got {values.tolist()}, which is not finite; {_EXPECTED_BOX}")
+    _, _, w, h = values.tolist()
     if w <= 0 or h <= 0:
-        raise BoxError(f"got {values.tolist()}; {expected}")
+        raise BoxError(f"got {values.tolist()}; {_EXPECTED_BOX}")
     if w * h == 0:  # below what a float can hold
-        raise BoxError(f"got {values.tolist()}, whose area vanishes; {expected}")
-    width, height = frame_size
-    if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-        raise BoxError(
-            f"got {values.tolist()}, which lies outside the {width}x{height} frame; {expected}, overlapping it"
-        )
-    if w > 2 * width or h > 2 * height:
-        raise BoxError(
-            f"got {values.tolist()}, which is more than twice the size of the {width}x{height} frame; {expected}"
-        )
+        raise BoxError(f"got {values.tolist()}, whose area vanishes; {_EXPECTED_BOX}")
     return values
 
 

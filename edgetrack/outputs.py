@@ -35,6 +35,13 @@ def require_writable(path: Path) -> None:
         raise OutputError(f"{path}: cannot be written by this user; expected a path that can be")
 
 
+def require_video(path: Path) -> None:
+    """Raise `OutputError` where no video can be written at `path`, by its name or as `require_writable` has it."""
+    if path.suffix.lower() not in VIDEO_SUFFIXES:
+        raise OutputError(f"{path}: not the name of a video; expected one that ends in .mp4, .avi, .mkv or .mov")
+    require_writable(path)
+
+
 class _Closing:
     """A context manager that calls `close` at the end, whatever happens.
 
@@ -69,9 +76,7 @@ class VideoFile(_Closing):
 
     def __init__(self, path: Path, fps: float, size: tuple[int, int]) -> None:
         cv2 = import_cv2()
-        if path.suffix.lower() not in VIDEO_SUFFIXES:
-            raise OutputError(f"{path}: not the name of a video; expected one that ends in .mp4, .avi, .mkv or .mov")
-        require_writable(path)
+        require_video(path)
         self.path = path
         self.size = size
         self._written = 0

@@ -323,6 +323,58 @@ def test_unwritable_output_is_2(track: Run, clip: Path, tmp_path: Path) -> None:
     assert "not the name of a video" in message(result)
 
 
+@pytest.mark.parametrize(
+    ("source", "box", "options", "code", "said"),
+    [
+        ("none.mp4", BOX, (), 3, "no such file"),
+        ("clip.avi", BOX, ("--output", "out.gif"), 2, "not the name of a video"),
+        ("clip.avi", BOX, ("--output", "none/out.mp4"), 2, "there is no folder"),
+        ("clip.avi", BOX, ("--output", "clip.avi"), 2, "would be overwritten"),
+        ("clip.avi", "nan,1,2,3", (), 6, "not finite"),
+        ("clip.avi", "10,10,0,10", (), 6, "expected (x, y, w, h)"),
+        ("clip.avi", "200,200,10,10", (), 6, "outside the 160x120 frame"),
+        ("0", "10,10,0,10", ("--output", "out.mp4"), 6, "expected (x, y, w, h)"),
+        ("0", BOX, ("--output", "out.gif"), 2, "not the name of a video"),
+    ],
+)
+def test_mistakes_are_said_before_a_model_is_loaded(
+    track: Run,
+    clip: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    source: str,
+    box: str,
+    options: tuple[str, ...],
+    code: int,
+    said: str,
+) -> None:
+    monkeypatch.chdir(clip.parent)
+    monkeypatch.setattr(edgetrack, "Tracker", lambda *_, **__: pytest.fail("was loaded"))
+    result = track(source, *options, box=box)
+    assert result.exit_code == code
+    assert said in message(result)
+
+
+def test_what_is_live_is_opened_once_the_model_is_loaded(
+    track: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, order = edgetrack.Tracker, []
+
+    def loaded(*arguments: Any, **options: Any) -> edgetrack.Tracker:
+        order.append("model")
+        return real(*arguments, **options)
+
+    def opened(source: str) -> Any:
+        order.append(source)
+        return open_source(folder)
+
+    monkeypatch.setattr(edgetrack, "Tracker", loaded)
+    monkeypatch.setattr("edgetrack.sources.open_source", opened)
+    for live in ("0", "/dev/video0", "rtsp://camera/1", "v4l2src ! appsink"):
+        assert track(live).exit_code == 0
+        assert order == ["model", live]
+        order.clear()
+
+
 def test_every_error_has_a_documented_code() -> None:
     for name in errors.__all__:
         error = getattr(errors, name)("x")

@@ -246,9 +246,9 @@ BAD_OPTIONS = [
 
 
 @pytest.mark.parametrize(("options", "message"), BAD_OPTIONS, ids=[str(options) for options, _ in BAD_OPTIONS])
-def test_an_option_out_of_range(colour_bundle, options, message) -> None:
+def test_an_option_out_of_range_is_said_before_a_model_is_looked_for(options, message) -> None:
     with pytest.raises(OptionError) as caught:
-        Tracker(colour_bundle.root, "onnxruntime-cpu", **options)
+        Tracker("no-such-model", "onnxruntime-cpu", **options)
     assert message in str(caught.value)
 
 

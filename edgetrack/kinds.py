@@ -83,19 +83,33 @@ def redetecting(local: Model, search: Model, options: Options, interval: int) ->
     """Local tracking with global re-detection, which searches at most once in `interval` frames.
 
     Raises:
-        OptionError: the models are not of the kinds that go together, or an option is not one of the local one's.
+        OptionError: as `require_pair`, or an option is not one of the local model's.
     """
-    manifest = local.manifest
-    if manifest.kind != "seqtrack" or search.manifest.kind != "vtt":
-        raise OptionError(
-            f"got {manifest.name!r}, of kind {manifest.kind!r}, with redetect={search.manifest.name!r}, of kind "
-            f"{search.manifest.kind!r}; expected a model of kind 'seqtrack' with one of kind 'vtt'"
-        )
+    manifest = require_pair(local.manifest, search.manifest)
     settings = _settings(manifest, options)._replace(only_sure=True, hold_size=True)
     tracker = seqtrack.SeqTrack(local, options.decode, settings)
     return LongTerm(
         tracker, vtt.VTT(search, look_twice=False), interval, manifest.online.clip_margin, _reach(manifest, options)
     )
+
+
+def require_pair(local: Manifest, search: Manifest) -> SeqTrackManifest:
+    """Return `local`, where a model of its kind can be helped by one of the kind of `search`.
+
+    Raises:
+        OptionError: it cannot.
+    """
+    if local.kind != "seqtrack":
+        raise OptionError(
+            f"got redetect with {local.name!r}, of kind {local.kind!r}, which searches the whole frame anyway; "
+            "leave redetect out, or take a model of kind 'seqtrack', such as seqtrack-nano"
+        )
+    if search.kind != "vtt":
+        raise OptionError(
+            f"got redetect={search.name!r}, of kind {search.kind!r}, which cannot search the whole frame; "
+            "expected a model of kind 'vtt', such as vtt-nano"
+        )
+    return local
 
 
 def _reach(manifest: SeqTrackManifest, options: Options) -> float | None:

@@ -206,6 +206,13 @@ def load_for(
     return _first_that_opens(opened) if backend == "auto" else opened(backend)
 
 
+def manifest_of(model: str | os.PathLike[str] | Model) -> Manifest:
+    """The manifest of what is to be loaded; of a name or a path the bundle is read, with the errors of `load`."""
+    from edgetrack.bundle import find_model, read_bundle
+
+    return model.manifest if isinstance(model, Model) else read_bundle(find_model(model)).manifest
+
+
 def load_beside(model: str | os.PathLike[str], other: Model, precision: str = "auto") -> Model:
     """Load a model as `other` was loaded: for its backend, with its options, and with "auto" in its precision as well
     where the bundle has that. The errors are those of `load`."""

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from edgetrack.errors import NotInitialisedError, OptionError
 from edgetrack.imaging import check_box, check_frame
-from edgetrack.kinds import Options, algorithm, check, redetecting
+from edgetrack.kinds import Options, algorithm, check, redetecting, require_pair
 from edgetrack.longterm import State as Redetecting
-from edgetrack.model import Model, load, load_beside, load_for, plain
+from edgetrack.model import Model, load, load_beside, load_for, manifest_of, plain
 from edgetrack.vtt import State as Searched
 
 if TYPE_CHECKING:
@@ -138,6 +138,8 @@ class Tracker:
                 f"got redetect_interval={interval} without redetect, whose interval it is; leave it out, or give "
                 "redetect a model, such as 'vtt-nano'"
             )
+        if redetect is not None:
+            require_pair(manifest_of(model), manifest_of(redetect))  # now: loading either may take minutes
         self._model = load_for(model, options, backend, precision, threads, allow_fallback, cache_dir)
         if redetect is None:
             self._search = None

@@ -12,7 +12,7 @@ from scripted import ScriptedLocal, ScriptedSearch
 from synthetic_bundle import PRESENCE_ALONE, write_colour_bundle
 from synthetic_vtt import QUERIES, write_cells_bundle
 
-from edgetrack import OptionError, Tracker, TrackState, load, vtt
+from edgetrack import BundleError, OptionError, Tracker, TrackState, load, vtt
 from edgetrack.longterm import LongTerm
 from edgetrack.online import Estimate
 
@@ -195,11 +195,22 @@ def test_no_template_is_taken_while_the_target_is_lost(bundles: tuple[Path, Path
     assert updated == [0, 5]
 
 
-def test_models_of_other_kinds_are_refused(bundles: tuple[Path, Path]) -> None:
+def test_models_of_other_kinds_are_refused_before_one_is_loaded(
+    bundles: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     local, search = bundles
-    for model, redetect in ((local, local), (search, search), (search, local)):
-        with pytest.raises(OptionError, match="expected a model of kind 'seqtrack' with one of kind 'vtt'"):
-            Tracker(model, "onnxruntime-cpu", redetect=redetect)
+    monkeypatch.setattr("edgetrack.model.open_session", lambda *_: pytest.fail("was loaded"))
+    with pytest.raises(OptionError, match=r"got redetect='colour', of kind 'seqtrack', .* such as vtt-nano"):
+        Tracker(local, "onnxruntime-cpu", redetect=local)
+    for redetect in (local, search):
+        with pytest.raises(OptionError, match=r"of kind 'vtt', .* leave redetect out, .* such as seqtrack-nano"):
+            Tracker(search, "onnxruntime-cpu", redetect=redetect)
+    with pytest.raises(BundleError):
+        Tracker(local, "onnxruntime-cpu", redetect="no-such-model")
+
+
+def test_redetecting_takes_a_loaded_search_and_whole_intervals(bundles: tuple[Path, Path]) -> None:
+    local, search = bundles
     for interval in (0, True, 1.5):
         with pytest.raises(OptionError, match="redetect_interval="):
             Tracker(local, "onnxruntime-cpu", redetect=search, redetect_interval=interval)  # type: ignore[arg-type]

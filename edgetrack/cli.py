@@ -163,9 +163,9 @@ def track(
 ) -> None:
     """Follow the target given by --box in the first frame through SOURCE.
 
-    JSON lines: the first names schema, version, model, backend, source and box format; then one line a frame, with
-    frame number, box (x, y, w, h), score, ok, state (tracked, lost or redetected), and latency in milliseconds. Frame 0
-    is the box given; it has no score.
+    JSON lines: the first names schema, version, source, box format, models, backend and settings; then one line a
+    frame, with frame number, box (x, y, w, h), score, ok, state (tracked, lost or redetected), and latency in
+    milliseconds. Frame 0 is the box given; it has no score.
     """
     target = _parse_box(box)
     if jsonl == "":
@@ -215,7 +215,7 @@ def track(
                 f"running on {tracker.model.backend}, the first backend that can; "
                 "edgetrack doctor says what of the others"
             )
-        _follow(opened() if frames is None else frames, tracker, target, output, jsonl, decode)
+        _follow(opened() if frames is None else frames, tracker, target, output, jsonl, decode, redetect_interval)
 
 
 def _follow(
@@ -225,17 +225,19 @@ def _follow(
     output: Path | None,
     jsonl: str | None,
     decode: str,
+    redetect_interval: int,
 ) -> None:
     """Track through `source`, writing as it goes; raises `typer.Exit` when interrupted."""
     from time import perf_counter_ns
 
+    from edgetrack import __version__
     from edgetrack.drawing import annotate
     from edgetrack.outputs import JsonLines, VideoFile
-    from edgetrack.reporting import Latencies
+    from edgetrack.reporting import Latencies, caption
     from edgetrack.tracker import TrackState
 
-    loaded = tracker.model
-    label = f"{loaded.manifest.name} {loaded.precision} | {loaded.backend}"
+    loaded, search = tracker.model, tracker.search
+    label = caption(tracker)
     latencies = Latencies()
     lost = 0
     first = next(source)
@@ -249,6 +251,7 @@ def _follow(
         if lines:
             header = {
                 **TRACK_SCHEMA,
+                "edgetrack": __version__,
                 "source": source.name,
                 "frame_size": source.size,
                 "fps": source.fps,
@@ -257,7 +260,10 @@ def _follow(
                 "model": loaded.manifest.name,
                 "backend": loaded.backend,
                 "precision": loaded.precision,
+                "threads": loaded.options.threads,
                 "decode": decode,
+                "redetect": search.manifest.name if search else None,
+                "redetect_interval": redetect_interval if search else None,
             }
             lines.write(header)
             lines.write(_record(0, target, None, TrackState.TRACKED, init_ms))
@@ -276,8 +282,8 @@ def _follow(
                 if lines:
                     lines.write(_record(index, found.box, found.score, found.state, found.latency_ms))
                 if video:
-                    caption = f"{label} | {latencies.fps:.0f} fps"
-                    video.write(annotate(frame, found.box, ok=found.ok, score=found.score, caption=caption))
+                    text = f"{label} | {latencies.fps:.0f} fps"
+                    video.write(annotate(frame, found.box, ok=found.ok, score=found.score, caption=text))
                 progress.update(task, advance=1, description=_state(found))
         finally:
             progress.stop()

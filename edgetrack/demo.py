@@ -15,7 +15,7 @@ from edgetrack.drawing import annotate
 from edgetrack.errors import OptionError, OutputError
 from edgetrack.imaging import import_cv2, overlap
 from edgetrack.outputs import VideoFile
-from edgetrack.reporting import Latencies
+from edgetrack.reporting import Latencies, caption, model_names
 from edgetrack.scene import CROSSING, FPS, LENGTH, OCCLUSION, Scene
 
 if TYPE_CHECKING:
@@ -88,7 +88,6 @@ def run_demo(
     except OSError as error:
         raise OutputError(f"{output}: cannot be made a folder: {error.strerror}") from None
     running = tracker.model
-    name = " + ".join(each.manifest.name for each in (running, tracker.search) if each is not None)
     moments = MOMENTS if frames > max(MOMENTS) else tuple(np.linspace(0, frames - 1, 4).round().astype(int).tolist())
     pictures: dict[int, Image] = {}
     overlaps: list[float] = []
@@ -96,7 +95,7 @@ def run_demo(
     scene = Scene(seed)
     with VideoFile(output / "demo.mp4", FPS, scene.size) as video:
         for index, frame in enumerate(scene.frames(frames)):
-            label = f"{name} {running.precision} | {running.backend}"
+            label = caption(tracker)
             if index == 0:
                 tracker.init(frame.image, frame.box)
                 image = annotate(frame.image, frame.box, caption=label)
@@ -115,7 +114,7 @@ def run_demo(
     if not import_cv2().imwrite(str(picture), _sheet([pictures[m] for m in moments])):
         raise OutputError(f"{picture}: cannot be written; check that the disk has room and nothing else has this name")
     return DemoResult(
-        model=name,
+        model=model_names(tracker),
         backend=running.backend,
         precision=running.precision,
         threads=running.options.threads,

@@ -3,6 +3,20 @@
 from __future__ import annotations
 
 from bisect import insort
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgetrack.tracker import Tracker
+
+
+def model_names(tracker: Tracker) -> str:
+    """Of the models that a tracker runs, the one that searches behind the one that follows."""
+    return " + ".join(each.manifest.name for each in (tracker.model, tracker.search) if each is not None)
+
+
+def caption(tracker: Tracker) -> str:
+    """What runs, in which precision and where."""
+    return f"{model_names(tracker)} {tracker.model.precision} | {tracker.model.backend}"
 
 
 class Latencies:

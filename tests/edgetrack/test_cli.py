@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import pytest
 from synthetic_bundle import ColourNet, write_colour_bundle
+from synthetic_vtt import write_cells_bundle
 from typer.testing import CliRunner
 
 import edgetrack
@@ -93,6 +94,7 @@ def test_standard_output_is_json_lines_with_the_boxes_of_the_tracker(
     assert header == {
         "schema": "edgetrack.track",
         "version": 1,
+        "edgetrack": edgetrack.__version__,
         "source": str(folder),
         "frame_size": [160, 120],
         "fps": None,
@@ -101,7 +103,10 @@ def test_standard_output_is_json_lines_with_the_boxes_of_the_tracker(
         "model": "colour",
         "backend": "onnxruntime-cpu",
         "precision": "fp32",
+        "threads": 1,
         "decode": "fused",
+        "redetect": None,
+        "redetect_interval": None,
     }
     assert (first["frame"], first["box"], first["score"], first["ok"]) == (0, [20, 50, 24, 24], None, True)
     reference = edgetrack.Tracker(colour_model)
@@ -164,6 +169,30 @@ def test_online_options_reach_the_tracker(
     assert seen["redetect_interval"] == 4
 
 
+@pytest.fixture
+def captions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is written under the frames of a video, in place of drawing it."""
+    written = []
+
+    def annotate(frame: np.ndarray, *_: Any, caption: str, **__: Any) -> np.ndarray:
+        written.append(caption)
+        return frame
+
+    monkeypatch.setattr("edgetrack.drawing.annotate", annotate)
+    return written
+
+
+def test_a_run_that_redetects_is_told_as_such(track: Run, folder: Path, tmp_path: Path, captions: list[str]) -> None:
+    search = write_cells_bundle(tmp_path / "search").root
+    options = ("--redetect", search, "--redetect-interval", 4, "--output", tmp_path / "out.mp4")
+    result = track(folder, *options, "--jsonl", "-")
+    header = records(result.stdout)[0]
+    assert (header["model"], header["redetect"], header["redetect_interval"]) == ("colour", "cells", 4)
+    assert "colour + cells fp32 | onnxruntime-cpu" in result.stderr
+    assert all(each.startswith("colour + cells fp32 | onnxruntime-cpu") for each in captions)
+    assert len(captions) == 25
+
+
 def test_lines_tell_lost_from_found_again(track: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([(False, False), (True, True), *[(True, False)] * 22])
 
@@ -178,19 +207,14 @@ def test_lines_tell_lost_from_found_again(track: Run, folder: Path, monkeypatch:
 
 
 def test_frames_per_second_are_of_the_median(
-    track: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    track: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, captions: list[str]
 ) -> None:
-    times, captions = iter([2.0, 4.0, 90.0, *[4.0] * 21]), []
+    times = iter([2.0, 4.0, 90.0, *[4.0] * 21])
 
     def update(_: edgetrack.Tracker, __: np.ndarray) -> edgetrack.Track:
         return edgetrack.Track((1.0, 2.0, 3.0, 4.0), 0.5, True, next(times), {})
 
-    def annotate(frame: np.ndarray, *_: Any, caption: str, **__: Any) -> np.ndarray:
-        captions.append(caption)
-        return frame
-
     monkeypatch.setattr(edgetrack.Tracker, "update", update)
-    monkeypatch.setattr("edgetrack.drawing.annotate", annotate)
     result = track(folder, "--output", tmp_path / "out.mp4")
     assert "250.0 fps (median 4.00 ms, mean 7.50 ms), colour fp32 | onnxruntime-cpu" in result.stderr
     label = "colour fp32 | onnxruntime-cpu"

@@ -231,7 +231,7 @@ def _follow(
     from time import perf_counter_ns
 
     from edgetrack import __version__
-    from edgetrack.drawing import annotate
+    from edgetrack.drawing import annotate, annotate_track
     from edgetrack.outputs import JsonLines, VideoFile
     from edgetrack.reporting import Latencies, caption
     from edgetrack.tracker import TrackState
@@ -282,8 +282,7 @@ def _follow(
                 if lines:
                     lines.write(_record(index, found.box, found.score, found.state, found.latency_ms))
                 if video:
-                    text = f"{label} | {latencies.fps:.0f} fps"
-                    video.write(annotate(frame, found.box, ok=found.ok, score=found.score, caption=text))
+                    video.write(annotate_track(frame, found, f"{label} | {latencies.fps:.0f} fps"))
                 progress.update(task, advance=1, description=_state(found))
         finally:
             progress.stop()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 import edgetrack
-from edgetrack.drawing import annotate
+from edgetrack.drawing import annotate, annotate_track
 from edgetrack.errors import OptionError, OutputError
 from edgetrack.imaging import import_cv2, overlap
 from edgetrack.outputs import VideoFile
@@ -105,7 +105,7 @@ def run_demo(
                 if not frame.hidden:
                     overlaps.append(float(overlap(np.asarray(track.box), np.asarray(frame.box))))
                 label += f" | {latencies.fps:.0f} fps"
-                image = annotate(frame.image, track.box, ok=track.ok, score=track.score, caption=label)
+                image = annotate_track(frame.image, track, label)
             video.write(image)
             if index in moments:
                 pictures[index] = image

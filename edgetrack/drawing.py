@@ -13,6 +13,8 @@ from edgetrack.imaging import import_cv2
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from edgetrack.tracker import Track
+
     Image: TypeAlias = NDArray[np.uint8]
 
 FOUND = (84, 222, 118)  # BGR, as everywhere
@@ -23,7 +25,13 @@ _SHIFT = 4  # fractional bits of coordinates given to OpenCV
 
 
 def annotate(
-    frame: Image, box: Sequence[float], *, ok: bool = True, score: float | None = None, caption: str = ""
+    frame: Image,
+    box: Sequence[float],
+    *,
+    ok: bool = True,
+    score: float | None = None,
+    redetected: bool = False,
+    caption: str = "",
 ) -> Image:
     """Return a copy of `frame` with `box` drawn: solid green where the target is held, dashed red where it is lost.
 
@@ -34,6 +42,7 @@ def annotate(
         box: (x, y, w, h) in pixels; may reach over the border.
         ok: whether the tracker holds the target.
         score: shown at the box, if given.
+        redetected: whether the target had been lost and was found in this frame, which is shown at the box.
         caption: shown in the lower left corner, if given. ASCII, which is all that OpenCV's font has.
     """
     image = np.ascontiguousarray(frame).copy()
@@ -46,7 +55,8 @@ def annotate(
         for start, end in _sides(x, y, w, h, dash=None if ok else 7 * unit):
             _line(image, start, end, ink, thickness)
     size = max(7, round(11 * unit))
-    words = ([] if ok else ["lost"]) + ([] if score is None else [f"{score:.2f}"])
+    words = ["found"] if redetected else [] if ok else ["lost"]
+    words += [] if score is None else [f"{score:.2f}"]
     if words:
         panel = _panel(" ".join(words), size, INK, colour)
         above = y - stroke - panel.shape[0] - 1
@@ -56,6 +66,11 @@ def annotate(
         panel = _panel(caption, size, PAPER, INK)
         _paste(image, panel, 8 * unit, height - 8 * unit - panel.shape[0], opacity=0.72)
     return image
+
+
+def annotate_track(frame: Image, track: Track, caption: str = "") -> Image:
+    """As `annotate`, what a tracker found in `frame`."""
+    return annotate(frame, track.box, ok=track.ok, score=track.score, redetected=track.redetected, caption=caption)
 
 
 def _sides(

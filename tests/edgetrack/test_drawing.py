@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetrack.drawing import FOUND, INK, LOST, annotate
+from edgetrack import Track
+from edgetrack.drawing import FOUND, INK, LOST, annotate, annotate_track
 
 BOX = (60.0, 50.0, 80.0, 60.0)
 
@@ -37,6 +40,17 @@ def test_lost_is_dashed_and_of_another_colour() -> None:
     assert top_found.all()
     assert 0.2 < top_lost.mean() < 0.8
     assert not near(lost, FOUND).any()
+
+
+def test_the_frame_in_which_it_was_found_again_is_told_apart() -> None:
+    frame = np.full((180, 320, 3), 128, np.uint8)
+    track = Track(BOX, 0.5, True, 1.0, {})
+    held, found = annotate_track(frame, track), annotate_track(frame, replace(track, redetected=True))
+    assert np.array_equal(held, annotate(frame, BOX, score=0.5))
+    changed = np.nonzero((held != found).any(axis=2))
+    assert changed[0].max() < BOX[1]  # a word at the box, which is drawn as one that is held
+    assert near(found, FOUND).sum() > near(held, FOUND).sum()
+    assert not np.array_equal(found, annotate(frame, BOX, ok=False, score=0.5))
 
 
 def test_score_and_caption_add_panels_and_no_text_adds_none() -> None:

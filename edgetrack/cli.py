@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 from contextlib import ExitStack
@@ -71,7 +72,12 @@ def exit_code(error: EdgeTrackError) -> int:
 
 
 class _Commands(TyperGroup):
-    """Turns errors into one line and an exit code, in this one place."""
+    """Turns errors into one line and an exit code, and docstrings into paragraphs, in this one place."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        for command in self.commands.values():  # Typer shows line breaks where these files have them
+            command.help = re.sub(r"(?<!\n)\n(?!\n)", " ", command.help or "")
 
     def invoke(self, ctx: Any) -> Any:
         try:

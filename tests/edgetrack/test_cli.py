@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
@@ -416,6 +418,20 @@ def test_every_error_has_a_documented_code() -> None:
     text = " ".join(CliRunner().invoke(cli.app, ["--help"]).stdout.split())
     assert "3 the source cannot be read" in text
     assert "130 interrupted" in text
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("command", ["track", "doctor"])
+def test_help_breaks_lines_only_where_they_are_full(
+    run: Run, monkeypatch: pytest.MonkeyPatch, command: str, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    text = run(command, "--help").stdout.partition("╭")[0]
+    paragraphs = [block.splitlines() for block in re.split(r"\n\s*\n", text.strip())]
+    assert len(paragraphs) == 3  # usage, what it does, more of that
+    for lines in paragraphs:
+        for line, following in pairwise(map(str.strip, lines)):
+            assert len(f"{line} {following.split()[0]}") > columns - 2
 
 
 def test_errors_of_several_lines_become_one(capsys: pytest.CaptureFixture[str]) -> None:

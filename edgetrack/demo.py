@@ -82,6 +82,8 @@ def run_demo(
     """
     if frames < 2:
         raise OptionError(f"got {frames} frames; expected at least 2: one to show the target, one to find it in")
+    if output.exists() and not output.is_dir():
+        raise OutputError(f"{output}: is a file; expected a folder, for demo.mp4 and demo.png")
     tracker = edgetrack.Tracker(model, backend, redetect=redetect)
     try:
         output.mkdir(parents=True, exist_ok=True)

@@ -75,11 +75,16 @@ def test_numbers_leave_out_the_first_frame_and_the_hidden_ones(monkeypatch: pyte
     assert (result.model, result.backend) == ("some-model + some-search", "some-backend")
 
 
-def test_too_short_a_film_and_a_bad_folder_are_refused(colour_model: edgetrack.Model, tmp_path: Path) -> None:
+def test_too_short_a_film_and_a_bad_folder_are_refused(
+    colour_model: edgetrack.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(OptionError, match="got 1 frames; expected at least 2"):
         run_demo(tmp_path, colour_model, frames=1)
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot be made a folder"):
+    with pytest.raises(OutputError, match="cannot be made a folder: Not a directory"):
+        run_demo(tmp_path / "file" / "demo", colour_model, frames=2)
+    monkeypatch.setattr(edgetrack, "Tracker", lambda *_, **__: pytest.fail("was loaded"))
+    with pytest.raises(OutputError, match="file: is a file; expected a folder"):
         run_demo(tmp_path / "file", colour_model, frames=2)
 
 

@@ -34,6 +34,9 @@ class TrackState(str, Enum):
     REDETECTED = "redetected"
     """It was lost, and was found again elsewhere in the frame."""
 
+    def __str__(self) -> str:
+        return self.value  # the word that JSON lines have
+
 
 @dataclass(frozen=True)
 class Track:

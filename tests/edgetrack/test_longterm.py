@@ -170,6 +170,7 @@ def test_alone_it_is_not(bundles: tuple[Path, Path]) -> None:
     alone.init(frames[0], (16, 16, 32, 32))
     tracks = [alone.update(frame) for frame in frames[1:]]
     assert [track.state for track in tracks[-6:]] == [TrackState.LOST] * 6
+    assert str(tracks[-1].state) == f"{tracks[-1].state}" == "lost"
     assert all(not track.redetected for track in tracks)
 
 

@@ -185,6 +185,11 @@ def track(
     from edgetrack.outputs import require_video, require_writable
     from edgetrack.sources import open_source
 
+    if source == "-":
+        raise SourceError(
+            "got - as the source, but a pipe cannot be read; write it to a file and give that, or give the camera, URL "
+            "or GStreamer pipeline that feeds it"
+        )
     check_target(target)
     if output is not None:
         require_video(output)

@@ -353,6 +353,7 @@ def test_unwritable_output_is_2(track: Run, clip: Path, tmp_path: Path) -> None:
     ("source", "box", "options", "code", "said"),
     [
         ("none.mp4", BOX, (), 3, "no such file"),
+        ("-", BOX, (), 3, "a pipe cannot be read"),
         ("clip.avi", BOX, ("--output", "out.gif"), 2, "not the name of a video"),
         ("clip.avi", BOX, ("--output", "none/out.mp4"), 2, "there is no folder"),
         ("clip.avi", BOX, ("--output", "clip.avi"), 2, "would be overwritten"),

@@ -7,6 +7,7 @@ the commands, so that ``--help`` is quick.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import signal
@@ -109,6 +110,7 @@ def main() -> None:
     # Video libraries write their own complaints to standard error; ours say what to do. Users' settings win.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    logging.getLogger("edgetrack").addHandler(_Said(logging.WARNING))
     app(prog_name="edgetrack")
 
 
@@ -224,7 +226,7 @@ def track(
         if backend == "auto":
             _say(
                 f"running on {tracker.model.backend}, the first backend that can; "
-                "edgetrack doctor says what of the others"
+                "`edgetrack doctor` says why the others were not used"
             )
         _follow(opened() if frames is None else frames, tracker, target, output, jsonl, decode, redetect_interval)
 
@@ -595,6 +597,13 @@ def _progress(*, beside: bool = False) -> Progress:
 def _say(message: str) -> None:
     """One line on standard error."""
     typer.echo("edgetrack: " + " ".join(message.split()), err=True)
+
+
+class _Said(logging.Handler):
+    """Log records as the command's other messages."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _say(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
 def _size(count: int) -> str:

@@ -535,6 +535,7 @@ def test_the_backend_that_auto_chose_is_said(run: Run, colour_bundle: Bundle, fo
     chosen = run("track", folder / "0.png", *options).stderr.splitlines()
     backend = chosen[-1].rpartition(" | ")[2]
     assert chosen[0].startswith(f"edgetrack: running on {backend}, ")
+    assert chosen[0].endswith("`edgetrack doctor` says why the others were not used")
     named = run("track", folder / "0.png", *options, "--backend", backend).stderr.splitlines()
     assert named == chosen[1:]
 
@@ -739,3 +740,13 @@ def test_the_bar_on_a_terminal_takes_no_lines(folder: Path, colour_bundle: Bundl
     *lines, summary = on_terminal("track", folder, *options).splitlines()
     assert [each["frame"] for each in map(json.loads, lines[1:])] == list(range(25))  # no bar in between
     assert summary.startswith("edgetrack: 25 frames")
+
+
+def test_warnings_of_the_library_read_as_messages_of_the_command() -> None:
+    code = """
+import logging
+from edgetrack import cli
+cli.app = lambda **_: logging.getLogger("edgetrack").warning("%s fails:\\n  so it is", "a-backend")
+cli.main()
+"""
+    assert process(code=code).stderr == "edgetrack: warning: a-backend fails: so it is\n"

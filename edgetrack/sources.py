@@ -120,6 +120,7 @@ def open_source(source: str | os.PathLike[str] | int | Sequence[str | os.PathLik
 
     Args:
         source: a path, image pattern, camera index, URL or pipeline as text, or a list of image paths in playing order.
+            A `pathlib.Path` is a path or a pattern, whatever it looks like.
 
     Raises:
         SourceError: it is missing, empty or cannot be read. While iterating: an image that cannot be decoded (named),
@@ -134,7 +135,9 @@ def open_source(source: str | os.PathLike[str] | int | Sequence[str | os.PathLik
             f"got {repr(text) if text else 'an empty source'}; "
             "expected a path, an image pattern, a camera index, a URL or a pipeline"
         )
-    if not isinstance(source, os.PathLike) and re.fullmatch(r"\d+", text):
+    if isinstance(source, os.PathLike):
+        return _open_path(text)
+    if re.fullmatch(r"\d+", text):
         return _open_camera(int(text))
     if " ! " in text:
         return _open_pipeline(text)

@@ -392,6 +392,10 @@ def test_a_path_of_digits_is_no_camera(tmp_path: Path, monkeypatch: pytest.Monke
     assert numbers(open_source(Path("0001"))) == [0, 1]
 
 
+def test_a_path_with_an_exclamation_mark_is_no_pipeline(tmp_path: Path) -> None:
+    assert numbers(open_source(write_video(tmp_path / "x ! y.mp4", 3))) == [0, 1, 2]
+
+
 def test_a_device_that_is_no_camera_is_named() -> None:
     with pytest.raises(SourceError, match=r"^/dev/null: neither a file nor a folder; expected one of them, or a"):
         open_source("/dev/null")

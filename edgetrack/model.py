@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +15,6 @@ from edgetrack.errors import BackendError, BackendUnavailableError, OptionError,
 from edgetrack_runtimes import SessionOptions, discover, int8_is_faster, open_session
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable
 
     from edgetrack.bundle import Bundle, Manifest
@@ -104,6 +104,16 @@ class Model:
 def plain(value: Any) -> Any:
     """A numpy scalar, which options often are the outcome of, as Python's own; anything else as it is."""
     return value.item() if isinstance(value, np.generic) else value
+
+
+def path_text(given: object) -> str | None:
+    """The text of a path; None for another type, an empty one, and what the system can name no file by."""
+    text = os.fspath(given) if isinstance(given, str | os.PathLike) else None
+    if isinstance(text, str) and text and "\0" not in text:
+        with suppress(UnicodeEncodeError):
+            os.fsencode(text)
+            return text
+    return None
 
 
 def load(

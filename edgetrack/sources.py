@@ -36,6 +36,7 @@ import numpy as np
 
 from edgetrack.errors import SourceError
 from edgetrack.imaging import import_cv2
+from edgetrack.model import path_text, plain
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -127,23 +128,31 @@ def open_source(source: str | os.PathLike[str] | int | Sequence[str | os.PathLik
             or an end that came too early.
         MissingDependencyError: OpenCV is not installed, or does not load.
     """
-    if not isinstance(source, str | os.PathLike | int):
-        return _open_images(f"{len(source)} images", [Path(p) for p in source])
-    text = str(source) if isinstance(source, int) else os.fspath(source)
-    if not text or "\0" in text:
-        raise SourceError(
-            f"got {repr(text) if text else 'an empty source'}; "
-            "expected a path, an image pattern, a camera index, a URL or a pipeline"
-        )
-    if isinstance(source, os.PathLike):
+    given: Any = plain(source)
+    # Python neither reads nor writes numbers of thousands of digits; no camera has one of a hundred.
+    if isinstance(given, int) and not isinstance(given, bool) and given >= 0:
+        return _open_camera(min(given, 10**99))
+    if isinstance(given, Sequence) and not isinstance(given, str | bytes):
+        return _open_images(f"{len(given)} images", [Path(_text(path, "a path for each image")) for path in given])
+    text = _text(given, "a path, an image pattern, a camera index, a URL, a pipeline or a list of image paths")
+    if isinstance(given, os.PathLike):
         return _open_path(text)
     if re.fullmatch(r"\d+", text):
-        return _open_camera(int(text))
+        return _open_camera(int(text[:99]))
     if " ! " in text:
         return _open_pipeline(text)
     if re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE):
         return _open_stream(text)
     return _open_path(text)
+
+
+def _text(given: object, expected: str) -> str:
+    """The text that a source is given as."""
+    text = path_text(given)
+    if text is None:
+        is_short = given is None or isinstance(given, str | int | float | os.PathLike)
+        raise SourceError(f"got {repr(given) if is_short else type(given).__name__}; expected {expected}")
+    return text
 
 
 def has_gstreamer() -> bool:

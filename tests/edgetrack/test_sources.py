@@ -72,14 +72,28 @@ def test_digits_that_are_no_numbers_are_text() -> None:
     assert ordered == ["٣.png", "a²b.png", "²3.png", "²10.png"]
 
 
-def test_an_empty_source_is_named() -> None:
-    with pytest.raises(SourceError, match="got an empty source; expected a path"):
-        open_source("")
-
-
-def test_a_source_with_a_null_character_is_named() -> None:
-    with pytest.raises(SourceError, match=r"got 'a\\x00b'; expected a path"):
-        open_source("a\0b")
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("", "got ''; expected a path, an image pattern, a camera index, a URL, a pipeline or a list of image paths"),
+        ("a\0b", r"got 'a\x00b'; expected a path,"),
+        (Path("a\0b"), r"got PosixPath('a\x00b'); expected a path,"),
+        ("\ud800.mp4", r"got '\ud800.mp4'; expected a path,"),  # no bytes that the system could name a file by
+        (None, "got None; expected a path,"),
+        (True, "got True; expected a path,"),
+        (-1, "got -1; expected a path,"),
+        (np.float64(0), "got 0.0; expected a path,"),
+        (np.zeros((2, 2)), "got ndarray; expected a path,"),
+        (iter(["a.png"]), "got list_iterator; expected a path,"),
+        (b"a.png", "got bytes; expected a path,"),
+        ([1, 2], "got 1; expected a path for each image"),
+        ([b"a.png"], "got bytes; expected a path for each image"),
+        (["a\0.png"], r"got 'a\x00.png'; expected a path for each image"),
+    ],
+)
+def test_what_is_no_source_is_named(source: Any, said: str) -> None:
+    with pytest.raises(SourceError, match=f"^{re.escape(said)}"):
+        open_source(source)
 
 
 def test_natural_order_compares_numbers_by_value() -> None:
@@ -362,7 +376,7 @@ def test_jpeg_ends_at_its_own_end_marker(tmp_path: Path, options: list[int]) -> 
 # Devices, streams, pipelines.
 
 
-@pytest.mark.parametrize("camera", [0, "0", "/dev/video0"])
+@pytest.mark.parametrize("camera", [0, np.int64(0), np.uint8(0), "0", "/dev/video0"])
 def test_absent_camera_is_an_error(monkeypatch: pytest.MonkeyPatch, camera: str | int) -> None:
     use_capture(monkeypatch, FakeCapture(0, 0, opened=False))
     with pytest.raises(SourceError, match="camera 0: cannot be opened"):
@@ -372,6 +386,12 @@ def test_absent_camera_is_an_error(monkeypatch: pytest.MonkeyPatch, camera: str 
 @pytest.mark.parametrize("index", [99_999_999_999, "99999999999", "9" * 30])
 def test_a_number_that_no_camera_has(index: str | int) -> None:
     with pytest.raises(SourceError, match=f"camera {index}: cannot be opened"):
+        open_source(index)
+
+
+@pytest.mark.parametrize("index", ["9" * 5000, 10**5000], ids=["text", "number"])
+def test_a_number_longer_than_python_writes(index: str | int) -> None:
+    with pytest.raises(SourceError, match=r"camera \d{99,100}: cannot be opened"):
         open_source(index)
 
 

@@ -11,13 +11,14 @@
 | ``frame.png``, ``frames/*.jpg``, ``frames/%06d.jpg`` | one image, or those that fit the pattern |
 | ``0``, ``/dev/video0``, ``/dev/v4l/by-id/...`` | a camera, by its number or by a name of its device |
 | ``rtsp://...``, ``http://...`` | a network stream |
+| ``file:///home/me/clip.mp4`` | what is at that path |
 | ``v4l2src ! ... ! appsink`` | a GStreamer pipeline, with an OpenCV that was built with GStreamer |
 
 **An end is not always the end.** A container that promises more frames than can be decoded was cut off or damaged. All
 frames that can be decoded are delivered first, then `SourceError` names both numbers. AVI, and MP4 and MOV
 that are not fragmented, index every frame: there a shortfall of more than `EXACT_TOLERANCE` frames counts, because
 decoders drop a frame or two at an edit on purpose. Elsewhere the number is duration x rate, an estimate that a longer
-sound track or a varying rate spoils: there, and for a recording read from a URL, the shortfall must exceed one second
+sound track or a varying rate spoils: there, and for a recording from a network, the shortfall must exceed one second
 and a twentieth of the promise. MPEG streams promise nothing and can be cut unnoticed. A camera or a live stream has no
 end of its own, so its end is an error too.
 """
@@ -31,6 +32,7 @@ import stat
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 
@@ -141,6 +143,8 @@ def open_source(source: str | os.PathLike[str] | int | Sequence[str | os.PathLik
         return _open_camera(int(text[:99]))
     if " ! " in text:
         return _open_pipeline(text)
+    if re.match("file://", text, re.IGNORECASE):
+        return _open_path(_path_of_url(text))
     if re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE):
         return _open_stream(text)
     return _open_path(text)
@@ -153,6 +157,14 @@ def _text(given: object, expected: str) -> str:
         is_short = given is None or isinstance(given, str | int | float | os.PathLike)
         raise SourceError(f"got {repr(given) if is_short else type(given).__name__}; expected {expected}")
     return text
+
+
+def _path_of_url(url: str) -> str:
+    """The path that a ``file://`` URL names."""
+    host, _, path = url[len("file://") :].partition("/")
+    if host.lower() not in ("", "localhost"):
+        raise SourceError(f"{_redacted(url)}: a file of another host; expected file:///path for one of this host")
+    return _text("/" + os.fsdecode(unquote_to_bytes(os.fsencode(path))), "a path in a file:// URL")
 
 
 def has_gstreamer() -> bool:

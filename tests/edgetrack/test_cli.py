@@ -302,6 +302,8 @@ def test_overwriting_the_source_is_2_and_leaves_it_alone(track: Run, clip: Path,
         track(clip, "--output", clip),
         track(clip, "--output", link),
         track(link, "--jsonl", clip),
+        track(clip.as_uri(), "--output", clip),
+        track(f"file://localhost{clip}", "--jsonl", clip),
         track(folder, "--jsonl", folder / "3.png"),
     ):
         assert result.exit_code == 2

@@ -488,14 +488,44 @@ def test_recorded_stream_with_a_known_length_ends_normally(monkeypatch: pytest.M
     assert len(list(open_source("http://host/clip.mp4"))) == 4
 
 
-def test_recorded_stream_that_is_cut_off_delivers_what_it_has_then_raises(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "a.avi", frames=120, codec="MJPG")
-    assert numbers(open_source(path.as_uri())) == list(range(120))
-    cut(path, 0.5)
+def test_recorded_stream_that_is_cut_off_delivers_what_it_has_then_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_capture(monkeypatch, FakeCapture(90, 120))  # an estimate that is a second off
+    assert len(list(open_source("http://host/clip.avi"))) == 90
+    use_capture(monkeypatch, FakeCapture(60, 120))
     delivered = []
-    with pytest.raises(SourceError, match=r"promises 120 frames, but only \d+ could be decoded"):
-        delivered.extend(iter(open_source(path.as_uri())))
-    assert 30 < len(delivered) < 95
+    with pytest.raises(SourceError, match="promises 120 frames, but only 60 could be decoded"):
+        delivered.extend(iter(open_source("http://host/clip.avi")))
+    assert len(delivered) == 60
+
+
+@pytest.mark.parametrize("start", ["file://", "file://localhost", "FILE://LocalHost"])
+def test_a_file_url_is_its_path(tmp_path: Path, start: str) -> None:
+    path = write_video(tmp_path / "a 100% ü.mp4", 3)
+    source = open_source(start + path.as_uri().removeprefix("file://"))
+    assert (source.name, source.files) == (str(path), (path,))
+    assert numbers(source) == [0, 1, 2]
+    write_images(tmp_path / "f", ["1.png", "2.png"])
+    assert numbers(open_source(f"{start}{tmp_path}/f")) == [0, 1]
+
+
+def test_the_file_of_a_url_may_lack_no_frame_of_its_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "clip").write_bytes(MP4)
+    use_capture(monkeypatch, FakeCapture(97, 100))
+    with pytest.raises(SourceError, match="promises 100 frames, but only 97 could"):
+        list(open_source((tmp_path / "clip").as_uri()))
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("file://a:s3crt@nas/clip.mp4", "file://nas/clip.mp4: a file of another host; expected file:///path"),
+        ("file:///none/clip.mp4", "/none/clip.mp4: no such file or folder"),
+        ("file:///a%00b", r"got '/a\x00b'; expected a path in a file:// URL"),
+    ],
+)
+def test_a_file_url_that_leads_nowhere_is_named(url: str, said: str) -> None:
+    with pytest.raises(SourceError, match=f"^{re.escape(said)}"):
+        open_source(url)
 
 
 def test_pipeline_needs_gstreamer(monkeypatch: pytest.MonkeyPatch) -> None:

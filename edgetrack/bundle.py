@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, Valid
 
 from edgetrack.decoding import CENTRE_STEPS
 from edgetrack.errors import BundleError, IntegrityError, ManifestError, SchemaVersionError, UnsafePathError
+from edgetrack.imaging import require_utf8
 from edgetrack_runtimes import TensorSpec
 from edgetrack_runtimes.onnx_file import external_locations
 
@@ -324,13 +325,14 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
     """Read and check the bundle at `path`, a directory or a .zip of one with the manifest at its top.
 
     Raises:
-        BundleError: nothing is there, it is neither a directory nor a .zip, or it cannot be read.
+        BundleError: nothing is there, or no directory and no .zip; it cannot be read, or its path is not UTF-8.
         ManifestError: the manifest is missing, is not JSON, does not fit the schema, or its graphs do not fit together.
         SchemaVersionError: it was written for another version; checked before the rest of the manifest is looked at.
         UnsafePathError: a path leads out of the bundle, or an archive unpacks to an unreasonable size.
         IntegrityError: a file is missing, or its size or hash is not the manifest's.
     """
     source = Path(path)
+    require_utf8(str(source), BundleError)
     try:
         if source.is_dir():
             manifest = _parse_manifest(_manifest_of_directory(source), source)

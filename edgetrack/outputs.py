@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from edgetrack.errors import OutputError
-from edgetrack.imaging import import_cv2
+from edgetrack.imaging import import_cv2, require_utf8
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -71,7 +71,7 @@ class VideoFile(_Closing):
             The codec wants even numbers: of an odd width or height OpenCV leaves out the last column or row.
 
     Raises:
-        OutputError: the name is none of a video, no file can be written there, or OpenCV has no encoder for it.
+        OutputError: the name is none of a video or not UTF-8, no file can be written there, or OpenCV has no encoder.
     """
 
     def __init__(self, path: Path, fps: float, size: tuple[int, int]) -> None:
@@ -82,7 +82,7 @@ class VideoFile(_Closing):
         self._written = 0
         self._closed = False
         # FFmpeg takes what precedes a colon for a protocol, unless it begins with a slash.
-        self._absolute = str(path.absolute())
+        self._absolute = require_utf8(str(path.absolute()), OutputError)
         self._writer = cv2.VideoWriter(self._absolute, cv2.VideoWriter_fourcc(*"mp4v"), fps, size)
         if not self._writer.isOpened():
             raise OutputError(

@@ -37,7 +37,7 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 
 from edgetrack.errors import SourceError
-from edgetrack.imaging import import_cv2
+from edgetrack.imaging import import_cv2, require_utf8
 from edgetrack.model import path_text, plain
 
 if TYPE_CHECKING:
@@ -298,7 +298,7 @@ def _open_video(path: Path) -> Source:
     except OSError as error:
         raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
     # FFmpeg takes what precedes a colon for a protocol, unless it begins with a slash.
-    capture = cv2.VideoCapture(str(path.absolute()))
+    capture = cv2.VideoCapture(require_utf8(str(path.absolute()), SourceError))
     # FFmpeg plays plain text as a video of a terminal; nobody means that.
     fourcc = (int(capture.get(cv2.CAP_PROP_FOURCC)) & 0xFFFFFFFF).to_bytes(4, "little")
     if not capture.isOpened() or fourcc == b"ansi":
@@ -331,7 +331,7 @@ def _open_camera(index: int) -> Source:
 def _open_stream(url: str) -> Source:
     cv2 = import_cv2()
     name = _redacted(url)
-    capture = cv2.VideoCapture(url)
+    capture = cv2.VideoCapture(require_utf8(url, SourceError, name))
     if not capture.isOpened():
         capture.release()
         raise SourceError(f"{name}: the stream cannot be opened; check the address, the network and the credentials")
@@ -351,7 +351,7 @@ def _open_pipeline(pipeline: str) -> Source:
             f"{name}: this OpenCV build ({cv2.__version__}) has no GStreamer; use the OpenCV that came with your "
             "board or one built with -D WITH_GSTREAMER=ON (the wheels on PyPI are built without)"
         )
-    capture = cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
+    capture = cv2.VideoCapture(require_utf8(pipeline, SourceError, name), cv2.CAP_GSTREAMER)
     if not capture.isOpened():
         capture.release()
         raise SourceError(

@@ -118,6 +118,13 @@ def test_a_name_longer_than_the_system_takes(damaged) -> None:
         read_bundle(damaged)
 
 
+def test_a_path_that_is_not_utf_8(damaged) -> None:
+    """Runtimes do not find a graph in it."""
+    path = damaged.rename(damaged.parent / os.fsdecode(b"v\xff"))
+    with pytest.raises(BundleError, match=r"v\\udcff', which is not UTF-8; expected a name that is: rename it"):
+        read_bundle(find_model(path))
+
+
 # Version and schema
 
 

@@ -726,6 +726,15 @@ def test_process_keeps_the_streams_apart_and_libraries_quiet(
     assert done.returncode == 0
     assert len(records(done.stdout)) == 26
     assert len(done.stderr.splitlines()) == 1
+    unnamed = os.fsdecode(b"v\xff.mp4")
+    (tmp_path / unnamed).write_bytes(b"")
+    for code, arguments in (
+        (3, (tmp_path / unnamed, *common)),
+        (2, (folder, *common, "--output", tmp_path / unnamed)),
+    ):
+        done = process("track", *arguments)
+        assert (done.returncode, done.stdout) == (code, "")
+        assert "not UTF-8" in done.stderr
     (tmp_path / "broken.mp4").write_bytes(b"\0\0\0\x20ftypisom" + bytes(200))
     done = process("track", tmp_path / "broken.mp4", *common)
     assert (done.returncode, done.stdout) == (3, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -86,6 +87,12 @@ def test_too_short_a_film_and_a_bad_folder_are_refused(
     monkeypatch.setattr(edgetrack, "Tracker", lambda *_, **__: pytest.fail("was loaded"))
     with pytest.raises(OutputError, match="file: is a file; expected a folder"):
         run_demo(tmp_path / "file", colour_model, frames=2)
+
+
+def test_a_folder_that_is_not_utf_8_is_refused(colour_model: edgetrack.Model, tmp_path: Path) -> None:
+    """OpenCV would end the process."""
+    with pytest.raises(OutputError, match="which is not UTF-8"):
+        run_demo(tmp_path / os.fsdecode(b"v\xff"), colour_model, frames=2)
 
 
 def test_a_picture_that_cannot_be_written_is_an_error(colour_model: edgetrack.Model, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -95,6 +96,18 @@ def test_a_relative_path_may_hold_a_colon(tmp_path: Path, monkeypatch: pytest.Mo
     source = open_source(name)
     assert (source.name, len(list(source))) == (name, 1)
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", [b"v\xff.mp4", b"v\xff/out.mp4"])
+def test_a_name_that_is_not_utf_8_does_not_reach_opencv(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: bytes
+) -> None:
+    """It would end the process."""
+    path = tmp_path / os.fsdecode(name)
+    path.parent.mkdir(exist_ok=True)
+    monkeypatch.setattr(cv2, "VideoWriter", lambda *_: pytest.fail("reached OpenCV"))
+    with pytest.raises(OutputError, match=r"v\\udcff.*mp4', which is not UTF-8; expected a name that is: rename it"):
+        VideoFile(path, 30, (64, 48))
 
 
 def test_odd_sizes_lose_their_last_row_and_column(tmp_path: Path) -> None:

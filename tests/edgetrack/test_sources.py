@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import zlib
 from collections.abc import Callable
@@ -371,6 +372,34 @@ def test_jpeg_ends_at_its_own_end_marker(tmp_path: Path, options: list[int]) -> 
         path.write_bytes(jpeg[:kept])
         with pytest.raises(SourceError, match="cut off"):
             open_source(path)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{folder}/v\udcff.mp4",
+        "file://{folder}/v%FF.mp4",
+        "rtsp://a:s3crt@host/\udcff",
+        "filesrc location={folder}/v\udcff.mp4 ! decodebin ! appsink",
+    ],
+)
+def test_a_name_that_is_not_utf_8_does_not_reach_opencv(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    """It would end the process."""
+    write_video(tmp_path / "a.mp4", 3).rename(tmp_path / os.fsdecode(b"v\xff.mp4"))
+    monkeypatch.setattr(cv2.videoio_registry, "hasBackend", lambda _: True)
+    monkeypatch.setattr(cv2, "VideoCapture", lambda *_: pytest.fail("reached OpenCV"))
+    with pytest.raises(
+        SourceError, match=r"\\udcff.*', which is not UTF-8; expected a name that is: rename it"
+    ) as caught:
+        open_source(source.format(folder=tmp_path))
+    assert "s3crt" not in str(caught.value)
+
+
+def test_images_may_have_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    write_images(tmp_path, ["a.png"])[0].rename(tmp_path / os.fsdecode(b"v\xff.png"))
+    assert numbers(open_source(tmp_path)) == [0]
 
 
 # Devices, streams, pipelines.

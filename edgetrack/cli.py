@@ -146,7 +146,7 @@ def track(
     precision: Annotated[str, typer.Option(help="auto, fp32, int8, fp16, bf16, int8+fp16 or int8+bf16.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="Threads of the runtime; its own choice if not given.")] = None,
     cache_dir: Annotated[
-        Path | None,
+        str | None,
         typer.Option(help="Where compiled engines are kept; without it TensorRT's alone are, in ~/.cache/edgetrack."),
     ] = None,
     decode: Annotated[str, typer.Option(help="fused (one graph a frame) or cached (token by token).")] = "fused",

@@ -173,7 +173,13 @@ def load_for(
     for option, name in (("backend", backend), ("precision", precision)):
         if not isinstance(name, str):
             raise OptionError(f"got {option}={name!r}; expected a name, such as 'auto'")
-    cache = None if cache_dir is None else Path(cache_dir)
+    allow_fallback = plain(allow_fallback)
+    if not isinstance(allow_fallback, bool):
+        raise OptionError(f"got allow_fallback={allow_fallback!r}; expected True or False")
+    cache_text = path_text(cache_dir)
+    if cache_text is None and cache_dir is not None:
+        raise OptionError(f"got cache_dir={cache_dir!r}; expected the path of a folder, or None for the default")
+    cache = None if cache_text is None else Path(cache_text)
     if isinstance(model, Model):
         model.check_open()
         asked = {

@@ -161,7 +161,7 @@ def test_online_options_reach_the_tracker(
         "update_interval": 3,
         "update_threshold": 0.1,
         "look_around": False,
-        "cache_dir": tmp_path / "engines",
+        "cache_dir": str(tmp_path / "engines"),
         "redetect": None,
         "redetect_interval": None,
     }
@@ -342,6 +342,12 @@ def test_unwritable_lines_are_2_and_empty_no_earlier_video(
     assert result.exit_code == 2
     assert said in message(result)
     assert (tmp_path / "out.mp4").read_text() == "earlier"
+
+
+def test_an_empty_cache_folder_is_2(track: Run, clip: Path) -> None:
+    result = track(clip, "--cache-dir", "")
+    assert result.exit_code == 2
+    assert "got cache_dir=''; expected the path of a folder" in message(result)
 
 
 def test_unwritable_output_is_2(track: Run, clip: Path, tmp_path: Path) -> None:

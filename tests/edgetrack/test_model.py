@@ -382,6 +382,25 @@ def test_names_that_are_none(colour_bundle, options) -> None:
         load(colour_bundle.root, **options)
 
 
+@pytest.mark.parametrize("folder", [5, "", b"a", "a\0b", "\ud800", np.zeros(2)], ids=ascii)
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_cache_folder_that_is_no_path(colour_bundle, colour_model, folder, loaded) -> None:
+    with pytest.raises(OptionError, match=r"got cache_dir=.*; expected the path of a folder, or None"):
+        load(colour_model if loaded else colour_bundle.root, cache_dir=folder)
+
+
+@pytest.mark.parametrize("value", ["no", 1, None, np.int64(0), np.zeros(2)], ids=repr)
+@pytest.mark.parametrize("loaded", [False, True])
+def test_fallback_is_allowed_or_not(colour_bundle, colour_model, value, loaded) -> None:
+    with pytest.raises(OptionError, match=r"got allow_fallback=.*; expected True or False"):
+        load(colour_model if loaded else colour_bundle.root, allow_fallback=value)
+
+
+def test_fallback_may_be_numpys(colour_bundle, colour_model) -> None:
+    assert load(colour_model, allow_fallback=np.False_) is colour_model
+    assert load(colour_bundle.root, CPU, allow_fallback=np.True_).options.allow_fallback is True
+
+
 def test_an_archive_stays_unpacked_while_its_model_lives(colour_bundle, tmp_path) -> None:
     model = load(pack(colour_bundle.root, tmp_path / "colour.zip"), CPU, threads=1)
     Tracker(model, decode="cached")  # opens graphs that load() did not

@@ -116,8 +116,8 @@ def check_target(box: object) -> NDArray[np.float64]:
         if given.dtype.kind not in "biufO":  # numpy reads numbers from texts and takes the real part of complex ones
             raise TypeError
         values = given.astype(np.float64)
-    except (TypeError, ValueError, OverflowError):
-        raise BoxError(f"got {box!r}; {_EXPECTED_BOX}") from None
+    except Exception as error:  # an object's own __array__ raises what it likes, torch's a RuntimeError
+        raise BoxError(f"got {box!r}; {_EXPECTED_BOX}") from error
     if values.shape != (4,):
         raise BoxError(f"got {box!r} of shape {values.shape}; {_EXPECTED_BOX}")
     if not np.isfinite(values).all():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgetrack import seqtrack, vtt
@@ -145,7 +146,8 @@ def _settings(manifest: SeqTrackManifest, options: Options) -> seqtrack.Settings
 def _check_number(name: str, value: float | None, low: float, high: float) -> None:
     if value is None:
         return
-    usable = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not usable or not low <= value <= high:
+    usable = isinstance(value, (int, float)) and not isinstance(value, bool)
+    # Bounded by what a float can hold, which an int need not be; NaN is in no bounds.
+    if not usable or not low <= value <= min(high, sys.float_info.max):
         limits = f"from {low:g} to {high:g}" if math.isfinite(high) else f"of at least {low:g}"
         raise OptionError(f"got {name}={value!r}; expected a number {limits}, or None for the model's own setting")

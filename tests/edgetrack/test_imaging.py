@@ -206,6 +206,16 @@ def test_a_bad_frame_is_named(name: str) -> None:
     assert "expected a BGR uint8 numpy array of shape (H, W, 3)" in str(caught.value)
 
 
+class NoArray:
+    """As a tensor of torch's that requires a gradient."""
+
+    def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
+        raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
+
+    def __repr__(self) -> str:
+        return "tensor([1., 2., 3., 4.], requires_grad=True)"
+
+
 BAD_BOXES = {
     "none": (None, "None"),
     "three": ((1, 2, 3), "shape \\(3,\\)"),
@@ -225,6 +235,7 @@ BAD_BOXES = {
     "bytes": ([b"1", b"2", b"3", b"4"], "got "),
     "complex": (np.asarray([1, 2, 3, 4 + 1j]), "got array"),
     "times": (np.asarray([1, 2, 3, 4], "datetime64[s]"), "got array"),
+    "no array": (NoArray(), "got tensor"),
     "beyond floats": ((0, 0, 1e200, 1e200), "twice the size of the 80x60 frame"),
 }
 

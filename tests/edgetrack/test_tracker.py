@@ -232,6 +232,8 @@ BAD_OPTIONS = [
     ({"window": True}, "window=True"),
     ({"update_threshold": -1}, "update_threshold=-1; expected a number of at least 0"),
     ({"update_threshold": math.inf}, "update_threshold=inf"),
+    ({"window": 10**400}, "; expected a number from 0 to 1"),
+    ({"update_threshold": 10**400}, "; expected a number of at least 0"),
     ({"update_interval": -1}, "update_interval=-1; expected a whole number"),
     ({"update_interval": 2.5}, "update_interval=2.5"),
     ({"update_interval": True}, "update_interval=True"),

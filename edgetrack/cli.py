@@ -27,6 +27,7 @@ from edgetrack.errors import (
     FrameError,
     MissingDependencyError,
     OptionError,
+    OutputError,
     SourceError,
 )
 
@@ -118,7 +119,7 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from edgetrack import __version__
 
-        typer.echo(__version__)
+        _print(__version__)
         raise typer.Exit
 
 
@@ -374,7 +375,7 @@ def demo(
         "wrote": f"{result.video}, {result.picture}",
     }
     for name, value in rows.items():
-        typer.echo(f"{name:<14}{value}")
+        _print(f"{name:<14}{value}")
 
 
 @app.command(epilog=EPILOG)
@@ -396,7 +397,7 @@ def doctor(
 
     diagnosis = diagnose(run=run)
     if as_json:
-        typer.echo(json.dumps(diagnosis.as_json(), indent=2))
+        _print(json.dumps(diagnosis.as_json(), indent=2))
     else:
         _print_diagnosis(diagnosis)
     if not all(check.sound for check in diagnosis.models):
@@ -408,26 +409,26 @@ def doctor(
 
 def _print_diagnosis(diagnosis: Diagnosis) -> None:
     packages = ", ".join(f"{name} {version}" for name, version in diagnosis.packages.items())
-    typer.echo(f"edgetrack {diagnosis.edgetrack}, Python {diagnosis.python}, {packages}")
-    typer.echo(f"{diagnosis.processor}, {diagnosis.system}")
+    _print(f"edgetrack {diagnosis.edgetrack}, Python {diagnosis.python}, {packages}")
+    _print(f"{diagnosis.processor}, {diagnosis.system}")
     if diagnosis.opencv is None:
-        typer.echo(f"OpenCV: missing. {diagnosis.opencv_reason}")
+        _print(f"OpenCV: missing. {diagnosis.opencv_reason}")
     else:
         able = {name: "yes" if diagnosis.opencv[name] else "no" for name in ("ffmpeg", "gstreamer")}
-        typer.echo(f"OpenCV {diagnosis.opencv['version']}, FFmpeg: {able['ffmpeg']}, GStreamer: {able['gstreamer']}")
-    typer.echo()
+        _print(f"OpenCV {diagnosis.opencv['version']}, FFmpeg: {able['ffmpeg']}, GStreamer: {able['gstreamer']}")
+    _print()
     for backend in diagnosis.backends:
         detail = ", ".join(backend.devices) if backend.available else backend.reason
         works, version = "works" if backend.available else "no", backend.runtime_version or "-"
-        typer.echo(f"{backend.backend:<22}{works:<7}{version:<12}{detail.removeprefix(backend.backend + ': ')}")
-    typer.echo()
+        _print(f"{backend.backend:<22}{works:<7}{version:<12}{detail.removeprefix(backend.backend + ': ')}")
+    _print()
     for model in diagnosis.models:
         state = "intact" if model.sound else "damaged"
-        typer.echo(f"{model.name:<22}{state:<9}{_size(model.bytes or 0) if model.sound else model.reason}")
+        _print(f"{model.name:<22}{state:<9}{_size(model.bytes or 0) if model.sound else model.reason}")
         for found in model.runs:
-            typer.echo(f"  {found.backend:<20}{found.precision:<10}{found.reason or 'answers as it should'}")
+            _print(f"  {found.backend:<20}{found.precision:<10}{found.reason or 'answers as it should'}")
     if not diagnosis.models:
-        typer.echo("No models ship with this installation; give --model the path of a bundle.")
+        _print("No models ship with this installation; give --model the path of a bundle.")
 
 
 @app.command(epilog=EPILOG)
@@ -443,7 +444,7 @@ def info(
     if as_json:
         manifest = found.manifest.model_dump(mode="json")
         record = {"schema": "edgetrack.info", "version": 1, "path": str(found.source), "bytes": size}
-        typer.echo(json.dumps({**record, "manifest": manifest}, indent=2))
+        _print(json.dumps({**record, "manifest": manifest}, indent=2))
     else:
         _print_info(found, size)
 
@@ -465,13 +466,13 @@ def _print_info(bundle: Bundle, size: int) -> None:
             facts[f"{title}.{key}"] = value if isinstance(value, str) else _brief(value)
     margin = max(map(len, facts)) + 2
     for name, text in facts.items():
-        typer.echo(f"{name:<{margin}}{text}")
+        _print(f"{name:<{margin}}{text}")
     for name, variant in manifest.variants.items():
         for graph_name, graph in variant.graphs.items():
-            typer.echo(f"\n{name}/{graph_name}, {graph.file}, {_size(manifest.files[graph.file].bytes)}")
+            _print(f"\n{name}/{graph_name}, {graph.file}, {_size(manifest.files[graph.file].bytes)}")
             for side, tensors in (("in ", graph.inputs), ("out", graph.outputs)):
                 for tensor in tensors:
-                    typer.echo(f"  {side} {tensor.name:<16}{tensor.dtype:<9}{tuple(tensor.shape)}")
+                    _print(f"  {side} {tensor.name:<16}{tensor.dtype:<9}{tuple(tensor.shape)}")
 
 
 def _brief(value: object) -> str:
@@ -592,6 +593,19 @@ def _progress(*, beside: bool = False) -> Progress:
         disable=not console.is_terminal or (beside and sys.stdout.isatty()),
         redirect_stdout=False,  # which would send the results to the bar's stream
     )
+
+
+def _print(line: str = "") -> None:
+    """One line on standard output; a full disk there is an `OutputError`."""
+    try:
+        typer.echo(line)
+    except BrokenPipeError:  # whoever read it has seen enough: typer ends the command without a word
+        raise
+    except OSError as error:
+        from edgetrack.outputs import discard_standard_output
+
+        discard_standard_output()
+        raise OutputError(f"standard output: cannot be written: {error.strerror}") from None
 
 
 def _say(message: str) -> None:

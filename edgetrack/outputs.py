@@ -170,7 +170,7 @@ class JsonLines(_Closing):
             stream.flush()
         except OSError as error:
             if self._owned is None:
-                _discard_standard_output()
+                discard_standard_output()
             raise self._failure(error) from None
 
     def close(self) -> None:
@@ -198,7 +198,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _discard_standard_output() -> None:
+def discard_standard_output() -> None:
     """Send what is still buffered nowhere: Python flushes it at exit, and would fail again, with a traceback."""
     with suppress(OSError):  # a stream that is no file of the system has nothing to send
         sink = os.open(os.devnull, os.O_WRONLY)

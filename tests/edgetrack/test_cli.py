@@ -681,9 +681,9 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'runtimes'}"}
 
 
-def process(*arguments: object, code: str = "") -> subprocess.CompletedProcess[str]:
+def process(*arguments: object, code: str = "", stdout: Any = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *(["-c", code] if code else ["-m", "edgetrack"]), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+    return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, env=environment(), check=False)
 
 
 def on_terminal(*arguments: object, stdout: IO[bytes] | None = None) -> str:
@@ -767,3 +767,26 @@ cli.app = lambda **_: logging.getLogger("edgetrack").warning("%s fails:\\n  so i
 cli.main()
 """
     assert process(code=code).stderr == "edgetrack: warning: a-backend fails: so it is\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+@pytest.mark.parametrize("command", ["info", "info --json", "doctor", "demo"])
+def test_a_full_standard_output_is_2(colour_bundle: Bundle, tmp_path: Path, command: str) -> None:
+    name, *options = command.split()
+    if name == "info":
+        options.append(str(colour_bundle.root))
+    elif name == "demo":
+        options += ["--model", str(colour_bundle.root), "--backend", "onnxruntime-cpu", "--frames", "2"]
+        options += ["--output", str(tmp_path)]
+    with open("/dev/full", "w") as full:
+        done = process(name, *options, stdout=full)
+    assert done.returncode == 2
+    assert done.stderr == "edgetrack: error: standard output: cannot be written: No space left on device\n"
+
+
+def test_a_reader_that_has_seen_enough_is_told_nothing(colour_bundle: Bundle) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as gone:
+        done = process("info", colour_bundle.root, stdout=gone)
+    assert (done.returncode, done.stderr) == (1, "")

@@ -59,8 +59,10 @@ EXIT_CODES: dict[int, tuple[str, tuple[type[EdgeTrackError], ...]]] = {
 """Exit codes of the command and the errors they stand for."""
 BRIEF = 320
 """Characters of a fact that `info` shows in its list."""
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Ctrl-C, what `kill` and a shutdown send, and what a closed terminal or a lost connection does."""
+ENDING = (signal.SIGTERM, signal.SIGHUP)
+"""What `kill` and a shutdown send, and what a closed terminal or a lost connection does."""
+STOPPING = (signal.SIGINT, *ENDING)
+"""Ctrl-C, and those."""
 INTERRUPTED = 128  # plus the signal's number, as shells count: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP
 
 EPILOG = "Exit codes: 0 success; 1 an unexpected failure; " + "".join(
@@ -87,9 +89,10 @@ class _Commands(TyperGroup):
         except EdgeTrackError as error:
             _say(f"error: {error}")
             raise typer.Exit(exit_code(error)) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             _say("interrupted")
-            raise typer.Exit(INTERRUPTED + signal.SIGINT) from None
+            number = interrupt.args[0] if interrupt.args else signal.SIGINT
+            raise typer.Exit(INTERRUPTED + number) from None
 
 
 app = typer.Typer(
@@ -112,7 +115,18 @@ def main() -> None:
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     logging.getLogger("edgetrack").addHandler(_Said(logging.WARNING))
+    # By default they end Python where it is, and what an archive was unpacked to stays.
+    for number in ENDING:
+        if signal.getsignal(number) == signal.SIG_DFL:  # not where nohup wants it ignored
+            signal.signal(number, _interrupt)
     app(prog_name="edgetrack")
+
+
+def _interrupt(number: int, _: FrameType | None) -> None:
+    """Interrupt as Ctrl-C does, with the signal's number, and once: a closed terminal may send more than one."""
+    for each in ENDING:
+        signal.signal(each, signal.SIG_IGN)
+    raise KeyboardInterrupt(number)
 
 
 def _print_version(wanted: bool) -> None:

@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 import edgetrack
 import edgetrack_runtimes
 from edgetrack import cli, errors
-from edgetrack.bundle import Bundle
+from edgetrack.bundle import Bundle, pack
 from edgetrack.sources import open_source
 
 BOX = "20,50,24,24"
@@ -767,6 +767,58 @@ cli.app = lambda **_: logging.getLogger("edgetrack").warning("%s fails:\\n  so i
 cli.main()
 """
     assert process(code=code).stderr == "edgetrack: warning: a-backend fails: so it is\n"
+
+
+LOADING = """
+import os, signal, sys
+from pathlib import Path
+import edgetrack.model
+from edgetrack import cli
+
+def loading(*arguments):
+    print(len(list(Path(os.environ["TMPDIR"]).glob("edgetrack-*"))), "unpacked", file=sys.stderr)
+    for number in {sent}:
+        os.kill(os.getpid(), number)
+    return real(*arguments)
+
+real, edgetrack.model.open_session = edgetrack.model.open_session, loading
+for number in {ignored}:
+    signal.signal(number, signal.SIG_IGN)
+cli.main()
+"""
+
+
+@pytest.mark.usefixtures("heard")
+@pytest.mark.parametrize(
+    ("sent", "ignored", "code"),
+    [
+        ([signal.SIGINT], [], 130),
+        ([signal.SIGTERM], [], 143),
+        ([signal.SIGHUP], [], 129),
+        ([signal.SIGHUP, signal.SIGHUP], [], 129),  # of a closed terminal, from the system and from the shell
+        ([signal.SIGHUP], [signal.SIGHUP], 0),  # as nohup does
+    ],
+)
+def test_an_interrupt_while_loading_leaves_nothing_unpacked(
+    folder: Path,
+    colour_bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sent: list[int],
+    ignored: list[int],
+    code: int,
+) -> None:
+    archive = pack(colour_bundle.root, tmp_path / "colour.zip")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    options = ("--box", BOX, "--model", archive, "--backend", "onnxruntime-cpu", "--threads", 1)
+    run = LOADING.format(sent=list(map(int, sent)), ignored=list(map(int, ignored)))
+    done = process("track", folder / "0.png", *options, code=run)
+    assert done.returncode == code
+    assert done.stderr.startswith("1 unpacked\n")
+    assert done.stderr.endswith("edgetrack: interrupted\n") == bool(code)
+    assert list(scratch.glob("edgetrack-*")) == []
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")

@@ -253,7 +253,7 @@ def _follow(
     output: Path | None,
     jsonl: str | None,
     decode: str,
-    redetect_interval: int,
+    redetect_interval: int | None,
 ) -> None:
     """Track through `source`, writing as it goes; raises `typer.Exit` when interrupted."""
     from time import perf_counter_ns
@@ -291,7 +291,7 @@ def _follow(
                 "threads": loaded.options.threads,
                 "decode": decode,
                 "redetect": search.manifest.name if search else None,
-                "redetect_interval": redetect_interval if search else None,
+                "redetect_interval": (redetect_interval or 1) if search else None,
             }
             lines.write(header)
             lines.write(_record(0, target, None, TrackState.TRACKED, init_ms))

@@ -115,15 +115,24 @@ def main() -> None:
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     logging.getLogger("edgetrack").addHandler(_Said(logging.WARNING))
-    # By default they end Python where it is, and what an archive was unpacked to stays.
-    for number in ENDING:
-        if signal.getsignal(number) == signal.SIG_DFL:  # not where nohup wants it ignored
+    # By default two of them end Python where it is, and what an archive was unpacked to stays.
+    for number in STOPPING:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup wants it
             signal.signal(number, _interrupt)
     app(prog_name="edgetrack")
 
 
+_interrupted: list[int] = []
+"""The signals that `_interrupt` was called for."""
+
+
 def _interrupt(number: int, _: FrameType | None) -> None:
-    """Interrupt as Ctrl-C does, with the signal's number, and once: a closed terminal may send more than one."""
+    """Interrupt as Ctrl-C does, with the signal's number.
+
+    It is remembered, since a library that is loaded right then may swallow what is raised; `_StopRequest` looks. What
+    ends a session interrupts once: a closed terminal may send more than one.
+    """
+    _interrupted.append(number)
     for each in ENDING:
         signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt(number)
@@ -320,6 +329,7 @@ def _follow(
 
 class _StopRequest:
     """While entered, the first signal of `STOPPING` asks for an end after the frame at hand; the second ends at once.
+    One that came before and was swallowed ends it right away.
 
     Attributes:
         signal: the number of the signal that asked, 0 before.
@@ -330,6 +340,8 @@ class _StopRequest:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> _StopRequest:
+        if _interrupted:
+            raise KeyboardInterrupt(_interrupted[0])
         for number in STOPPING:
             if signal.getsignal(number) != signal.SIG_IGN:  # as nohup wants it, and shells for their background jobs
                 self._previous[number] = signal.signal(number, self._request)

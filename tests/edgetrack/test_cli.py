@@ -821,6 +821,34 @@ def test_an_interrupt_while_loading_leaves_nothing_unpacked(
     assert list(scratch.glob("edgetrack-*")) == []
 
 
+SWALLOWED = """
+import os, signal
+import edgetrack.model
+from edgetrack import cli
+
+def loading(*arguments):
+    try:
+        signal.raise_signal({sent})
+    except KeyboardInterrupt:
+        pass  # as an extension module's loader does
+    return real(*arguments)
+
+real, edgetrack.model.open_session = edgetrack.model.open_session, loading
+cli.main()
+"""
+
+
+@pytest.mark.usefixtures("heard")
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_that_is_swallowed_while_loading_ends_it_then(
+    folder: Path, colour_bundle: Bundle, sent: int
+) -> None:
+    options = ("--box", BOX, "--model", colour_bundle.root, "--backend", "onnxruntime-cpu", "--jsonl", "-")
+    done = process("track", folder, *options, code=SWALLOWED.format(sent=int(sent)))
+    assert (done.returncode, done.stdout) == (128 + sent, "")
+    assert done.stderr.endswith("edgetrack: interrupted\n")
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
 @pytest.mark.parametrize("command", ["info", "info --json", "doctor", "demo"])
 def test_a_full_standard_output_is_2(colour_bundle: Bundle, tmp_path: Path, command: str) -> None:

@@ -64,6 +64,7 @@ def ptq(
     from train.data.labels import DatasetError
 
     try:
+        _keep(checkpoint, out)
         model, metadata = _calibrated(checkpoint, data or [], method, examples, keep_float or [])
         save_quantised(out, model, **metadata)
     except (CheckpointError, DatasetError, ValueError) as error:
@@ -95,15 +96,17 @@ def qat(
     from train.checkpoints import CheckpointError
     from train.data.labels import DatasetError
     from train.data.mixture import datasets
-    from train.loop import fit
+    from train.loop import WEIGHTS, fit
     from train.memory import keep_freed_memory
     from train.recipes import override
 
     keep_freed_memory()
+    start, outcome = out / "start.safetensors", out / WEIGHTS
     try:
+        for written in (start, outcome):
+            _keep(checkpoint, written)
         teacher, metadata = _load(checkpoint, threads)
         recipe = override(qat_recipe(metadata, teacher), settings or [])
-        start = out / "start.safetensors"
         asked = _calibration(checkpoint, data or [], method, examples, keep_float or [])
         if start.is_file():
             check_calibration(start, asked)
@@ -115,7 +118,7 @@ def qat(
         fit(recipe, train, validation, out, start=start, data=data or [], workers=workers, every=every, make=make)
     except (CheckpointError, DatasetError, TypeError, ValueError) as error:
         _fail(error)
-    typer.echo(out / "model.safetensors")
+    typer.echo(outcome)
 
 
 @app.command()
@@ -205,6 +208,14 @@ PROVED = 256
 graphs were 1.7 and 0.7 times as far from the fake-quant model, in likelihoods, as that from FP32; of 256, 1.1 times."""
 WEIGHED = 64
 """Those that each layer's share of the error is found on."""
+
+
+def _keep(checkpoint: Path, written: Path) -> None:
+    """Refuse to write over the checkpoint, by whatever name: it may be the only one."""
+    if written.exists() and checkpoint.exists() and written.samefile(checkpoint):
+        raise ValueError(
+            f"{written} would be written over, and it is the checkpoint to quantise, {checkpoint}; give another --out"
+        )
 
 
 def _load(checkpoint: Path, threads: int = 1) -> tuple[Model, dict[str, Any]]:

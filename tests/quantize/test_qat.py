@@ -191,3 +191,24 @@ def test_what_cannot_be_written_is_said(checkpoint: Path, tmp_path: Path) -> Non
     result = CliRunner().invoke(app, ["ptq", str(checkpoint), "--out", str(tmp_path), "--examples", "2"])
     assert result.exit_code == 1
     assert result.stderr.startswith(f"error: cannot write {tmp_path} (")
+
+
+def test_the_checkpoint_is_never_written_over(checkpoint: Path, tmp_path: Path) -> None:
+    weights, link = checkpoint.read_bytes(), tmp_path / "link.safetensors"
+    for name in ("model", "start"):
+        (tmp_path / f"{name}.safetensors").write_bytes(weights)
+    link.symlink_to("model.safetensors")
+    for command, given, out, written in (
+        ("ptq", "model", tmp_path / "model.safetensors", "model"),
+        ("ptq", "model", link, "link"),
+        ("qat", "model", tmp_path, "model"),
+        ("qat", "start", tmp_path, "start"),
+        ("qat", "link", tmp_path, "model"),
+    ):
+        given = tmp_path / f"{given}.safetensors"
+        result = CliRunner().invoke(app, [command, str(given), "--out", str(out), *FEW])
+        assert result.exit_code == 1
+        written = tmp_path / f"{written}.safetensors"
+        assert result.stderr.startswith(f"error: {written} would be written over, and it is the checkpoint")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{n}.safetensors" for n in ("link", "model", "start")]
+    assert all(path.read_bytes() == weights for path in tmp_path.iterdir())

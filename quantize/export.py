@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import tempfile
 import warnings
 import zipfile
@@ -107,7 +108,7 @@ def export_bundle(
 
     Args:
         model: in eval mode.
-        out: replaced if it is a bundle; any other existing file or non-empty folder is refused.
+        out: replaced if it is a bundle and nothing else; any other existing file or non-empty folder is refused.
         name: of the model, in the manifest.
         metadata: of the checkpoint; what it says of training goes into the manifest's provenance.
         settings: KEY=VALUE on the manifest's name, description, online, score and accuracy.
@@ -118,7 +119,8 @@ def export_bundle(
         The largest difference per runtime, graph and output of the FP32 graphs.
 
     Raises:
-        ExportError: a graph differs from PyTorch, `out` is something else than a bundle, or a setting does not fit.
+        ExportError: a graph differs from PyTorch, `out` holds something else than a bundle or cannot be there, or a
+            setting does not fit.
         QdqError: an INT8 graph breaks a rule of `quantize.qdq`.
     """
     _check_target(out)
@@ -257,17 +259,45 @@ def _cpu_backends() -> list[str]:
 
 
 def _check_target(out: Path) -> None:
-    if out.exists() and not _is_bundle(out):
-        raise ExportError(f"{out} exists and is not a bundle; remove it or choose another --out")
+    above = next((path for path in out.absolute().parents if os.path.lexists(path)), out)
+    if not above.is_dir():
+        raise ExportError(f"{out} cannot be written: {above} is no folder; choose another --out")
+    if os.path.lexists(out) and (problem := _foreign(out)):
+        raise ExportError(f"{out} exists and is not a bundle: {problem}; remove it or choose another --out")
 
 
-def _is_bundle(path: Path) -> bool:
-    if path.suffix != ".zip":
-        return path.is_dir() and ((path / MANIFEST).is_file() or not any(path.iterdir()))
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return MANIFEST in archive.namelist()
+def _foreign(path: Path) -> str | None:
+    """Why what is at `path` may not be replaced, in words; None where it is an empty folder, or a bundle and no more.
+
+    Many things hold a file called manifest.json, and a bundle's folder may hold somebody's own files.
+    """
+    try:
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                files = {info.filename for info in archive.infolist() if not info.is_dir()}
+                manifest = archive.read(MANIFEST) if MANIFEST in files else None
+        elif path.is_dir():
+            inside = [each for each in path.rglob("*") if each.is_symlink() or not each.is_dir()]
+            files = {each.relative_to(path).as_posix() for each in inside}
+            if not files:
+                return None
+            manifest = (path / MANIFEST).read_bytes() if MANIFEST in files else None
+        else:
+            return "it is no folder" if path.exists() else "it is a link to nothing"
+    except Exception as error:  # zipfile lets its parsers' errors through
+        return f"it cannot be read ({error})"
+    if manifest is None:
+        return f"it has no {MANIFEST}"
+    try:
+        facts = json.loads(manifest)
+    except (ValueError, RecursionError):
+        return f"its {MANIFEST} is no JSON"
+    # Of whatever version: a bundle of an older edgetrack is there to be made anew.
+    kinds_of = {"schema_version": int, "kind": str, "variants": dict, "files": dict}
+    if not isinstance(facts, dict) or not all(isinstance(facts.get(key), kind) for key, kind in kinds_of.items()):
+        return f"its {MANIFEST} is not a bundle's"
+    others = sorted(files - facts["files"].keys() - {MANIFEST})
+    return f"it also holds {', '.join(others[:5])}" if others else None
 
 
 def describe(model: Model, name: str, metadata: Mapping[str, Any]) -> dict[str, Any]:

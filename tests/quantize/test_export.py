@@ -178,6 +178,49 @@ def test_what_is_not_a_bundle_is_never_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "photos.zip").read_bytes() == photos
 
 
+def test_a_manifest_does_not_make_a_bundle_of_what_is_not(
+    exported: tuple[SeqTrack, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quantize.export._to_onnx", lambda spec: pytest.fail("exported before --out is checked"))
+    manifest = (exported[1] / "manifest.json").read_text()
+    (tmp_path / "file").write_text("dear")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    for name, text, file in (("app", '{"name": "an app"}', "app.js"), ("own", manifest, "fp32/notes.txt")):
+        (tmp_path / name / file).parent.mkdir(parents=True)
+        (tmp_path / name / "manifest.json").write_text(text)
+        (tmp_path / name / file).write_text("years of work")
+        with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
+            archive.writestr("manifest.json", text)
+            archive.writestr(file, "years of work")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for name, problem in (
+        ("app", r"its manifest\.json is not a bundle's"),
+        ("app.zip", r"its manifest\.json is not a bundle's"),
+        ("own", r"it also holds fp32/notes\.txt"),
+        ("own.zip", r"it also holds fp32/notes\.txt"),
+        ("dangling", "a link to nothing"),
+        ("file/below", "file is no folder"),
+        ("file/far/below.zip", "file is no folder"),
+    ):
+        with pytest.raises(ExportError, match=problem):
+            export_bundle(exported[0], tmp_path / name, name="x", metadata={})
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["small", "small.zip"])
+def test_a_bundle_is_replaced_even_one_of_another_version(tmp_path: Path, name: str) -> None:
+    out, manifest = tmp_path / name, json.dumps({"schema_version": 1, "kind": "other", "variants": {}, "files": {}})
+    if out.suffix:
+        with zipfile.ZipFile(out, "w") as archive:
+            archive.writestr("manifest.json", manifest)
+    else:
+        out.mkdir()
+        (out / "manifest.json").write_text(manifest)
+    for _ in range(2):
+        export_bundle(random_model("isolated"), out, name="new", metadata={})
+        assert read_bundle(out).manifest.name == "new"
+
+
 def test_a_bundle_stays_where_the_next_cannot_take_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("model", "next"):
         (tmp_path / name).mkdir()

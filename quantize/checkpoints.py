@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from quantize.placement import place
 from train.checkpoints import CheckpointError
-from train.checkpoints.files import differences, read_tensors, save_model
+from train.checkpoints.files import differences, digest, read_tensors, save_model
 from train.models.registry import Model, build, config_from_dict
 
 SUFFIX = "-int8"
@@ -42,12 +43,34 @@ def load_quantised(path: Path) -> tuple[Model, dict[str, Any]]:
     return model.eval(), metadata
 
 
-def check_calibration(path: Path, asked: Mapping[str, Any]) -> None:
+def origins(checkpoint: Path) -> tuple[str, str]:
+    """By what a rounded model's file knows the FP32 one it was made of: the digest of its weights, beside which another
+    score may be written; in older files that of the whole file."""
+    of_weights, of_file = digest(read_tensors(checkpoint)[0]), hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    return of_weights[:12], of_file[:12]
+
+
+def check_origin(path: Path, metadata: Mapping[str, Any], checkpoint: Path) -> None:
+    """Check that the quantised file at `path` was made of `checkpoint`, where its metadata say of what.
+
+    Raises:
+        CheckpointError: it was made of other weights.
+    """
+    of = metadata.get("calibration", {}).get("checkpoint")
+    if of is not None and of not in (known := origins(checkpoint)):
+        raise CheckpointError(
+            f"{path} was made of other weights, {of}, than {checkpoint} holds, {known[0]}; give the checkpoint it was "
+            "made of, or quantise this one"
+        )
+
+
+def check_calibration(path: Path, asked: Mapping[str, Any], before: Mapping[str, Any]) -> None:
     """Check that the quantised file at `path` was made as is asked now.
 
     Args:
         path: a file that `save_quantised` wrote.
         asked: "keep_float" and "calibration", as that is told them.
+        before: what older files say in place of some values of "calibration".
 
     Raises:
         CheckpointError: names what differs.
@@ -55,7 +78,12 @@ def check_calibration(path: Path, asked: Mapping[str, Any]) -> None:
     _, metadata = read_tensors(path)
     was = {"keep_float": metadata.get("keep_float"), **metadata.get("calibration", {})}
     now = {"keep_float": asked["keep_float"], **asked["calibration"]}
-    if differ := [f"{key} was {was.get(key)}, now {value}" for key, value in now.items() if was.get(key) != value]:
+    differ = [
+        f"{key} was {was.get(key)}, now {value}"
+        for key, value in now.items()
+        if was.get(key) not in (value, before.get(key, value))
+    ]
+    if differ:
         raise CheckpointError(
             f"{path} was calibrated with other settings: {'; '.join(differ)}. Give those, or another --out"
         )

@@ -91,7 +91,7 @@ def qat(
 
     The outcome is model.safetensors in --out, for build --int8.
     """
-    from quantize.checkpoints import check_calibration, save_quantised
+    from quantize.checkpoints import check_calibration, origins, save_quantised
     from quantize.qat import distillation, qat_recipe
     from train.checkpoints import CheckpointError
     from train.data.labels import DatasetError
@@ -109,7 +109,7 @@ def qat(
         recipe = override(qat_recipe(metadata, teacher), settings or [])
         asked = _calibration(checkpoint, data or [], method, examples, keep_float or [])
         if start.is_file():
-            check_calibration(start, asked)
+            check_calibration(start, asked, {"checkpoint": origins(checkpoint)[1]})
         else:
             model, found = _calibrated(checkpoint, data or [], method, examples, keep_float or [], threads)
             save_quantised(start, model, **found)
@@ -167,7 +167,7 @@ def build(
 ) -> None:
     """Write the bundle with all precisions, FP32 and INT8, both checked against PyTorch on every CPU runtime."""
     from edgetrack import EdgeTrackError
-    from quantize.checkpoints import load_quantised
+    from quantize.checkpoints import check_origin, load_quantised
     from quantize.export import ExportError, Int8, export_bundle
     from quantize.fake import freeze
     from quantize.opset import OpsetError
@@ -185,6 +185,7 @@ def build(
             quantised, found = load_quantised(int8)
             if quantised.config != model.config:
                 raise CheckpointError(f"{int8} is of another model than {checkpoint}: their configurations differ")
+            check_origin(int8, found, checkpoint)
         freeze(quantised)
         variant = Int8(quantised, _int8_facts(found), _examples(found, data or [], PROVED, held_out=True))
         differences = export_bundle(
@@ -250,11 +251,10 @@ def _calibration(
     checkpoint: Path, data: list[Path], method: str, examples: int, keep_float: list[str]
 ) -> dict[str, Any]:
     """How a rounded model was made, for its file."""
-    import hashlib
+    from quantize.checkpoints import origins
 
     facts = {"method": method, "examples": examples, "data": [path.name for path in data]}
-    of = hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:12]
-    return {"keep_float": keep_float, "calibration": {**facts, "checkpoint": of}}
+    return {"keep_float": keep_float, "calibration": {**facts, "checkpoint": origins(checkpoint)[0]}}
 
 
 def _examples(metadata: dict[str, Any], data: list[Path], count: int, *, held_out: bool) -> list[Pair]:

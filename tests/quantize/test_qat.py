@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +40,13 @@ def invoke(*arguments: object) -> str:
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
     return result.output
+
+
+def save_other_weights(path: Path) -> None:
+    model = random_model("isolated")
+    with torch.no_grad():
+        model.decoder.embedding.weight.mul_(1.01)
+    save_model(path, model)
 
 
 def objective() -> Distillation:
@@ -127,7 +135,7 @@ def test_a_run_is_not_resumed_with_another_teacher_or_calibration(checkpoint: Pa
     invoke("qat", checkpoint, "--out", out, *SETTINGS, *FEW)
     before = (out / "start.safetensors").read_bytes()
     assert load_quantised(out / "model.safetensors")[1]["calibration"]["examples"] == 16
-    save_model(other, random_model("isolated", bins=40), description="the same weights, another file")
+    save_other_weights(other)
     for given, options, said in (
         (other, (), "checkpoint was"),
         (checkpoint, ("--method", "max"), "method was percentile, now max"),
@@ -185,6 +193,29 @@ def test_ptq_and_build_make_a_bundle_of_both_precisions(checkpoint: Path, tmp_pa
     assert manifest.variants.keys() == {"fp32", "int8"}
     assert manifest.provenance["int8"]["keep_float"] == ["encoder.blocks.0.*"]
     assert manifest.provenance["int8"]["calibration"]["examples"] == 16
+
+
+def test_a_quantised_file_goes_with_the_weights_it_was_made_of(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where another score was written beside them; older files name the whole file's digest, and some none."""
+    monkeypatch.setattr("quantize.export.export_bundle", lambda *_, **__: [])
+    monkeypatch.setattr("quantize.cli._print_proof", lambda bundle: None)
+    quantised, scored, other = (tmp_path / f"{name}.safetensors" for name in ("int8", "scored", "other"))
+    save_model(scored, random_model("isolated"), score={"source": "likelihood", "ok_threshold": 0.5})
+    save_other_weights(other)
+    invoke("ptq", checkpoint, "--out", quantised, *FEW)
+    model, facts = load_quantised(quantised)
+    of_file = hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:12]
+    for origin, fitting in ((facts["calibration"]["checkpoint"], (checkpoint, scored)), (of_file, (checkpoint,))):
+        save_quantised(quantised, model, **{**facts, "calibration": {"checkpoint": origin}})
+        for given in fitting:
+            invoke("build", given, "--int8", quantised, "--out", tmp_path / "bundle")
+        result = CliRunner().invoke(app, ["build", str(other), "--int8", str(quantised), "--out", str(tmp_path / "no")])
+        assert result.exit_code == 1
+        assert f"error: {quantised} was made of other weights, {origin}, than {other} holds" in result.output
+    save_quantised(quantised, model, facts["keep_float"])
+    invoke("build", other, "--int8", quantised, "--out", tmp_path / "bundle")
 
 
 def test_what_cannot_be_written_is_said(checkpoint: Path, tmp_path: Path) -> None:

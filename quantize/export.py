@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import tempfile
 import warnings
@@ -206,11 +207,12 @@ def _to_integers(protos: Iterable[onnx.ModelProto], model: Model) -> None:
 def _proof(model: Model, int8: Int8, graphs: Mapping[str, Path]) -> dict[str, Any]:
     proof = prove(model, int8.model, graphs, int8.examples)
     rounding, rounded = proof["fake-quant"]["difference_from_fp32"], _mean_overlap(proof["fake-quant"])
-    if not (most := max(rounding.values())) <= ROUNDING:
-        raise ExportError(
-            f"int8: the fake-quant model's {max(rounding, key=rounding.__getitem__)} is {most:.2g} of its size away "
-            f"from FP32's; at most {ROUNDING:g} is allowed. Quantise these very weights, on data like the training's"
-        )
+    for tensor, most in rounding.items():
+        if not most <= ROUNDING:
+            raise ExportError(
+                f"int8: the fake-quant model's {tensor} is {most:.2g} of its size away from FP32's; at most "
+                f"{ROUNDING:g} is allowed. Quantise these very weights, on data like the training's"
+            )
     for backend, found in proof["runtimes"].items():
         for tensor, difference in found["difference"].items():
             allowed = max(TOLERANCE, INT8_TOLERANCE * rounding[tensor])
@@ -236,10 +238,20 @@ def known_answers(bundle: Path, variants: Iterable[str]) -> dict[str, Any]:
 
     A model that does not find the target there, such as one without training, or finds it on one CPU runtime and not on
     another says nothing by which a wrong backend could be told from a right one: that variant has no known answer.
+
+    Raises:
+        ExportError: an answer is not finite.
     """
     answers = {}
     for variant in variants:
-        (box, score), *others = (_asked(bundle, backend, variant) for backend in _cpu_backends())
+        said = {backend: _asked(bundle, backend, variant) for backend in _cpu_backends()}
+        for backend, (box, score) in said.items():
+            if not np.isfinite([*box, score]).all():
+                raise ExportError(
+                    f"{variant} on {backend}: the answer to the known question is not finite, the box {box.tolist()} "
+                    f"with a score of {score}; expected numbers. Check the weights, or try another runtime"
+                )
+        (box, score), *others = said.values()
         known = KnownAnswer(box=tuple(box.tolist()), score=score)
         if overlap(box, np.asarray(MOVED)) >= FOUND and all(agree(*other, known) for other in others):
             answers[variant] = known.model_dump(mode="json")
@@ -427,8 +439,14 @@ def compare(model: Model, paths: Mapping[str, Path], seeds: Iterable[int] = (1, 
                     found = session.run({name: tensor.numpy() for name, tensor in spec.inputs.items()})
                     for name, expected in named(spec, spec.module(*spec.inputs.values())).items():
                         key = (backend, graph, name)
-                        worst[key] = max(worst.get(key, 0.0), _relative(found[name], expected.numpy()))
+                        # What is not a number stays: max would drop it.
+                        worst[key] = float(np.maximum(worst.get(key, 0.0), _relative(found[name], expected.numpy())))
     for (backend, graph, name), relative in worst.items():
+        if math.isnan(relative):
+            raise ExportError(
+                f"{graph} on {backend}: {name} is not finite, here or in PyTorch; expected numbers. Check the weights, "
+                "or try another runtime"
+            )
         if not relative <= TOLERANCE:
             raise ExportError(
                 f"{graph} on {backend}: {name} differs from PyTorch by {relative:.2g} "

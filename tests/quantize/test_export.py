@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 import edgetrack
 from edgetrack.bundle import read_bundle
 from edgetrack.imaging import clip_box, crop_square, crop_to_box, normalise
+from edgetrack_runtimes import SessionOptions, open_session
 from quantize.cli import app
 from quantize.export import ExportError, _replace, compare, export_bundle
 from quantize.graphs import seqtrack_graphs
@@ -120,6 +121,32 @@ def test_a_graph_that_computes_something_else_is_refused(exported: tuple[SeqTrac
     paths = {"decode_step": bundle / "fp32" / "decode_step.onnx"}
     with pytest.raises(ExportError, match=r"decode_step on .*: logits differs"):
         compare(other, paths)
+
+
+@pytest.mark.parametrize("graph", ["template", "decode_step"])
+def test_an_output_that_is_not_a_number_is_refused(
+    exported: tuple[SeqTrack, Path], monkeypatch: pytest.MonkeyPatch, graph: str
+) -> None:
+    class Session:
+        def __init__(self, backend: str, path: Path, options: SessionOptions) -> None:
+            self.session, self.broken = open_session(backend, path, options), path.stem == graph
+
+        def __enter__(self) -> Session:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.session.close()
+
+        def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            found = self.session.run(inputs)
+            return {name: value * np.nan for name, value in found.items()} if self.broken else found
+
+    model, bundle = exported
+    paths = {name: bundle / "fp32" / f"{name}.onnx" for name in ("template", "decode_step")}
+    compare(model, paths)
+    monkeypatch.setattr("quantize.export.open_session", Session)
+    with pytest.raises(ExportError, match=rf"{graph} on \S+: \w+ is not finite"):
+        compare(model, paths)
 
 
 def test_example_inputs_are_coherent_and_random() -> None:

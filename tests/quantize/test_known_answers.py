@@ -10,7 +10,7 @@ import pytest
 import quantize.export
 from edgetrack.bundle import find_model, read_bundle, shipped_models
 from edgetrack.known_answer import MOVED
-from quantize.export import known_answers
+from quantize.export import ExportError, known_answers
 
 BACKENDS = ["onnxruntime-cpu", "openvino-cpu"]
 
@@ -42,6 +42,13 @@ def test_an_answer_that_hangs_on_the_runtime_is_none(answering, said) -> None:
 def test_a_model_that_does_not_find_the_target_knows_nothing(answering) -> None:
     answering((40.0, 0.95), (-40.0, 0.1))
     assert known_answers(Path(), ["fp32"]) == {}
+
+
+@pytest.mark.parametrize("said", [((0.0, np.nan), (0.0, 0.95)), ((0.0, 0.95), (np.nan, 0.95))], ids=["score", "box"])
+def test_an_answer_that_is_no_number_is_refused(answering, said) -> None:
+    answering(*said)
+    with pytest.raises(ExportError, match=r"fp32 on (onnxruntime|openvino)-cpu: the answer .* is not finite"):
+        known_answers(Path(), ["fp32"])
 
 
 @pytest.mark.parametrize("name", shipped_models())

@@ -202,6 +202,16 @@ def test_the_rounding_of_other_weights_is_refused(built: tuple[VTT, Path]) -> No
         _proof(other, Int8(model, {}, examples(model.config)[2:]), paths)
 
 
+@pytest.mark.parametrize("tensor", ["template.kernel", "search.scores"])
+def test_a_rounding_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch, tensor: str) -> None:
+    rounding = {"template.kernel": 0.1, "search.boxes": 0.1, "search.scores": 0.1, tensor: float("nan")}
+    fake_quant = {"difference_from_fp32": rounding, "overlap_with_fp32": {"mean": 0.95, "5th_percentile": 0.9}}
+    monkeypatch.setattr("quantize.export.prove", lambda *_: {"fake-quant": fake_quant, "runtimes": {}})
+    model = random_vtt("nano")
+    with pytest.raises(ExportError, match=rf"fake-quant model's {tensor} is nan"):
+        _proof(model, Int8(model, {}, []), {})
+
+
 def test_the_commands_make_a_bundle_of_both_precisions(tmp_path: Path) -> None:
     save_model(tmp_path / "model.safetensors", random_vtt("nano"))
     invoke("ptq", tmp_path / "model.safetensors", "--out", tmp_path / "ptq.safetensors", *FEW)

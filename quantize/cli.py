@@ -146,6 +146,7 @@ def sensitivity(
 
 @app.command()
 def build(
+    context: typer.Context,
     checkpoint: Annotated[Path, CHECKPOINT],
     out: Annotated[Path, BUNDLE],
     int8: Annotated[
@@ -177,6 +178,8 @@ def build(
     from train.data.labels import DatasetError
 
     try:
+        if int8 is not None:
+            _refuse_beside_int8(context)
         tracked = read_sequences(sequences) if sequences else ()
         model, metadata = _load(checkpoint)
         if int8 is None:
@@ -202,6 +205,17 @@ def build(
     _print_differences(differences)
     _print_proof(out)
     typer.echo(out)
+
+
+def _refuse_beside_int8(context: typer.Context) -> None:
+    """Refuse what says how to quantise where that is done: it would say nothing."""
+    options = {"method": "--method", "examples": "--examples", "keep_float": "--keep-float"}
+    sources = {option: context.get_parameter_source(name) for name, option in options.items()}
+    if given := [option for option, source in sources.items() if source is not None and source.name != "DEFAULT"]:
+        raise ValueError(
+            f"{', '.join(given)} cannot go with --int8, whose model is quantised; give them to ptq or qat, or leave "
+            "--int8 out"
+        )
 
 
 PROVED = 256

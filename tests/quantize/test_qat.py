@@ -218,6 +218,22 @@ def test_a_quantised_file_goes_with_the_weights_it_was_made_of(
     invoke("build", other, "--int8", quantised, "--out", tmp_path / "bundle")
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--keep-float", "decoder.head.2"), "--keep-float"),
+        (("--method", "percentile", "--examples", "256"), "--method, --examples"),  # the defaults are no exception
+    ],
+)
+def test_what_says_how_to_quantise_is_refused_beside_what_is_quantised(
+    checkpoint: Path, tmp_path: Path, options: tuple[str, ...], said: str
+) -> None:
+    asked = ["build", checkpoint, "--int8", checkpoint, "--out", tmp_path / "bundle", *options]
+    result = CliRunner().invoke(app, [str(argument) for argument in asked])
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"error: {said} cannot go with --int8")
+
+
 def test_what_cannot_be_written_is_said(checkpoint: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["ptq", str(checkpoint), "--out", str(tmp_path), "--examples", "2"])
     assert result.exit_code == 1

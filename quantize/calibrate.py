@@ -72,16 +72,20 @@ METHODS: dict[str, Callable[[Histogram], float]] = {
 
 @torch.no_grad()
 def calibrate(model: Model, batches: Iterable[Pair], method: str = "mse") -> None:
-    """Set the scale of every activation of `model`, as `place` returned it, from what its float layers compute.
+    """Set the scale of every activation of `model`, as `place` returned it, from what goes through it while activations
+    are not rounded; weights are.
 
     Raises:
-        ValueError: an unknown method, no batch, or a layer through which nothing but zeros went.
+        ValueError: an unknown method, no batch, or a layer through which nothing but zeros went, or what is not finite.
     """
     if method not in METHODS:
         raise ValueError(f"the method is {method!r}; expected one of {', '.join(METHODS)}")
     observed = {module: Histogram() for module in roundings(model).values()}
+    names = {module: name for name, module in roundings(model).items()}
 
     def observe(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if not inputs[0].isfinite().all():
+            raise ValueError(f"calibration met values that are not finite at {names[module]}; check the weights")
         observed[module].add(inputs[0])
 
     handles = [module.register_forward_pre_hook(observe) for module in observed]
@@ -94,10 +98,9 @@ def calibrate(model: Model, batches: Iterable[Pair], method: str = "mse") -> Non
         set_enabled(observed, True)
         for handle in handles:
             handle.remove()
-    for name, module in roundings(model).items():
-        histogram = observed[module]
+    for module, histogram in observed.items():
         if histogram.largest == 0:
-            raise ValueError(f"calibration saw nothing but zeros at {name}; give it more or other data")
+            raise ValueError(f"calibration saw nothing but zeros at {names[module]}; give it more or other data")
         module.scale = (largest if module.fixed_range else METHODS[method])(histogram) / QMAX
 
 

@@ -152,6 +152,12 @@ def test_calibration_names_what_it_cannot_use() -> None:
         calibrate(dead, batches("joint")[:1])
     with pytest.raises(ValueError, match="zeros at"):
         calibrate(place(random_model("joint")), [])
+    for value in (math.nan, math.inf):
+        broken = place(random_model("joint"))
+        with torch.no_grad():
+            broken.encoder.blocks[1].fc1.bias[3] = value
+        with pytest.raises(ValueError, match=r"not finite at encoder\.blocks\.1\.fc2\.input"):
+            calibrate(broken, batches("joint")[:1])
 
 
 def test_a_scale_survives_saving_as_what_it_is() -> None:

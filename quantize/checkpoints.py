@@ -34,7 +34,12 @@ def load_quantised(path: Path) -> tuple[Model, dict[str, Any]]:
     kind = metadata.get("kind", "")
     if not kind.endswith(SUFFIX):
         raise CheckpointError(f"{path} is no quantised model; make one with: python -m quantize ptq, or qat")
-    model = place(build(config_from_dict(kind.removesuffix(SUFFIX), metadata["config"])), metadata["keep_float"])
+    try:
+        config, keep_float = config_from_dict(kind.removesuffix(SUFFIX), metadata["config"]), metadata["keep_float"]
+    except (KeyError, TypeError, ValueError) as error:
+        problem = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise CheckpointError(f"{path} does not say what was rounded ({problem}). Quantise it again") from error
+    model = place(build(config), keep_float)
     if problems := differences(tensors, model.state_dict()):
         raise CheckpointError(
             f"{path} was rounded in other places than the model is now: {'; '.join(problems[:5])}. Quantise it again"

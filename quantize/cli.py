@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from quantize.export import Difference
     from train.data.pairs import Pair
     from train.models.registry import Model
+    from train.recipes import Recipe
 
 CHECKPOINT = typer.Argument(help="Weights written by train (.safetensors).")
 BUNDLE = typer.Option(help="The bundle: a directory, or an archive where it ends in .zip.")
@@ -38,12 +39,13 @@ def export(
     """Write the FP32 bundle of a checkpoint, checked against PyTorch on every CPU runtime installed."""
     from edgetrack import EdgeTrackError
     from quantize.export import ExportError, export_bundle
+    from quantize.opset import OpsetError
     from train.checkpoints import CheckpointError
 
     try:
         model, metadata = _load(checkpoint)
         differences = export_bundle(model, out, name=name or out.stem, metadata=metadata, settings=settings or ())
-    except (CheckpointError, EdgeTrackError, ExportError, ValueError) as error:
+    except (CheckpointError, EdgeTrackError, ExportError, OpsetError, ValueError) as error:
         _fail(error)
     _print_differences(differences)
     typer.echo(out)
@@ -84,8 +86,8 @@ def qat(
     examples: Annotated[int, EXAMPLES] = 256,
     keep_float: Annotated[list[str] | None, KEEP_FLOAT] = None,
     threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 1,
-    workers: Annotated[int, typer.Option(help="Data-loading processes.")] = 1,
-    every: Annotated[int, typer.Option(help="Steps between validations and checkpoints.")] = 250,
+    workers: Annotated[int, typer.Option(min=0, help="Data-loading processes.")] = 1,
+    every: Annotated[int, typer.Option(min=1, help="Steps between validations and checkpoints.")] = 250,
 ) -> None:
     """Quantise and fine-tune: calibrate as ptq does, then learn weights and ranges from the FP32 model.
 
@@ -106,7 +108,7 @@ def qat(
         for written in (start, outcome):
             _keep(checkpoint, written)
         teacher, metadata = _load(checkpoint, threads)
-        recipe = override(qat_recipe(metadata, teacher), settings or [])
+        recipe = override(qat_recipe(_recipe(checkpoint, metadata)), settings or [])
         asked = _calibration(checkpoint, data or [], method, examples, keep_float or [])
         if start.is_file():
             check_calibration(start, asked, {"checkpoint": origins(checkpoint)[1]})
@@ -116,7 +118,7 @@ def qat(
         train, validation = datasets(recipe, data or [])
         make = distillation(teacher, asked)
         fit(recipe, train, validation, out, start=start, data=data or [], workers=workers, every=every, make=make)
-    except (CheckpointError, DatasetError, TypeError, ValueError) as error:
+    except (CheckpointError, DatasetError, FloatingPointError, TypeError, ValueError) as error:
         _fail(error)
     typer.echo(outcome)
 
@@ -137,7 +139,7 @@ def sensitivity(
 
     try:
         model, metadata = _calibrated(checkpoint, data or [], method, examples, [])
-        report = shares(model, _examples(metadata, data or [], WEIGHED, held_out=True))
+        report = shares(model, _examples(_recipe(checkpoint, metadata), data or [], WEIGHED, held_out=True))
     except (CheckpointError, DatasetError, ValueError) as error:
         _fail(error)
     for layer in report:
@@ -190,7 +192,8 @@ def build(
                 raise CheckpointError(f"{int8} is of another model than {checkpoint}: their configurations differ")
             check_origin(int8, found, checkpoint)
         freeze(quantised)
-        variant = Int8(quantised, _int8_facts(found), _examples(found, data or [], PROVED, held_out=True))
+        held_out = _examples(_recipe(int8 or checkpoint, found), data or [], PROVED, held_out=True)
+        variant = Int8(quantised, _int8_facts(found), held_out)
         differences = export_bundle(
             model,
             out,
@@ -255,7 +258,7 @@ def _calibrated(
     from quantize.placement import place
 
     model, metadata = _load(checkpoint, threads)
-    batches = _examples(metadata, data, examples, held_out=False)
+    batches = _examples(_recipe(checkpoint, metadata), data, examples, held_out=False)
     equalise(model, batches)
     calibrate(place(model, keep_float), batches, method)
     return model, {**metadata, **_calibration(checkpoint, data, method, examples, keep_float)}
@@ -271,20 +274,31 @@ def _calibration(
     return {"keep_float": keep_float, "calibration": {**facts, "checkpoint": origins(checkpoint)[0]}}
 
 
-def _examples(metadata: dict[str, Any], data: list[Path], count: int, *, held_out: bool) -> list[Pair]:
-    """Batches of examples as the model's own recipe draws them, from its training or its validation stream."""
-    from torch.utils.data import DataLoader, Subset
-
+def _recipe(path: Path, metadata: dict[str, Any]) -> Recipe:
+    """The recipe that the file at `path` was trained with, or the default one of its model where it names none."""
     from quantize.checkpoints import SUFFIX
-    from train.data.mixture import datasets
-    from train.data.pairs import Pair
+    from train.checkpoints import CheckpointError
     from train.models.registry import config_from_dict
     from train.recipes import Recipe
 
-    if "recipe" in metadata:
-        recipe = Recipe.from_dict(metadata["recipe"])
-    else:
-        recipe = Recipe(config_from_dict(metadata["kind"].removesuffix(SUFFIX), metadata["config"]))
+    if "recipe" not in metadata:
+        return Recipe(config_from_dict(metadata["kind"].removesuffix(SUFFIX), metadata["config"]))
+    try:
+        return Recipe.from_dict(metadata["recipe"])
+    except (KeyError, TypeError, ValueError) as error:
+        problem = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise CheckpointError(
+            f"{path} was trained with a recipe that is not one here ({problem}); take the version that wrote it"
+        ) from error
+
+
+def _examples(recipe: Recipe, data: list[Path], count: int, *, held_out: bool) -> list[Pair]:
+    """Batches of examples as a recipe draws them, from its training or its validation stream."""
+    from torch.utils.data import DataLoader, Subset
+
+    from train.data.mixture import datasets
+    from train.data.pairs import Pair
+
     train, validation = datasets(recipe, data, validation_pairs=count)
     subset = Subset(validation if held_out else train, range(count))
     return [Pair(*batch) for batch in DataLoader(subset, 32)]

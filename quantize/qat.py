@@ -23,13 +23,12 @@ SCALE_RATE = 25.0
 same proportion: a thousandth at a rate of 4e-5."""
 
 
-def qat_recipe(metadata: Mapping[str, Any], model: Model) -> Recipe:
-    """The recipe the model was trained with, made short and gentle: a small rate, no decay towards zero.
+def qat_recipe(recipe: Recipe) -> Recipe:
+    """The recipe a model was trained with, made short and gentle: a small rate, no decay towards zero.
 
     In float32, because bfloat16 rounds more coarsely than INT8 with calibrated ranges does. What training froze
     learns too: it is rounded like the rest.
     """
-    recipe = Recipe.from_dict(metadata["recipe"]) if "recipe" in metadata else Recipe(model.config)
     gentle = {"steps": 1500, "lr": 2e-5, "warmup": 50, "schedule": "linear", "decay": 750, "weight_decay": 0.0}
     rates = {"encoder_lr": recipe.encoder_lr or 1.0, "frozen": ()}
     return replace(recipe, **gentle, **rates, ema=0.99, dense=0.0, precision="fp32")

@@ -94,7 +94,7 @@ def fit(
     Raises:
         CheckpointError: `out` cannot be written to, or holds a run with other settings, but for its length, from other
             weights, on other data or that has done more steps; or `start` is no such weights.
-        ValueError: the recipe freezes what would be random.
+        ValueError: the recipe freezes what would be random, or everything.
         FloatingPointError: the loss is not finite; the batch is in `out`.
     """
     with processes() as ranks:
@@ -132,6 +132,8 @@ class Run:
         self.recipe, self.out, self.ranks = recipe, out, ranks
         torch.manual_seed(recipe.seed)
         self.objective = make(recipe).to(ranks.device)
+        if not any(parameter.requires_grad for parameter in self.objective.parameters()):
+            raise ValueError(f"the recipe keeps all of the model as it is ({recipe.freezes}); expected some to learn")
         self.evaluated = copy.deepcopy(self.objective.model)
         self.before: list[dict[str, Any]] = []
         self.origin: str | None = RANDOM

@@ -21,6 +21,7 @@ from edgetrack_runtimes import SessionOptions, open_session
 from quantize.cli import app
 from quantize.export import ExportError, _replace, compare, export_bundle
 from quantize.graphs import seqtrack_graphs
+from quantize.opset import OpsetError
 from train.checkpoints import save_model
 from train.models.seqtrack import SeqTrack
 
@@ -184,6 +185,16 @@ def test_a_setting_that_does_not_fit_is_said_before_anything_is_exported(
         assert result.exit_code == 1
         assert problem in result.output
     assert not (tmp_path / "small").exists()
+
+
+def test_a_graph_of_no_operator_set_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OpsetError("ReduceMax 'largest': axes 'a' are computed; expected a constant")
+
+    monkeypatch.setattr("quantize.export.export_bundle", refused)
+    save_model(tmp_path / "model.safetensors", random_model("isolated"))
+    result = CliRunner().invoke(app, ["export", str(tmp_path / "model.safetensors"), "--out", str(tmp_path / "small")])
+    assert (result.exit_code, result.stderr[:24]) == (1, "error: ReduceMax 'larges")
 
 
 def test_what_is_not_a_bundle_is_never_overwritten(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from quantize.cli import app
 from quantize.placement import quantised_layers, roundings
 from quantize.qat import SCALE_RATE, Distillation, qat_recipe
 from train.checkpoints import CheckpointError, load_model, save_model
-from train.checkpoints.files import read_tensors
+from train.checkpoints.files import read_tensors, write_tensors
 from train.optimiser import build, learning_rate, set_learning_rate
 from train.recipes import Recipe
 
@@ -123,7 +124,7 @@ def test_scales_learn_at_their_own_rate() -> None:
 @pytest.mark.parametrize("encoder_lr", [0.0, 0.2])
 def test_what_training_froze_learns(encoder_lr: float) -> None:
     frozen = Recipe(ISOLATED, dense=0.0, encoder_lr=encoder_lr, frozen=("encoder.stem.*",))
-    recipe = qat_recipe({"recipe": frozen.to_dict()}, random_model("isolated"))
+    recipe = qat_recipe(frozen)
     distilled = Distillation(recipe, random_model("isolated"), {"keep_float": []})
     still = {name for name, parameter in distilled.named_parameters() if not parameter.requires_grad}
     assert still == {f"model.{name}.log_scale" for name, each in roundings(distilled.model).items() if each.fixed_range}
@@ -232,6 +233,38 @@ def test_what_says_how_to_quantise_is_refused_beside_what_is_quantised(
     result = CliRunner().invoke(app, [str(argument) for argument in asked])
     assert result.exit_code == 1
     assert result.stderr.startswith(f"error: {said} cannot go with --int8")
+
+
+def test_what_a_run_cannot_do_is_said_in_a_line(checkpoint: Path, tmp_path: Path) -> None:
+    for options, said in (
+        (("--every", "0"), "Invalid value for '--every'"),
+        (("--workers", "-1"), "Invalid value for '--workers'"),
+        (("--set", 'frozen=["*"]'), "error: the recipe keeps all of the model as it is (*)"),
+        (("--set", "lr=1e30", "--set", "clip=1e30"), "error: the loss is not finite at step 1"),
+    ):
+        asked = ["qat", checkpoint, "--out", tmp_path / "run", *SETTINGS, *FEW, *options]
+        result = CliRunner().invoke(app, [str(argument) for argument in asked])
+        assert isinstance(result.exception, SystemExit), result.exception
+        assert said in result.stderr
+
+
+def test_what_a_files_metadata_lack_is_said_in_a_line(checkpoint: Path, tmp_path: Path) -> None:
+    tensors, facts = read_tensors(checkpoint)
+    recipe, bad = Recipe(ISOLATED).to_dict(), tmp_path / "bad.safetensors"
+    quantised = {"kind": "seqtrack-int8", "config": facts["config"], "keep_float": []}
+    for written, command, said in (
+        ({**facts, "recipe": {**recipe, "newer": 1}}, ["ptq", bad], "a recipe that is not one here .*'newer'"),
+        ({**facts, "recipe": {**recipe, "mixture": None}}, ["sensitivity", bad], "a recipe that is not one here"),
+        ({**facts, "recipe": {"model": recipe["model"]}}, ["qat", bad], "a recipe that is not one here .*no 'mixture'"),
+        ({**quantised, "keep_float": None}, ["build", checkpoint, "--int8", bad], "no 'keep_float'"),
+        ({**quantised, "config": None}, ["build", checkpoint, "--int8", bad], "no 'config'"),
+        ({**quantised, "config": {"newer": 1}}, ["build", checkpoint, "--int8", bad], "what was rounded .*'newer'"),
+    ):
+        write_tensors(bad, tensors, {key: value for key, value in written.items() if value is not None})
+        out = [] if command[0] == "sensitivity" else ["--out", tmp_path / "out"]
+        result = CliRunner().invoke(app, [str(argument) for argument in (*command, *out)])
+        assert isinstance(result.exception, SystemExit), result.exception
+        assert re.fullmatch(rf"error: {bad} .*{said}.*\n", result.stderr), result.stderr
 
 
 def test_what_cannot_be_written_is_said(checkpoint: Path, tmp_path: Path) -> None:

@@ -131,6 +131,11 @@ def test_weights_are_written_with_the_configuration(recipe: Recipe, tmp_path: Pa
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="not a safetensors file"):
         load_model(tmp_path / "cut.safetensors")
+    tensors, facts = read_tensors(tmp_path / "model.safetensors")
+    removed = max(tensors)
+    write_tensors(tmp_path / "less.safetensors", {k: v for k, v in tensors.items() if k != removed}, facts)
+    with pytest.raises(CheckpointError, match=f"does not hold its configuration's weights: missing: {removed}"):
+        load_model(tmp_path / "less.safetensors")
 
 
 def test_weights_tell_what_was_done_before_the_last_run(tmp_path: Path) -> None:

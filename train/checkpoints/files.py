@@ -99,7 +99,7 @@ def save_model(path: Path, model: Model, state: Mapping[str, Tensor] | None = No
 
 
 def load_model(path: Path) -> tuple[Model, dict[str, Any]]:
-    """The model that `save_model` wrote, in eval mode, and the file's metadata."""
+    """The model that `save_model` wrote, in eval mode, and the file's metadata; raises CheckpointError."""
     tensors, metadata = read_tensors(path)
     try:
         model = build(config_from_dict(metadata.get("kind", "none"), metadata.get("config", {})))
@@ -108,5 +108,9 @@ def load_model(path: Path) -> tuple[Model, dict[str, Any]]:
             f"{path} holds no model's configuration ({error}); convert weights from elsewhere with: "
             "python -m train import"
         ) from error
+    if problems := differences(tensors, model.state_dict()):
+        raise CheckpointError(
+            f"{path} does not hold its configuration's weights: {'; '.join(problems[:5])}. Fetch or write it again"
+        )
     model.load_state_dict(tensors)
     return model.eval(), metadata

@@ -93,6 +93,8 @@ def qat(
 
     The outcome is model.safetensors in --out, for build --int8.
     """
+    from dataclasses import replace
+
     from quantize.checkpoints import check_calibration, origins, save_quantised
     from quantize.qat import distillation, qat_recipe
     from train.checkpoints import CheckpointError
@@ -108,12 +110,13 @@ def qat(
         for written in (start, outcome):
             _keep(checkpoint, written)
         teacher, metadata = _load(checkpoint, threads)
-        recipe = override(qat_recipe(_recipe(checkpoint, metadata)), settings or [])
+        recipe = override(qat_recipe(_recipe(checkpoint, metadata, data or [])), settings or [])
         asked = _calibration(checkpoint, data or [], method, examples, keep_float or [])
         if start.is_file():
             check_calibration(start, asked, {"checkpoint": origins(checkpoint)[1]})
         else:
-            model, found = _calibrated(checkpoint, data or [], method, examples, keep_float or [], threads)
+            drawn = replace(recipe, model=teacher.config)
+            model, found = _calibrated(checkpoint, data or [], method, examples, keep_float or [], threads, drawn)
             save_quantised(start, model, **found)
         train, validation = datasets(recipe, data or [])
         make = distillation(teacher, asked)
@@ -139,7 +142,8 @@ def sensitivity(
 
     try:
         model, metadata = _calibrated(checkpoint, data or [], method, examples, [])
-        report = shares(model, _examples(_recipe(checkpoint, metadata), data or [], WEIGHED, held_out=True))
+        recipe = _recipe(checkpoint, metadata, data or [])
+        report = shares(model, _examples(recipe, data or [], WEIGHED, held_out=True))
     except (CheckpointError, DatasetError, ValueError) as error:
         _fail(error)
     for layer in report:
@@ -192,7 +196,8 @@ def build(
                 raise CheckpointError(f"{int8} is of another model than {checkpoint}: their configurations differ")
             check_origin(int8, found, checkpoint)
         freeze(quantised)
-        held_out = _examples(_recipe(int8 or checkpoint, found), data or [], PROVED, held_out=True)
+        recipe = _recipe(int8 or checkpoint, found, data or [])
+        held_out = _examples(recipe, data or [], PROVED, held_out=True)
         variant = Int8(quantised, _int8_facts(found), held_out)
         differences = export_bundle(
             model,
@@ -250,15 +255,22 @@ def _load(checkpoint: Path, threads: int = 1) -> tuple[Model, dict[str, Any]]:
 
 
 def _calibrated(
-    checkpoint: Path, data: list[Path], method: str, examples: int, keep_float: list[str], threads: int = 1
+    checkpoint: Path,
+    data: list[Path],
+    method: str,
+    examples: int,
+    keep_float: list[str],
+    threads: int = 1,
+    recipe: Recipe | None = None,
 ) -> tuple[Model, dict[str, Any]]:
-    """The checkpoint's model, equalised, with rounding layers and ranges, and its metadata with how they were found."""
+    """The checkpoint's model, equalised, with rounding layers and ranges, and its metadata with how they were found: on
+    examples as `recipe` draws them, by default the checkpoint's own."""
     from quantize.calibrate import calibrate
     from quantize.equalise import equalise
     from quantize.placement import place
 
     model, metadata = _load(checkpoint, threads)
-    batches = _examples(_recipe(checkpoint, metadata), data, examples, held_out=False)
+    batches = _examples(recipe or _recipe(checkpoint, metadata, data), data, examples, held_out=False)
     equalise(model, batches)
     calibrate(place(model, keep_float), batches, method)
     return model, {**metadata, **_calibration(checkpoint, data, method, examples, keep_float)}
@@ -274,22 +286,30 @@ def _calibration(
     return {"keep_float": keep_float, "calibration": {**facts, "checkpoint": origins(checkpoint)[0]}}
 
 
-def _recipe(path: Path, metadata: dict[str, Any]) -> Recipe:
-    """The recipe that the file at `path` was trained with, or the default one of its model where it names none."""
+def _recipe(path: Path, metadata: dict[str, Any], data: list[Path]) -> Recipe:
+    """The recipe that the file at `path` was trained with, or the default one of its model where it names none.
+
+    Quantising takes a fraction of the data that training did. So of the recipe's ratios stay those of the kinds that
+    `data` are of, and none where one of these has no ratio.
+    """
+    from dataclasses import replace
+
     from quantize.checkpoints import SUFFIX
     from train.checkpoints import CheckpointError
+    from train.data.mixture import ratios_of
     from train.models.registry import config_from_dict
     from train.recipes import Recipe
 
     if "recipe" not in metadata:
         return Recipe(config_from_dict(metadata["kind"].removesuffix(SUFFIX), metadata["config"]))
     try:
-        return Recipe.from_dict(metadata["recipe"])
+        recipe = Recipe.from_dict(metadata["recipe"])
     except (KeyError, TypeError, ValueError) as error:
         problem = f"it has no {error}" if isinstance(error, KeyError) else error
         raise CheckpointError(
             f"{path} was trained with a recipe that is not one here ({problem}); take the version that wrote it"
         ) from error
+    return replace(recipe, mixture=replace(recipe.mixture, ratios=ratios_of(recipe.mixture.ratios, data)))
 
 
 def _examples(recipe: Recipe, data: list[Path], count: int, *, held_out: bool) -> list[Pair]:

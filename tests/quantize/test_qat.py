@@ -16,6 +16,7 @@ from small_int8 import batches, calibrated_model
 from small_models import ISOLATED, random_model
 from typer.testing import CliRunner
 
+import train.data.mixture
 from edgetrack.bundle import read_bundle
 from quantize.checkpoints import load_quantised, save_quantised
 from quantize.cli import app
@@ -23,8 +24,9 @@ from quantize.placement import quantised_layers, roundings
 from quantize.qat import SCALE_RATE, Distillation, qat_recipe
 from train.checkpoints import CheckpointError, load_model, save_model
 from train.checkpoints.files import read_tensors, write_tensors
+from train.data.pairs import PairConfig
 from train.optimiser import build, learning_rate, set_learning_rate
-from train.recipes import Recipe
+from train.recipes import RECIPES, Recipe
 
 SETTINGS = ("--set", "batch=4", "--set", "steps=4", "--set", "decay=1", "--workers", "0", "--every", "2")
 FEW = ("--examples", "16")
@@ -265,6 +267,28 @@ def test_what_a_files_metadata_lack_is_said_in_a_line(checkpoint: Path, tmp_path
         result = CliRunner().invoke(app, [str(argument) for argument in (*command, *out)])
         assert isinstance(result.exception, SystemExit), result.exception
         assert re.fullmatch(rf"error: {bad} .*{said}.*\n", result.stderr), result.stderr
+
+
+def test_a_model_is_quantised_without_the_datasets_that_its_recipe_has_ratios_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, quantised, bundle = (tmp_path / name for name in ("paper.safetensors", "int8.safetensors", "bundle"))
+    recipe = replace(RECIPES["seqtrack-b256"], model=ISOLATED, pairs=PairConfig())
+    save_model(weights, random_model("isolated"), recipe=recipe.to_dict())
+    invoke("ptq", weights, "--out", quantised, *FEW)
+    invoke("sensitivity", weights, *FEW)
+    monkeypatch.setattr("quantize.export.export_bundle", lambda *_, **__: [])
+    monkeypatch.setattr("quantize.cli._print_proof", lambda bundle: None)
+    invoke("build", weights, "--int8", quantised, "--out", bundle)
+    ratios: list[dict[str, float] | None] = []
+    drawn = train.data.mixture.datasets
+    monkeypatch.setattr(
+        "train.data.mixture.datasets",
+        lambda recipe, *given, **options: ratios.append(recipe.mixture.ratios) or drawn(recipe, *given, **options),
+    )
+    invoke("qat", weights, "--out", tmp_path / "plain", *SETTINGS, *FEW)
+    invoke("qat", weights, "--out", tmp_path / "clips", *SETTINGS, *FEW, "--set", 'mixture.ratios={"clips": 1}')
+    assert ratios == [None, None, {"clips": 1}, {"clips": 1}]  # each time to calibrate, and to train
 
 
 def test_what_cannot_be_written_is_said(checkpoint: Path, tmp_path: Path) -> None:

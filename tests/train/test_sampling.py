@@ -17,7 +17,7 @@ import torch
 
 from train.data.images import ImageCache, reduction
 from train.data.labels import DatasetError, Still, Track
-from train.data.mixture import datasets, reserved
+from train.data.mixture import datasets, ratios_of, reserved
 from train.data.pairs import OFFICIAL, PairDataset, clipped
 from train.data.scenes import Sprites
 from train.data.sources import PlainStillSource, VideoSource, View, causal_frames, frames_around
@@ -388,6 +388,16 @@ def test_ratios_and_folders_must_fit(tmp_path: Path) -> None:
         datasets(with_ratios(SMALL, {"tracks": 1, "lasot": 1, "coco": 1}), [root])
     with pytest.raises(DatasetError, match=r"tracks has no ratio"):
         datasets(with_ratios(SMALL, {"scenes": 1}), [root])
+
+
+def test_of_a_recipes_ratios_those_of_what_is_given_are_left(tmp_path: Path) -> None:
+    root, ratios = tree(tmp_path / "own", 50), {"tracks": 2, "coco": 1, "clips": 1}
+    assert ratios_of(ratios, [root]) == {"tracks": 2, "clips": 1}
+    assert ratios_of(ratios, []) == {"clips": 1}
+    for left, roots in ((None, [root]), ({"coco": 1}, []), ({"coco": 1, "clips": 1}, [root])):
+        assert ratios_of(left, roots) is None
+    for roots in ([root], []):
+        datasets(with_ratios(SMALL, ratios_of(ratios, roots)), roots)
 
 
 def test_clips_need_no_files() -> None:

@@ -95,6 +95,16 @@ def datasets(
     return train, dataset(True, 0, validation_pairs, HELD_OUT_KEY)
 
 
+def ratios_of(ratios: Mapping[str, float] | None, roots: Sequence[Path | str]) -> dict[str, float] | None:
+    """Of the ratios those that fit the folders given, for `datasets`; None where a folder has none, or none is left."""
+    if ratios is None:
+        return None
+    given = {read(root).name for root in roots}
+    if given - {"cutouts"} - ratios.keys():
+        return None
+    return {name: share for name, share in ratios.items() if name in {*given, *DRAWN}} or None
+
+
 def reserved(names: Sequence[str]) -> NDArray[np.bool_]:
     """Which of the names only validation sees: those whose hash is below the share, at least one, and never all.
 

@@ -56,6 +56,8 @@ ROUNDING = 0.5
 that; two models that have nothing to do with each other are sqrt(2) apart."""
 OVERLAP_LOST = 0.05
 """How much less, on the average, the boxes of an INT8 graph may overlap FP32's than those of the fake-quant model."""
+SETTABLE = ("name", "description", "online", "score", "accuracy")
+"""What settings may change of a manifest."""
 FOUND = 0.5
 """Overlap with the target from which on the answer to the known question is one."""
 _SHARED_BYTES = 256
@@ -125,7 +127,9 @@ def export_bundle(
         QdqError: an INT8 graph breaks a rule of `quantize.qdq`.
     """
     _check_target(out)
-    manifest = with_settings(describe(model, name, metadata), settings)
+    manifest = describe(model, name, metadata)
+    # The rest says what the graphs compute, or what they are of: another value would make it false.
+    manifest |= with_settings({key: manifest[key] for key in SETTABLE}, settings)
     models = {"fp32": model} | ({"int8": int8.model} if int8 else {})
     specs = {variant: kinds.graphs(each, torch.Generator().manual_seed(0)) for variant, each in models.items()}
     manifest["variants"] = {

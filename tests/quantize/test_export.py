@@ -176,10 +176,12 @@ def test_a_setting_that_does_not_fit_is_said_before_anything_is_exported(
     )
     save_model(tmp_path / "model.safetensors", random_model("isolated"))
     arguments = ["export", str(tmp_path / "model.safetensors"), "--out", str(tmp_path / "small")]
+    fixed = ("preprocessing.mean=[0, 0, 0]", "decoder.order=xywh", "provenance={}", "templates=2", "kind=vtt")
     for setting, problem in (
         ("online.window=5", "online.window is 5: Input should be less than or equal to 1"),
         ("online.window=wide", "cannot apply --set 'online.window=wide': got a word; expected a number"),
         ("online.breadth=1", "cannot apply --set 'online.breadth=1'"),
+        *((setting, f"cannot apply --set {setting!r}; expected KEY=VALUE with KEY one of name") for setting in fixed),
     ):
         result = CliRunner().invoke(app, [*arguments, "--set", setting])
         assert result.exit_code == 1

@@ -113,7 +113,8 @@ def qat(
         recipe = override(qat_recipe(_recipe(checkpoint, metadata, data or [])), settings or [])
         asked = _calibration(checkpoint, data or [], method, examples, keep_float or [])
         if start.is_file():
-            check_calibration(start, asked, {"checkpoint": origins(checkpoint)[1]})
+            before = {"checkpoint": origins(checkpoint)[1], "data": [path.name for path in data or []]}
+            check_calibration(start, asked, before)
         else:
             drawn = replace(recipe, model=teacher.config)
             model, found = _calibrated(checkpoint, data or [], method, examples, keep_float or [], threads, drawn)
@@ -281,8 +282,9 @@ def _calibration(
 ) -> dict[str, Any]:
     """How a rounded model was made, for its file."""
     from quantize.checkpoints import origins
+    from train.data.readers import Spec
 
-    facts = {"method": method, "examples": examples, "data": [path.name for path in data]}
+    facts = {"method": method, "examples": examples, "data": [Spec.parse(str(path)).title for path in data]}
     return {"keep_float": keep_float, "calibration": {**facts, "checkpoint": origins(checkpoint)[0]}}
 
 
@@ -325,7 +327,9 @@ def _examples(recipe: Recipe, data: list[Path], count: int, *, held_out: bool) -
 
 
 def _int8_facts(metadata: dict[str, Any]) -> dict[str, Any]:
-    return {key: metadata[key] for key in ("keep_float", "calibration", "training", "source") if key in metadata}
+    return {
+        key: metadata[key] for key in ("keep_float", "calibration", "training", "recipe", "source") if key in metadata
+    }
 
 
 def _fail(error: Exception) -> NoReturn:

@@ -14,12 +14,14 @@ import pytest
 import torch
 from small_int8 import batches, calibrated_model
 from small_models import ISOLATED, random_model
+from test_tracking import BOX, write_sequence
 from typer.testing import CliRunner
 
 import train.data.mixture
 from edgetrack.bundle import read_bundle
 from quantize.checkpoints import load_quantised, save_quantised
 from quantize.cli import app
+from quantize.export import Int8
 from quantize.placement import quantised_layers, roundings
 from quantize.qat import SCALE_RATE, Distillation, qat_recipe
 from train.checkpoints import CheckpointError, load_model, save_model
@@ -196,6 +198,39 @@ def test_ptq_and_build_make_a_bundle_of_both_precisions(checkpoint: Path, tmp_pa
     assert manifest.variants.keys() == {"fp32", "int8"}
     assert manifest.provenance["int8"]["keep_float"] == ["encoder.blocks.0.*"]
     assert manifest.provenance["int8"]["calibration"]["examples"] == 16
+
+
+def test_a_file_tells_its_data_and_older_ones_are_understood(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips, run = tmp_path / "clips", tmp_path / "run"
+    for name in ("one", "other"):
+        write_sequence(clips, name, [BOX] * 3)
+    monkeypatch.chdir(clips)
+    data = ("--data", ".", "--data", f"tracks:{clips}")
+    invoke("qat", checkpoint, "--out", run, *SETTINGS, *FEW, *data)
+    titles = ["clips", "tracks:clips"]
+    assert load_quantised(run / "model.safetensors")[1]["calibration"]["data"] == titles
+    start, facts = load_quantised(run / "start.safetensors")
+    of_file = hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:12]
+    older = {**facts["calibration"], "data": ["", "clips"], "checkpoint": of_file}
+    save_quantised(run / "start.safetensors", start, **{**facts, "calibration": older})
+    invoke("qat", checkpoint, "--out", run, *SETTINGS, *FEW, *data)
+    asked = ["qat", checkpoint, "--out", run, *SETTINGS, *FEW, *data[:2]]
+    result = CliRunner().invoke(app, [str(argument) for argument in asked])
+    assert "data was ['', 'clips'], now ['clips']" in result.stderr
+
+
+def test_a_bundle_tells_how_its_rounded_weights_were_learned(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Int8] = []
+    monkeypatch.setattr("quantize.export.export_bundle", lambda *_, int8, **__: written.append(int8) or [])
+    monkeypatch.setattr("quantize.cli._print_proof", lambda bundle: None)
+    invoke("qat", checkpoint, "--out", tmp_path, *SETTINGS, *FEW, "--set", "lr=3e-5")
+    invoke("build", checkpoint, "--int8", tmp_path / "model.safetensors", "--out", tmp_path / "bundle")
+    facts = written[0].facts
+    assert (facts["recipe"]["lr"], facts["recipe"]["steps"], facts["training"]["step"]) == (3e-5, 4, 4)
 
 
 def test_a_quantised_file_goes_with_the_weights_it_was_made_of(

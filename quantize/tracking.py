@@ -10,9 +10,11 @@ import numpy as np
 from rich.progress import Progress
 
 import edgetrack
+from edgetrack.errors import BoxError
+from edgetrack.imaging import check_box
 from edgetrack.sources import open_source
 from edgetrack_runtimes import discover
-from train.data.labels import DatasetError, found_in, read_table
+from train.data.labels import DatasetError, found_in, read_names, read_table
 from train.success import Floats, overlaps, success_curve
 
 ABSENT = {"absence.label": 1, "cover.label": 0}
@@ -34,12 +36,14 @@ def read_sequences(root: Path) -> list[Truth]:
     ``NAME/absence.label`` and ``NAME/cover.label``.
 
     Raises:
-        DatasetError: the folder is not in this layout, or a sequence cannot be begun or scored.
+        DatasetError: the folder is not in this layout, or a sequence cannot be begun, from the true first box or one of
+            those of `moved`, or scored.
+        EdgeTrackError: a sequence's first frame cannot be read.
     """
     if not (root / "list.txt").is_file():
         raise DatasetError(f"{root} has no list.txt: {found_in(root)}; expected list.txt and NAME/groundtruth.txt")
     sequences = []
-    for name in (root / "list.txt").read_text().split():
+    for name in read_names(root / "list.txt"):
         folder = root / name
         boxes = read_table(folder / "groundtruth.txt", 4)
         for file, absent in ABSENT.items():
@@ -51,10 +55,26 @@ def read_sequences(root: Path) -> list[Truth]:
         shown = np.isfinite(boxes).all(1)
         if not shown[:1].any() or not shown[1:].any():
             raise DatasetError(f"{folder}: expected a box for the first frame, and for another to score")
+        _check_frames(folder, boxes)
         sequences.append(Truth(folder, boxes))
     if not sequences:
         raise DatasetError(f"{root / 'list.txt'} names no sequence")
     return sequences
+
+
+def _check_frames(folder: Path, boxes: Floats) -> None:
+    """Find now what else would be found after the minutes that a bundle takes."""
+    with open_source(folder) as frames:
+        if frames.frame_count != len(boxes):
+            raise DatasetError(f"{folder}: {frames.frame_count} frames but {len(boxes)} boxes; expected one a frame")
+        for start in (boxes[0], *moved(boxes[0])):
+            try:
+                check_box(start, frames.size)
+            except BoxError as error:
+                raise DatasetError(
+                    f"{folder}: it is to be tracked from the first box, {boxes[0].tolist()}, and from twelve near it: "
+                    f"{error}"
+                ) from error
 
 
 def moved(box: Floats) -> Floats:
@@ -80,7 +100,6 @@ def tracking(
 
     Raises:
         EdgeTrackError: the bundle or a frame cannot be used.
-        DatasetError: a sequence has not as many frames as boxes.
     """
     backends = [status.backend for status in discover() if status.available and status.backend.endswith("-cpu")]
     progress = progress or Progress(disable=True)
@@ -101,13 +120,10 @@ def tracking(
 
 def _run(model: edgetrack.Model, sequence: Truth) -> Floats:
     """The boxes (13, N, 4) from the true first box and from the moved ones, the first as it was given."""
-    folder, truth = sequence
-    starts = [truth[0], *moved(truth[0])]
+    starts = [sequence.boxes[0], *moved(sequence.boxes[0])]
     trackers = [edgetrack.Tracker(model) for _ in starts]
     found = [starts]
-    with open_source(folder) as frames:
-        if frames.frame_count != len(truth):
-            raise DatasetError(f"{folder}: {frames.frame_count} frames but {len(truth)} boxes; expected one a frame")
+    with open_source(sequence.folder) as frames:
         first = next(frames)
         for tracker, start in zip(trackers, starts, strict=True):
             tracker.init(first, start)

@@ -135,12 +135,16 @@ def test_the_area_is_what_the_benchmarks_give(root: Path) -> None:
         assert report["runtimes"]["a-cpu"][precision]["auc"] == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.usefixtures("known_boxes")
-def test_a_frame_without_a_box_is_named(root: Path) -> None:
-    sequences = read_sequences(root)
+def test_a_box_without_a_frame_is_named(root: Path) -> None:
     (root / "short" / "00000002.png").unlink()
     with pytest.raises(DatasetError, match=r"short: 1 frames but 2 boxes"):
-        tracking.tracking(root / "no bundle", ("fp32",), sequences)
+        read_sequences(root)
+
+
+def test_a_name_may_hold_a_space_and_the_list_a_mark(tmp_path: Path) -> None:
+    write_sequence(tmp_path, "to the left", [BOX, BOX])
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfto the left\r\n")
+    assert [sequence.folder.name for sequence in read_sequences(tmp_path)] == ["to the left"]
 
 
 def test_what_cannot_be_begun_or_scored_is_refused(tmp_path: Path) -> None:
@@ -150,6 +154,9 @@ def test_what_cannot_be_begun_or_scored_is_refused(tmp_path: Path) -> None:
         ("begin", [GONE, BOX], {}, "a box for the first frame"),
         ("score", [BOX, BOX], {"absence": [0, 1]}, "another to score"),
         ("labels", [BOX, BOX], {"absence": [0]}, r"2 boxes but 1 entries of absence\.label"),
+        ("flat", [(10, 10, 0, 20), BOX], {}, r"flat: .*got \[10\.0, 10\.0, 0\.0, 20\.0\]"),
+        # In a frame of 80 x 60 pixels, and no more where it is moved by a tenth of its width.
+        ("edge", [(79, 10, 20, 20), BOX], {}, r"edge: .*got \[81\.0, .* outside the 80x60 frame"),
     ):
         write_sequence(tmp_path / name, name, boxes, **labels)
         with pytest.raises(DatasetError, match=problem):

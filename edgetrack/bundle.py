@@ -17,6 +17,7 @@ import tempfile
 import weakref
 import zipfile
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
@@ -372,15 +373,20 @@ def pack(root: str | os.PathLike[str], archive: str | os.PathLike[str]) -> Path:
     bundle = read_bundle(root)
     archive = Path(archive)
     partial = archive.with_name(f".{archive.name}.partial")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as out:
-        for name in (MANIFEST, *sorted(bundle.manifest.files)):
-            # A fixed date, so that the bytes depend on the content alone.
-            info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-            info.compress_type = zipfile.ZIP_DEFLATED
-            info.external_attr = 0o644 << 16
-            with (bundle.root / name).open("rb") as source, out.open(info, "w", force_zip64=True) as target:
-                shutil.copyfileobj(source, target, _CHUNK)
-    os.replace(partial, archive)
+    try:
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as out:
+            for name in (MANIFEST, *sorted(bundle.manifest.files)):
+                # A fixed date, so that the bytes depend on the content alone.
+                info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+                info.compress_type = zipfile.ZIP_DEFLATED
+                info.external_attr = 0o644 << 16
+                with (bundle.root / name).open("rb") as source, out.open(info, "w", force_zip64=True) as target:
+                    shutil.copyfileobj(source, target, _CHUNK)
+        os.replace(partial, archive)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
     return archive
 
 

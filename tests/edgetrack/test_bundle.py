@@ -419,6 +419,13 @@ def test_a_single_template_is_never_replaced(tmp_path) -> None:
 # Archives
 
 
+def test_an_archive_that_cannot_be_written_leaves_nothing(colour_bundle, tmp_path) -> None:
+    (tmp_path / "colour.zip").mkdir()
+    with pytest.raises(OSError, match=r"colour\.zip"):
+        pack(colour_bundle.root, tmp_path / "colour.zip")
+    assert [path.name for path in tmp_path.iterdir()] == ["colour.zip"]
+
+
 def test_an_archive_reads_as_its_directory(colour_bundle, tmp_path) -> None:
     archive = pack(colour_bundle.root, tmp_path / "colour.zip")
     assert sorted(os.listdir(tmp_path)) == ["colour.zip"]

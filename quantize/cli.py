@@ -44,7 +44,7 @@ def export(
 
     try:
         model, metadata = _load(checkpoint)
-        differences = export_bundle(model, out, name=name or out.stem, metadata=metadata, settings=settings or ())
+        differences = export_bundle(model, out, name=name or _named(out), metadata=metadata, settings=settings or ())
     except (CheckpointError, EdgeTrackError, ExportError, OpsetError, ValueError) as error:
         _fail(error)
     _print_differences(differences)
@@ -203,7 +203,7 @@ def build(
         differences = export_bundle(
             model,
             out,
-            name=name or out.stem,
+            name=name or _named(out),
             metadata=metadata,
             settings=settings or (),
             int8=variant,
@@ -225,6 +225,11 @@ def _refuse_beside_int8(context: typer.Context) -> None:
             f"{', '.join(given)} cannot go with --int8, whose model is quantised; give them to ptq or qat, or leave "
             "--int8 out"
         )
+
+
+def _named(bundle: Path) -> str:
+    """A model's name by where its bundle goes; a version's last part is no suffix."""
+    return bundle.name.removesuffix(".zip")
 
 
 PROVED = 256

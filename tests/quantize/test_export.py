@@ -168,6 +168,15 @@ def test_command_writes_a_bundle_and_settings_reach_the_manifest(tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".export")] == []
 
 
+@pytest.mark.parametrize("out", ["tracker-v1.2", "tracker-v1.2.zip"])
+def test_a_model_is_called_as_its_bundle_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str) -> None:
+    names: list[str] = []
+    monkeypatch.setattr("quantize.export.export_bundle", lambda *_, name, **__: names.append(name) or [])
+    save_model(tmp_path / "model.safetensors", random_model("isolated"))
+    result = CliRunner().invoke(app, ["export", str(tmp_path / "model.safetensors"), "--out", str(tmp_path / out)])
+    assert (result.exit_code, names) == (0, ["tracker-v1.2"])
+
+
 def test_a_setting_that_does_not_fit_is_said_before_anything_is_exported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@
 | ``frame.png``, ``frames/*.jpg``, ``frames/%06d.jpg`` | one image, or those that fit the pattern |
 | ``0``, ``/dev/video0``, ``/dev/v4l/by-id/...`` | a camera, by its number or by a name of its device |
 | ``rtsp://...``, ``http://...`` | a network stream |
-| ``file:///home/me/clip.mp4`` | what is at that path |
+| ``file:///media/clip.mp4`` | what is at that path |
 | ``v4l2src ! ... ! appsink`` | a GStreamer pipeline, with an OpenCV that was built with GStreamer |
 
 **An end is not always the end.** A container that promises more frames than can be decoded was cut off or damaged. All

@@ -209,7 +209,7 @@ def track(
     from edgetrack import Tracker
     from edgetrack.imaging import check_box, check_target
     from edgetrack.outputs import require_video, require_writable
-    from edgetrack.sources import open_source
+    from edgetrack.sources import is_live, open_source
 
     if source == "-":
         raise SourceError(
@@ -232,7 +232,7 @@ def track(
             return frames
 
         # Before the model, which may take minutes, so that mistakes are said at once; but live frames would go stale.
-        frames = None if _is_live(source) else opened()
+        frames = None if is_live(source) else opened()
         tracker = Tracker(
             model,
             backend,
@@ -549,11 +549,6 @@ def _parse_box(text: str) -> tuple[float, ...]:
     if len(values) != 4:
         raise OptionError(f"got --box {text!r}; expected four numbers X,Y,W,H in pixels, such as 120,80,64,48")
     return values
-
-
-def _is_live(source: str) -> bool:
-    """Whether this looks like a camera, a stream or a pipeline. Only the order of opening and loading hangs on it."""
-    return source.isdecimal() or source.startswith("/dev/") or "://" in source or " ! " in source
 
 
 def _refuse_overwriting(output: Path | None, files: Sequence[Path]) -> None:

@@ -150,6 +150,11 @@ def open_source(source: str | os.PathLike[str] | int | Sequence[str | os.PathLik
     return _open_path(text)
 
 
+def is_live(source: str) -> bool:
+    """Whether this looks like a camera, a stream or a pipeline, whose frames go stale while they are not read."""
+    return source.isdecimal() or source.startswith("/dev/") or "://" in source or " ! " in source
+
+
 def _text(given: object, expected: str) -> str:
     """The text that a source is given as."""
     text = path_text(given)

@@ -17,7 +17,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from edgetrack_runtimes.onnxruntime_session import SCALE_AFTER_CLIP, ZERO_POINT_AFTER_RELU
+from edgetrack_runtimes.onnxruntime_session import SCALE_AFTER_CLIP, SHARE_AFTER_CLIP, ZERO_POINT_AFTER_RELU
 from quantize.fake import PAIR, QMAX, QMIN
 
 WEIGHTED = ("Conv", "MatMul")
@@ -457,7 +457,7 @@ def _check_bias(graph: _Graph, node: NodeProto, where: str) -> None:
     step, scales = (graph.producers[value].input[1] for value in node.input[:2])
     unit = np.asarray(graph.array(step), float) * graph.array(scales)
     if step.startswith(SCALE_AFTER_CLIP):
-        unit = unit * 127 / 255  # what ONNX Runtime is given in its place
+        unit = unit * SHARE_AFTER_CLIP
     if (largest := np.abs(bias / unit).max()) >= 2**31:
         raise QdqError(
             f"{where}: a bias is {largest:.2g} steps of input and weight; expected less than 2^31, which is what ONNX "

@@ -54,6 +54,8 @@ SCALE_AFTER_CLIP = "scale_after_clip"
 """Begins the names, "scale_after_clip<0:0.047244094>" and so on, of the scales of activations that a ReLU6 put out; the
 scale itself is behind the colon. They and the zero points lie in a file beside the graph, which is what lets a session
 replace them."""
+SHARE_AFTER_CLIP = 127 / 255
+"""Of such a scale, what ONNX Runtime on the CPU gets: all 256 integers for what the file gives the upper 128."""
 
 
 def version() -> str | None:
@@ -159,7 +161,7 @@ def constants_after_relu(graph: Path) -> dict[str, Array]:
     scales = re.findall(SCALE_AFTER_CLIP.encode() + rb"<\d+:[^>]+>", content)
     replaced: dict[str, Array] = {name.decode(): np.array(-128, np.int8) for name in zero_points}
     for name in map(bytes.decode, scales):
-        scale = float(name[:-1].partition(":")[2]) * 127 / 255
+        scale = float(name[:-1].partition(":")[2]) * SHARE_AFTER_CLIP
         replaced[name] = np.array(scale * (1 - 1e-6), np.float32)  # not above 6 by the last bits
     return dict(sorted(replaced.items()))
 

@@ -88,6 +88,7 @@ def qat(
     threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 1,
     workers: Annotated[int, typer.Option(min=0, help="Data-loading processes.")] = 1,
     every: Annotated[int, typer.Option(min=1, help="Steps between validations and checkpoints.")] = 250,
+    held_out: Annotated[int, typer.Option(min=1, help="Pairs, kept from training, of each validation.")] = 512,
 ) -> None:
     """Quantise and fine-tune: calibrate as ptq does, then learn weights and ranges from the FP32 model.
 
@@ -119,7 +120,7 @@ def qat(
             drawn = replace(recipe, model=teacher.config)
             model, found = _calibrated(checkpoint, data or [], method, examples, keep_float or [], threads, drawn)
             save_quantised(start, model, **found)
-        train, validation = datasets(recipe, data or [])
+        train, validation = datasets(recipe, data or [], validation_pairs=held_out)
         make = distillation(teacher, asked)
         fit(recipe, train, validation, out, start=start, data=data or [], workers=workers, every=every, make=make)
     except (CheckpointError, DatasetError, FloatingPointError, TypeError, ValueError) as error:

@@ -15,6 +15,7 @@ import torch
 from small_int8 import batches, calibrated_model
 from small_models import ISOLATED, random_model
 from test_tracking import BOX, write_sequence
+from test_vtt_export import random_vtt
 from typer.testing import CliRunner
 
 import train.data.mixture
@@ -30,7 +31,10 @@ from train.data.pairs import PairConfig
 from train.optimiser import build, learning_rate, set_learning_rate
 from train.recipes import RECIPES, Recipe
 
-SETTINGS = ("--set", "batch=4", "--set", "steps=4", "--set", "decay=1", "--workers", "0", "--every", "2")
+SETTINGS = (
+    *("--set", "batch=4", "--set", "steps=4", "--set", "decay=1"),
+    *("--workers", "0", "--every", "2", "--held-out", "8"),
+)
 FEW = ("--examples", "16")
 
 
@@ -189,14 +193,15 @@ def test_a_checkpoint_of_one_kind_is_not_taken_for_the_other(checkpoint: Path, t
     assert "'none.such' is no layer that is quantised" in result.output
 
 
-def test_ptq_and_build_make_a_bundle_of_both_precisions(checkpoint: Path, tmp_path: Path) -> None:
-    quantised = tmp_path / "int8.safetensors"
-    invoke("ptq", checkpoint, "--out", quantised, *FEW, "--keep-float", "encoder.blocks.0.*")
+def test_ptq_and_build_make_a_bundle_of_both_precisions(tmp_path: Path) -> None:
+    checkpoint, quantised = tmp_path / "model.safetensors", tmp_path / "int8.safetensors"
+    save_model(checkpoint, random_vtt("nano"))  # of few graphs, each of which takes seconds to export
+    invoke("ptq", checkpoint, "--out", quantised, *FEW, "--keep-float", "encoder.0.*")
     output = invoke("build", checkpoint, "--int8", quantised, "--out", tmp_path / "bundle.zip", "--name", "small")
     assert "INT8: what is executed" in output
     manifest = read_bundle(tmp_path / "bundle.zip").manifest
     assert manifest.variants.keys() == {"fp32", "int8"}
-    assert manifest.provenance["int8"]["keep_float"] == ["encoder.blocks.0.*"]
+    assert manifest.provenance["int8"]["keep_float"] == ["encoder.0.*"]
     assert manifest.provenance["int8"]["calibration"]["examples"] == 16
 
 
@@ -315,15 +320,18 @@ def test_a_model_is_quantised_without_the_datasets_that_its_recipe_has_ratios_fo
     monkeypatch.setattr("quantize.export.export_bundle", lambda *_, **__: [])
     monkeypatch.setattr("quantize.cli._print_proof", lambda bundle: None)
     invoke("build", weights, "--int8", quantised, "--out", bundle)
-    ratios: list[dict[str, float] | None] = []
-    drawn = train.data.mixture.datasets
-    monkeypatch.setattr(
-        "train.data.mixture.datasets",
-        lambda recipe, *given, **options: ratios.append(recipe.mixture.ratios) or drawn(recipe, *given, **options),
-    )
+    opened: list[tuple[dict[str, float] | None, int]] = []
+    datasets = train.data.mixture.datasets
+
+    def noted(recipe: Recipe, *given: object, validation_pairs: int) -> object:
+        opened.append((recipe.mixture.ratios, validation_pairs))
+        return datasets(recipe, *given, validation_pairs=validation_pairs)
+
+    monkeypatch.setattr("train.data.mixture.datasets", noted)
     invoke("qat", weights, "--out", tmp_path / "plain", *SETTINGS, *FEW)
     invoke("qat", weights, "--out", tmp_path / "clips", *SETTINGS, *FEW, "--set", 'mixture.ratios={"clips": 1}')
-    assert ratios == [None, None, {"clips": 1}, {"clips": 1}]  # each time to calibrate, and to train
+    # Each time to calibrate, and to train.
+    assert opened == [(None, 16), (None, 8), ({"clips": 1}, 16), ({"clips": 1}, 8)]
 
 
 def test_what_cannot_be_written_is_said(checkpoint: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 from benchmarks import ablations
 from benchmarks.ablations import ABLATIONS, BASE
 from benchmarks.cli import app
+from train.data import mixture
 from train.models.seqtrack import SeqTrackConfig
 from train.recipes import RECIPES, override
 
@@ -40,6 +42,7 @@ def test_rows_are_trained_alike_and_scored(
 ) -> None:
     chosen = tuple(row for row in ABLATIONS if row.weights in ("as-is", "bidirectional"))
     monkeypatch.setattr(ablations, "ABLATIONS", chosen)
+    monkeypatch.setattr(mixture, "datasets", partial(mixture.datasets, validation_pairs=8))
     arguments = ["ablations", "--dataset", str(dataset_folder), "--out", str(tmp_path / "out"), "--json", "-"]
     arguments += [f"--set={setting}" for setting in SMALL]
     result = CliRunner().invoke(app, arguments)

@@ -12,6 +12,7 @@ import onnx
 import pytest
 import torch
 from small_models import random_model
+from test_vtt_export import random_vtt
 from typer.testing import CliRunner
 
 import edgetrack
@@ -266,7 +267,7 @@ def test_a_bundle_is_replaced_even_one_of_another_version(tmp_path: Path, name: 
         out.mkdir()
         (out / "manifest.json").write_text(manifest)
     for _ in range(2):
-        export_bundle(random_model("isolated"), out, name="new", metadata={})
+        export_bundle(random_vtt("nano"), out, name="new", metadata={})
         assert read_bundle(out).manifest.name == "new"
 
 

@@ -8,6 +8,7 @@ import shutil
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 
 import edgetrack
 from edgetrack.bundle import find_model, read_bundle, shipped_models
-from edgetrack_runtimes import SessionOptions, open_session
+from edgetrack_runtimes import Session, SessionOptions, open_session
 from edgetrack_runtimes.onnxruntime_session import SCALE_AFTER_CLIP, constants_after_relu
 from quantize.calibrate import calibrate
 from quantize.export import ExportError, Int8, _proof, _to_onnx, export_bundle, write_sharing_weights
@@ -247,11 +248,9 @@ def test_no_input_makes_an_answer_that_is_not_finite(
             assert all(np.isfinite(value).all() for value in session.run(feeds).values()), graph
 
 
-SESSIONS: dict[tuple[str, Path], object] = {}
-
-
-def opened(backend: str, graph: Path):
-    return SESSIONS.setdefault((backend, graph), open_session(backend, graph, SessionOptions(threads=1)))
+@cache
+def opened(backend: str, graph: Path) -> Session:
+    return open_session(backend, graph, SessionOptions(threads=1))
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

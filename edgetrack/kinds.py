@@ -110,11 +110,24 @@ def require_pair(local: Manifest, search: Manifest) -> SeqTrackManifest:
             f"got redetect={search.name!r}, of kind {search.kind!r}, which cannot search the whole frame; "
             "expected a model of kind 'vtt', such as vtt-nano"
         )
+    _require_losing("redetect", local)
     return local
+
+
+def _require_losing(option: str, manifest: SeqTrackManifest) -> None:
+    """Refuse what helps with a lost target where the model never says that it has lost it."""
+    if manifest.score.ok_threshold <= 0:
+        raise OptionError(
+            f"got {option} with {manifest.name!r}, whose score says of no target that it is lost: ok stays true, and "
+            f"nothing would be looked for; leave {option} out, take seqtrack-nano, or calibrate the model's score "
+            "(python -m train calibrate) and build it again"
+        )
 
 
 def _reach(manifest: SeqTrackManifest, options: Options) -> float | None:
     """How far from one place to the next where the tracker looks around, which is half a crop; None where not."""
+    if options.look_around:
+        _require_losing("look_around", manifest)
     wanted = manifest.online.look_around if options.look_around is None else options.look_around
     return 0.5 * manifest.preprocessing.search.factor if wanted else None
 

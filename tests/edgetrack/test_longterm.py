@@ -210,6 +210,16 @@ def test_models_of_other_kinds_are_refused_before_one_is_loaded(
         Tracker(local, "onnxruntime-cpu", redetect="no-such-model")
 
 
+def test_a_model_that_never_loses_its_target_is_refused(bundles: tuple[Path, Path], tmp_path: Path) -> None:
+    """Such as imported weights, whose score is not calibrated: nothing would ever be looked for."""
+    never = write_colour_bundle(tmp_path / "never", score={"source": "likelihood", "ok_threshold": 0.0}).root
+    with pytest.raises(OptionError, match=r"got redetect with 'colour', .* ok stays true.* calibrate the model"):
+        Tracker(never, "onnxruntime-cpu", redetect=bundles[1])
+    with pytest.raises(OptionError, match=r"got look_around with 'colour', .* leave look_around out"):
+        Tracker(never, "onnxruntime-cpu", look_around=True)
+    assert Tracker(never, "onnxruntime-cpu", look_around=False).search is None
+
+
 def test_redetecting_takes_a_loaded_search_and_whole_intervals(bundles: tuple[Path, Path]) -> None:
     local, search = bundles
     for interval in (0, True, 1.5):

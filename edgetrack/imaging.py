@@ -79,7 +79,7 @@ def check_frame(frame: object) -> NDArray[np.uint8]:
     return frame
 
 
-_EXPECTED_BOX = "expected (x, y, w, h) in pixels with w > 0 and h > 0"
+_EXPECTED_BOX = "expected (x, y, w, h) in pixels with w and h of at least 1"
 
 
 def check_box(box: object, frame_size: tuple[int, int]) -> NDArray[np.float64]:
@@ -109,7 +109,7 @@ def check_target(box: object) -> NDArray[np.float64]:
     """Do of `check_box` what can be done without a frame.
 
     Raises:
-        BoxError: no numbers, wrong length, NaN or infinite, or width or height not above zero.
+        BoxError: no numbers, wrong length, NaN or infinite, or width or height below a pixel.
     """
     try:
         given = np.asarray(box)
@@ -125,8 +125,9 @@ def check_target(box: object) -> NDArray[np.float64]:
     _, _, w, h = values.tolist()
     if w <= 0 or h <= 0:
         raise BoxError(f"got {values.tolist()}; {_EXPECTED_BOX}")
-    if w * h == 0:  # below what a float can hold
-        raise BoxError(f"got {values.tolist()}, whose area vanishes; {_EXPECTED_BOX}")
+    if w < 1 or h < 1:
+        shares = ", not in shares of the frame's width and height" if max(values.tolist()) <= 1 else ""
+        raise BoxError(f"got {values.tolist()}, a target of less than a pixel; {_EXPECTED_BOX}{shares}")
     return values
 
 

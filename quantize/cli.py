@@ -303,20 +303,13 @@ def _recipe(path: Path, metadata: dict[str, Any], data: list[Path]) -> Recipe:
     from dataclasses import replace
 
     from quantize.checkpoints import SUFFIX
-    from train.checkpoints import CheckpointError
     from train.data.mixture import ratios_of
     from train.models.registry import config_from_dict
-    from train.recipes import Recipe
+    from train.recipes import Recipe, recipe_of
 
     if "recipe" not in metadata:
         return Recipe(config_from_dict(metadata["kind"].removesuffix(SUFFIX), metadata["config"]))
-    try:
-        recipe = Recipe.from_dict(metadata["recipe"])
-    except (KeyError, TypeError, ValueError) as error:
-        problem = f"it has no {error}" if isinstance(error, KeyError) else error
-        raise CheckpointError(
-            f"{path} was trained with a recipe that is not one here ({problem}); take the version that wrote it"
-        ) from error
+    recipe = recipe_of(path, metadata)
     return replace(recipe, mixture=replace(recipe.mixture, ratios=ratios_of(recipe.mixture.ratios, data)))
 
 

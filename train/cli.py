@@ -274,14 +274,14 @@ def calibrate(
     from train.checkpoints import CheckpointError, load_model, save_model
     from train.data.labels import DatasetError
     from train.data.mixture import datasets
-    from train.recipes import Recipe
+    from train.recipes import recipe_of
 
     torch.set_num_threads(threads)
     try:
         model, metadata = load_model(checkpoint)
         if "recipe" not in metadata:
             raise CheckpointError(f"{checkpoint} names no recipe; expected weights written by: python -m train fit")
-        recipe = Recipe.from_dict(metadata["recipe"])
+        recipe = recipe_of(checkpoint, metadata)
         _, held_out = datasets(recipe, data or [], validation_pairs=pairs, validation_absent=absent)
         if model.config.kind == "seqtrack" and not CENTRE_STEPS[model.config.order]:
             window = 0.0  # corners have no tokens for the centre to penalise, and a bundle of them says so

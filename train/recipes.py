@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from train.checkpoints import CheckpointError
 from train.data.pairs import OFFICIAL, WHOLE_FRAMES, PairConfig
 from train.models import seqtrack, vtt
 from train.models.registry import Config, config_from_dict
@@ -245,3 +248,14 @@ stage begins with the weights of the first, -coco; and the edge presets."""
 def override(recipe: Recipe, settings: list[str]) -> Recipe:
     """The recipe with ``key=value`` settings applied; see `train.settings.with_settings`."""
     return Recipe.from_dict(with_settings(recipe.to_dict(), settings))
+
+
+def recipe_of(path: Path, metadata: Mapping[str, Any]) -> Recipe:
+    """The recipe under "recipe" in the metadata of the weights at `path`; raises `CheckpointError`."""
+    try:
+        return Recipe.from_dict(metadata["recipe"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        problem = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise CheckpointError(
+            f"{path} was trained with a recipe that is not one here ({problem}); take the version that wrote it"
+        ) from error

@@ -160,3 +160,9 @@ def test_weights_without_a_recipe_are_refused(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["calibrate", str(tmp_path / "model.safetensors")])
     assert result.exit_code == 1
     assert "names no recipe" in result.output
+    for recipe, problem in (({**RECIPE.to_dict(), "newer": 1}, "newer"), ({"model": {}}, "no 'mixture'"), ([], "")):
+        save_model(tmp_path / "model.safetensors", SeqTrack(RECIPE.model), recipe=recipe)
+        result = CliRunner().invoke(app, ["calibrate", str(tmp_path / "model.safetensors")])
+        assert isinstance(result.exception, SystemExit), result.exception
+        assert "a recipe that is not one here" in result.stderr
+        assert problem in result.stderr

@@ -10,7 +10,8 @@ import os
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,8 +123,8 @@ def export_bundle(
         The largest difference per runtime, graph and output of the FP32 graphs.
 
     Raises:
-        ExportError: a graph differs from PyTorch, `out` holds something else than a bundle or cannot be there, or a
-            setting does not fit.
+        ExportError: a graph differs from PyTorch, `out` holds something else than a bundle or cannot be there, the disk
+            is full, or a setting does not fit.
         QdqError: an INT8 graph breaks a rule of `quantize.qdq`.
     """
     _check_target(out)
@@ -138,8 +139,8 @@ def export_bundle(
     }
     _validated(manifest)  # a wrong setting is said before the minutes that the export takes
     facts = {key: manifest[key] for key in ("kind", "name", "preprocessing", "decoder", "queries") if key in manifest}
-    out.parent.mkdir(parents=True, exist_ok=True)
     with (
+        _writing(out),
         tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as scratch,
         Progress(console=Console(stderr=True)) as progress,
     ):
@@ -174,6 +175,16 @@ def export_bundle(
         else:
             _replace(root, out, Path(scratch) / "before")
     return differences
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Make the folder that `out` goes into, and say so where the disk is full or does not take what is written."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise ExportError(f"{out}: cannot be written: {error.strerror or error}") from error
 
 
 def _replace(folder: Path, out: Path, aside: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import zipfile
@@ -269,6 +270,26 @@ def test_a_bundle_is_replaced_even_one_of_another_version(tmp_path: Path, name: 
     for _ in range(2):
         export_bundle(random_vtt("nano"), out, name="new", metadata={})
         assert read_bundle(out).manifest.name == "new"
+
+
+def test_a_full_disk_is_said_and_the_bundle_before_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    save_model(tmp_path / "model.safetensors", random_vtt("nano"))
+    with zipfile.ZipFile(tmp_path / "small.zip", "w") as archive:
+        archive.writestr(
+            "manifest.json", json.dumps({"schema_version": 1, "kind": "other", "variants": {}, "files": {}})
+        )
+    before = (tmp_path / "small.zip").read_bytes()
+    monkeypatch.setattr("quantize.export.pack", full)
+    result = CliRunner().invoke(
+        app, ["export", str(tmp_path / "model.safetensors"), "--out", str(tmp_path / "small.zip")]
+    )
+    assert result.exit_code == 1
+    assert f"error: {tmp_path / 'small.zip'}: cannot be written: No space left on device" in result.stderr
+    assert (tmp_path / "small.zip").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", "small.zip"]
 
 
 def test_a_bundle_stays_where_the_next_cannot_take_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
+from edgetrack.arguments import require_utf8
 from edgetrack.decoding import CENTRE_STEPS
 from edgetrack.errors import BundleError, IntegrityError, ManifestError, SchemaVersionError, UnsafePathError
-from edgetrack.imaging import require_utf8
 from edgetrack_runtimes import TensorSpec
 from edgetrack_runtimes.onnx_file import external_locations
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from edgetrack.errors import BoxError, EdgeTrackError, FrameError, MissingDependencyError
+from edgetrack.errors import BoxError, FrameError, MissingDependencyError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,19 +40,6 @@ def import_cv2() -> Any:
             "after uninstalling one that does not load, or use the build that came with your board"
         ) from error
     return cv2
-
-
-def require_utf8(text: str, error: type[EdgeTrackError], name: str = "") -> str:
-    """Return `text`, what a library in C++ is to open, as it is; `error` where it is not UTF-8, as Linux lets names be.
-
-    OpenCV ends the process for such a name, and runtimes say something else of it. The error tells `name`, where given,
-    in place of `text`.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise error(f"got {name or text!r}, which is not UTF-8; expected a name that is: rename it") from None
-    return text
 
 
 def check_frame(frame: object) -> NDArray[np.uint8]:

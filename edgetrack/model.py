@@ -7,10 +7,11 @@ import os
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgetrack.arguments import path_text, plain
 from edgetrack.errors import BackendError, BackendUnavailableError, OptionError, SessionClosedError
 from edgetrack_runtimes import SessionOptions, discover, int8_is_faster, open_session
 
@@ -99,21 +100,6 @@ class Model:
     def __repr__(self) -> str:
         closed = ", closed" if self._closed else ""
         return f"<Model {self.manifest.name!r} ({self.manifest.kind}) {self.precision} on {self.backend}{closed}>"
-
-
-def plain(value: Any) -> Any:
-    """A numpy scalar, which options often are the outcome of, as Python's own; anything else as it is."""
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def path_text(given: object) -> str | None:
-    """The text of a path; None for another type, an empty one, and what the system can name no file by."""
-    text = os.fspath(given) if isinstance(given, str | os.PathLike) else None
-    if isinstance(text, str) and text and "\0" not in text:
-        with suppress(UnicodeEncodeError):
-            os.fsencode(text)
-            return text
-    return None
 
 
 def load(

@@ -10,8 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
+from edgetrack.arguments import require_utf8
 from edgetrack.errors import OutputError
-from edgetrack.imaging import import_cv2, require_utf8
+from edgetrack.imaging import import_cv2
 
 if TYPE_CHECKING:
     from types import TracebackType

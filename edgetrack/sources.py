@@ -36,9 +36,9 @@ from urllib.parse import unquote_to_bytes
 
 import numpy as np
 
+from edgetrack.arguments import path_text, plain, require_utf8
 from edgetrack.errors import SourceError
-from edgetrack.imaging import import_cv2, require_utf8
-from edgetrack.model import path_text, plain
+from edgetrack.imaging import import_cv2
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -7,11 +7,12 @@ from enum import Enum
 from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
+from edgetrack.arguments import plain
 from edgetrack.errors import NotInitialisedError, OptionError
 from edgetrack.imaging import check_box, check_frame
 from edgetrack.kinds import Options, algorithm, check, redetecting, require_pair
 from edgetrack.longterm import State as Redetecting
-from edgetrack.model import Model, load, load_beside, load_for, manifest_of, plain
+from edgetrack.model import Model, load, load_beside, load_for, manifest_of
 from edgetrack.vtt import State as Searched
 
 if TYPE_CHECKING:

@@ -50,7 +50,7 @@ def expected_overlap(decoded: Decoded, order: str) -> float:
 
 def score_features(presence: float, expected: float) -> tuple[float, float]:
     """What a calibration weighs: the logits of presence and of the expected overlap, both finite."""
-    return _logit(presence, _LEAST_PROBABILITY), _logit(expected, _LEAST_OVERLAP)
+    return logit(presence, _LEAST_PROBABILITY), logit(expected, _LEAST_OVERLAP)
 
 
 def calibrated_score(
@@ -70,8 +70,7 @@ def calibrated_score(
     of_presence, of_overlap = score_features(decoded.presence, expected_overlap(decoded, order))
     evidence = calibration.intercept + calibration.presence * of_presence + calibration.overlap * of_overlap + size
     prior = previous + calibration.change * (1 - 2 * previous)
-    logit = evidence + calibration.memory * _logit(prior, _LEAST_PROBABILITY)
-    return _finite(0.5 * (1 + math.tanh(0.5 * logit)))  # the logistic function, in a form that cannot overflow
+    return _finite(logistic(evidence + calibration.memory * logit(prior, _LEAST_PROBABILITY)))
 
 
 def _finite(score: float) -> float:
@@ -79,6 +78,12 @@ def _finite(score: float) -> float:
     return 0.0 if math.isnan(score) else score
 
 
-def _logit(share: float, least: float) -> float:
+def logistic(x: float) -> float:
+    """1 / (1 + exp(-x)), in a form that cannot overflow."""
+    return 0.5 * (1 + math.tanh(0.5 * x))
+
+
+def logit(share: float, least: float) -> float:
+    """The inverse of `logistic`, of a share that is kept `least` away from 0 and 1."""
     share = min(max(share, least), 1 - least)
     return math.log(share / (1 - share))

@@ -17,6 +17,7 @@ import numpy as np
 from edgetrack.errors import OptionError
 from edgetrack.imaging import canvas_to_boxes, crop_square, enclosing_square, letterbox, normalise, overlap
 from edgetrack.online import Clock, Estimate
+from edgetrack.scoring import logistic, logit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -161,11 +162,9 @@ def calibrated_score(calibration: TopScore | LogisticScore, probability: float) 
         return 0.0  # nothing was found
     if calibration.source == "top":
         return probability
-    logit = calibration.intercept + calibration.slope * score_feature(probability)
-    return 0.5 * (1 + math.tanh(0.5 * logit))  # the logistic function, in a form that cannot overflow
+    return logistic(calibration.intercept + calibration.slope * score_feature(probability))
 
 
 def score_feature(probability: float) -> float:
     """Return what a calibration weighs: the logit of the probability, finite."""
-    probability = min(max(probability, _EPSILON), 1 - _EPSILON)
-    return math.log(probability / (1 - probability))
+    return logit(probability, _EPSILON)

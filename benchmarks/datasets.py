@@ -21,6 +21,7 @@ from benchmarks.contenders import digest
 from benchmarks.metrics import Flags, Floats
 from benchmarks.results import Result, ResultsError, Track, read_numbers
 from edgetrack.sources import IMAGE_SUFFIXES, natural_key, read_image
+from train.data.labels import DatasetError, read_names
 
 OTB_ATTRIBUTES = frozenset(["IV", "SV", "OCC", "DEF", "MB", "FM", "IPR", "OPR", "OV", "BC", "LR"])
 """Illumination and scale variation, occlusion, deformation, motion blur, fast motion, in-plane and out-of-plane
@@ -153,16 +154,16 @@ def flags_for(count: int, path: Path) -> Floats:
     return values
 
 
-def names_in(folder: Path, listing: str) -> list[str]:
-    path = folder / listing
-    if not path.is_file():
-        raise ResultsError(f"{folder}: no {listing}, which names the sequences")
-    return path.read_text().split()
-
-
 def read_folder(root: Path) -> Iterator[Sequence]:
     """GOT-10k's layout: list.txt, NAME/00000001.jpg, NAME/groundtruth.txt; also absence.label, cover.label."""
-    for name in names_in(root, "list.txt"):
+    listing = root / "list.txt"
+    if not listing.is_file():
+        raise ResultsError(f"{root}: no list.txt, which names the sequences, one a line")
+    try:
+        names = read_names(listing)
+    except DatasetError as error:
+        raise ResultsError(str(error)) from error
+    for name in names:
         folder = root / name
         frames = images(folder)
         truth = boxes_for(len(frames), folder / "groundtruth.txt")

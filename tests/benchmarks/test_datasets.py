@@ -44,6 +44,12 @@ def test_folder(dataset_folder: Path) -> None:
         read_dataset(str(dataset_folder), ("nowhere",))
 
 
+def test_a_sequences_name_may_hold_a_space(dataset_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "to the left").symlink_to(dataset_folder / "plain")
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfto the left\r\n")
+    assert [sequence.name for sequence in read_dataset(str(tmp_path)).sequences] == ["to the left"]
+
+
 def test_a_datasets_digest_is_of_what_is_scored_by(dataset_folder: Path) -> None:
     data = read_dataset(str(dataset_folder))
     plain, hides = data.sequences
@@ -242,6 +248,9 @@ def test_refusals(tmp_path: Path) -> None:
         read_dataset(str(tmp_path))
     with pytest.raises(ResultsError, match="no sequences; tlp expects NAME/img"):
         read_dataset(f"tlp:{tmp_path}")
+    (tmp_path / "list.txt").write_bytes(b"\xff\n")
+    with pytest.raises(ResultsError, match=r"list\.txt: .* expected a list of names in UTF-8"):
+        read_dataset(str(tmp_path))
     write(tmp_path / "a" / "groundtruth.txt", "1,2,3,4")
     write(tmp_path / "list.txt", "a")
     with pytest.raises(ResultsError, match=r"a: no frames in it; expected images \("):

@@ -50,8 +50,10 @@ def largest(histogram: Histogram) -> float:
 
 
 def percentile(histogram: Histogram) -> float:
-    """The range that holds all but one in 10,000 of the magnitudes."""
+    """The range that holds all but one in 10,000 of the magnitudes; all, where so few only are no zeros."""
     share = histogram.counts.cumsum(0) / histogram.counts.sum()
+    if share[0] >= PERCENTILE:
+        return histogram.largest
     return min(histogram.largest, histogram.centres[int((share < PERCENTILE).sum())].item())
 
 

@@ -124,6 +124,13 @@ def test_ranges_of_known_values(method: str) -> None:
         assert ((rounded(values, found / 127) - values) ** 2).mean() < 1.02 * min(errors.values())
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_the_few_values_of_a_layer_that_seldom_fires_are_not_cut_off(method: str) -> None:
+    histogram = Histogram()
+    histogram.add(torch.cat([torch.zeros(100_000), torch.tensor([4.0, 5.0])]))
+    assert METHODS[method](histogram) == pytest.approx(5.0, rel=0.05)
+
+
 def test_calibration_makes_the_rounded_model_answer_like_the_float_one() -> None:
     """Far more than with ranges ten times as wide or as narrow, which bounds the error without a number of its own."""
     pair = batches("joint")[2]

@@ -1,4 +1,4 @@
-"""Composed scenes: a cut-out target on a background, moved, turned and lit anew in every view, among look-alikes.
+"""Composed scenes: a cut-out target on a background, moved, turned and lit anew in every view, among others.
 
 Without any files the cut-outs are textured shapes and the backgrounds noise, so that training can be tried, and tested,
 on a machine that has no data.
@@ -120,7 +120,7 @@ class Sprites:
 
 
 class SceneSource:
-    """Views of one sprite on a background, with distractors from the same collection, some of the very same shape."""
+    """Views of one sprite on a background, with distractors from the same collection."""
 
     def __init__(self, sprites: Sprites, backgrounds: Sequence[Path], cache: ImageCache) -> None:
         self._sprites, self._backgrounds, self._cache = sprites, backgrounds, cache
@@ -144,10 +144,10 @@ class SceneSource:
                 degrees + rng.normal(0, 8),
                 float(np.exp(rng.normal(0, 0.07))),
             )
-            views.append(self._compose(rng, background, turned, sprite))
+            views.append(self._compose(rng, background, turned))
         return views
 
-    def _compose(self, rng: Rng, background: Image, target: Sprite, sprite: Sprite) -> View:
+    def _compose(self, rng: Rng, background: Image, target: Sprite) -> View:
         image = background.copy()
         height, width = image.shape[:2]
         h, w = target.shape[:2]

@@ -189,7 +189,7 @@ class Clip:
         for other in self._others:
             paste(image, *other.pose(t))
         sprite, left, top = self._target.pose(t)
-        left, top = self._kept_in(t, sprite, left, top)
+        left, top = self._kept_in(sprite, left, top)
         # Away, it drops out of the frame below and comes back the same way.
         middle, half = self._absence
         top += round(max(0.0, 1 - max(0.0, abs(t - middle) / half - 1)) * 1.5 * height)
@@ -204,7 +204,7 @@ class Clip:
         image = np.clip(image + grain[..., None], 0, 255).astype(np.uint8)
         return Shot(image, box if seen >= SEEN else np.full(4, np.nan), seen)
 
-    def _kept_in(self, t: int, sprite: Sprite, left: int, top: int) -> tuple[int, int]:
+    def _kept_in(self, sprite: Sprite, left: int, top: int) -> tuple[int, int]:
         """A course that would lose the target for good is reflected at the frame's border."""
         out = []
         for corner, side, extent in zip((left, top), sprite.shape[1::-1], self.size, strict=True):

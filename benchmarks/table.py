@@ -75,9 +75,11 @@ def write_into(path: Path, table: str) -> None:
 def _vanishing(entries: list[Entry]) -> list[str]:
     if not entries:
         return []
+    films, returns = (entries[0].accuracy["behaviour"][place]["returns"] for place in ("near", "far"))
     lines = [
         "",
-        "The target painted over for 60 frames of these films, and then back in its place (near) or elsewhere (far):",
+        f"The target painted over for 60 frames in the {films} of these films that have room for it elsewhere, and then "
+        f"back in its place (near) or, {returns / films:g} times in each film, elsewhere (far):",
         "",
         _row("tracker", "ok though gone", "found near", "found far", "AUC near", "AUC far", "ECE far"),
         _row("---", *["---:"] * 6),

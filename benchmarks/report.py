@@ -49,7 +49,7 @@ class Entry:
     """A tracker with all that the records say of it.
 
     Attributes:
-        accuracy: what `benchmarks.accuracy.evaluate` returned, with the kind of record and the hardware that it is of.
+        accuracy: what `benchmarks.accuracy.evaluate` returned, with kind, hardware and load of the record it is of.
         latency: content of a latency record of the same tracker with as many threads on the same machine, if there is
             one.
     """
@@ -139,8 +139,8 @@ def _kind(record: dict[str, Any]) -> str:
 
 
 def _accuracies(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """What a record says of the accuracy of trackers, each with the kind of record and the hardware."""
-    told = {name: record[name] for name in ("schema", "hardware")}
+    """What a record says of the accuracy of trackers, each with the kind of record, the hardware and its load."""
+    told = {name: record[name] for name in ("schema", "hardware", "load_average")}
     contents = record["contenders"] if _kind(record) == "peers" else [record]
     return [told | content for content in contents if "headline" in content and "contender" in content]
 
@@ -173,18 +173,24 @@ def timing(entries: Sequence[Entry]) -> str:
     return f"Times are from {told}." if marked else ""
 
 
+def _taken_busy(findings: Findings) -> int:
+    """How many trackers, ratios and precisions were timed while the machine had more to do than it has cores."""
+    sources = [entry.latency or entry.accuracy for entry in findings.entries if entry.milliseconds]
+    sources += findings.ratios + findings.precisions
+    return sum((each.get("timed") or each)["load_average"] > each["hardware"]["cores"] for each in sources)
+
+
 def render(findings: Findings, title: str = "Trackers on this device", dataset: Dataset | None = None) -> str:
     """The page. With a dataset, sequences are shown in frames of it: such a page holds its pictures."""
     entries = findings.entries
     base = entries[0].accuracy
     data = base["dataset"]
     style = (Path(__file__).parent / "report.css").read_text()
-    busy = [r for r in findings.records if r["load_average"] > r["hardware"]["cores"]]
     warning = ""
-    if busy:
+    if busy := _taken_busy(findings):
         warning = (
-            f'<p class="soft">The machine had other work in {len(busy)} of the measurements (load above its cores): '
-            "their times are not the device's alone.</p>"
+            f'<p class="soft">The machine had other work (load above its cores) when times of {busy} of what is timed '
+            "here were taken: these are not the device's alone.</p>"
         )
     sections = [
         f"<h1>{escape(title)}</h1>",

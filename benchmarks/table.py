@@ -78,8 +78,8 @@ def _vanishing(entries: list[Entry]) -> list[str]:
     films, returns = (entries[0].accuracy["behaviour"][place]["returns"] for place in ("near", "far"))
     lines = [
         "",
-        f"The target painted over for 60 frames in the {films} of these films that have room for it elsewhere, and then "
-        f"back in its place (near) or, {returns / films:g} times in each film, elsewhere (far):",
+        f"The target painted over for 60 frames in the {films} of these films that have room for it elsewhere, and "
+        f"then back in its place (near) or, {returns / films:g} times in each film, elsewhere (far):",
         "",
         _row("tracker", "ok though gone", "found near", "found far", "AUC near", "AUC far", "ECE far"),
         _row("---", *["---:"] * 6),

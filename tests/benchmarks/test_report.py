@@ -463,11 +463,19 @@ def test_what_a_precision_saves_is_told_by_processor() -> None:
     assert found == sorted(found)  # the latest first, each with its machine below
 
 
-def test_times_of_a_busy_machine_are_marked() -> None:
+def test_times_of_a_busy_machine_are_told() -> None:
+    """Those that the page gives: not of a run whose time a latency record replaces, nor of kept times' later record."""
     quiet = accuracy("a", 0.5, 5.0) | {"load_average": 0.1}
     assert "other work" not in render(gather([quiet]))
-    busy = accuracy("b", 0.5, 5.0, number=2) | {"load_average": quiet["hardware"]["cores"] + 1}
-    assert "other work in 1 of the measurements" in render(gather([quiet, busy]))
+    load = {"load_average": quiet["hardware"]["cores"] + 1}
+    busy = accuracy("b", 0.5, 5.0, number=2) | load
+    assert "when times of 1 of what is timed" in render(gather([quiet, busy]))
+    assert "other work" not in render(gather([quiet, busy | {"timed": {"load_average": 0.1}}]))
+    assert "when times of 1 of" in render(gather([quiet | {"timed": load}]))
+    alone = {**record("latency"), "threads": 1, "contender": busy["contender"], "update_ms": {"p50": 4.0}}
+    alone["memory_mib"] = {"before": 1.0, "peak": 2.0}
+    assert "other work" not in render(gather([quiet, busy, alone | {"load_average": 0.1}]))
+    assert "when times of 1 of" in render(gather([quiet, busy, alone | load]))
 
 
 def test_what_is_no_record_is_refused(tmp_path: Path) -> None:

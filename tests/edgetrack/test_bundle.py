@@ -128,7 +128,9 @@ def test_a_path_that_is_not_utf_8(damaged) -> None:
 # Version and schema
 
 
-@pytest.mark.parametrize("version", [0, SCHEMA_VERSION - 1, SCHEMA_VERSION + 1, 99, "2", 2.0, True, None])
+@pytest.mark.parametrize(
+    "version", [0, SCHEMA_VERSION - 1, SCHEMA_VERSION + 1, 99, "2", float(SCHEMA_VERSION), True, None]
+)
 def test_another_schema_version_is_named_before_anything_else(damaged, version) -> None:
     (damaged / "manifest.json").write_text(json.dumps({"schema_version": version, "from the future": []}))
     with pytest.raises(SchemaVersionError) as caught:
@@ -416,6 +418,15 @@ def test_a_single_template_is_never_replaced(tmp_path) -> None:
         read_bundle(tmp_path / "one")
 
 
+def test_corners_have_no_window(damaged) -> None:
+    edit(damaged, lambda m: m["decoder"].update(order="corner"))
+    edit(damaged, lambda m: m["variants"]["fp32"]["graphs"]["track"]["inputs"].pop())
+    with pytest.raises(ManifestError, match=r"online\.window is 0\.5 but a box is written as its corners"):
+        read_bundle(damaged)
+    edit(damaged, lambda m: m["online"].update(window=0.0))
+    assert read_bundle(damaged).manifest.kind == "seqtrack"
+
+
 # Archives
 
 
@@ -527,6 +538,15 @@ def test_an_archive_that_unpacks_to_too_much(damaged, tmp_path, monkeypatch) -> 
     edit(damaged, lambda m: m["files"].update({"weights.bin": {"sha256": "0" * 64, "bytes": 32 << 20}}))
     with pytest.raises(UnsafePathError, match=r"would unpack to \d+ bytes, more than the \d+ allowed"):
         read_bundle(zipped(damaged, tmp_path / "bomb.zip"))
+
+
+def test_an_archive_whose_manifest_unpacks_to_too_much(damaged, tmp_path) -> None:
+    with (damaged / "manifest.json").open("ab") as file:
+        file.write(b" " * (17 << 20))
+    archive = zipped(damaged, tmp_path / "bomb.zip")
+    assert archive.stat().st_size < 1 << 20
+    with pytest.raises(ManifestError, match="unpacks to more than"):
+        read_bundle(archive)
 
 
 def test_a_member_that_lies_about_its_size(damaged, tmp_path) -> None:

@@ -9,11 +9,19 @@ import pytest
 from synthetic_bundle import ColourNet, write_colour_bundle
 
 from edgetrack import load
-from edgetrack.decoding import Decoded, averaged, greedy_decode, hanning_window, resized
+from edgetrack.decoding import (
+    Decoded,
+    averaged,
+    box_to_tokens,
+    greedy_decode,
+    hanning_window,
+    resized,
+    tokens_to_box,
+)
 from edgetrack_runtimes import TensorSpec
 
 BINS, HEADS, MEMORY, WIDTH, LAYERS = 11, 2, 6, 3, 2
-VOCABULARY, SLOTS = BINS + 2, 5
+VOCABULARY, SLOTS = BINS + 2, 8
 
 
 class TinyDecoder:
@@ -86,12 +94,13 @@ class TinyDecoder:
 
 @pytest.mark.parametrize("order", ["xywh", "whxy"])
 @pytest.mark.parametrize("seed", range(6))
-def test_equals_the_uncached_decoder(order: str, seed: int) -> None:
+@pytest.mark.parametrize("prompt", [(), (3, 7, 1)])
+def test_equals_the_uncached_decoder(order: str, seed: int, prompt: tuple[int, ...]) -> None:
     decoder = TinyDecoder(seed)
     window = np.random.default_rng(seed).random(BINS).astype(np.float32)
-    decoded = greedy_decode(decoder, *decoder.cross, window, BINS, order)
+    decoded = greedy_decode(decoder, *decoder.cross, window, BINS, order, prompt)
 
-    sequence = [BINS + 1]
+    sequence = [*prompt, BINS + 1]
     for step in range(4):
         odds = np.exp(decoder.logits(sequence).astype(np.float64))
         odds /= odds.sum()
@@ -103,8 +112,8 @@ def test_equals_the_uncached_decoder(order: str, seed: int) -> None:
             odds = odds * window
         sequence.append(int(odds.argmax()))
         assert decoded.likelihoods[step] == pytest.approx(odds.max(), rel=1e-4, abs=1e-6)
-    assert decoded.tokens.tolist() == sequence[1:]
-    assert decoder.fed == list(zip(sequence[:4], range(4), strict=True))
+    assert decoded.tokens.tolist() == sequence[-4:]
+    assert decoder.fed == [(token, position) for position, token in enumerate(sequence[:-1])]
 
 
 def test_memory_goes_to_the_device_once() -> None:
@@ -156,7 +165,7 @@ def test_equals_the_fused_graph(order: str, tmp_path) -> None:
         assert cached.probabilities == pytest.approx(probabilities, abs=1e-5)
 
 
-@pytest.mark.parametrize("within", [0.04, 0.2, 1.0])
+@pytest.mark.parametrize("within", [0.04, 0.079, 0.2, 1.0])
 def test_an_averaged_token_errs_least_of_all_among_what_is_near(within: float) -> None:
     bins, rng = 51, np.random.default_rng(5)
     rows = rng.dirichlet(np.full(bins, 0.3), 4)
@@ -225,3 +234,32 @@ def test_corners_and_a_decoder_that_leaves_nothing_stay_as_they_are() -> None:
     found, evidence = resized(nothing, np.asarray([0.5, 0.5]), 0.2, "xywh")
     assert found.tokens.tolist() == decoded.tokens.tolist()
     assert math.isfinite(evidence)
+
+
+def test_a_size_that_is_ruled_out_is_believed_as_it_was_and_is_evidence_against_the_target() -> None:
+    rows = np.zeros((4, 101), np.float32)
+    rows[:, 60], rows[:, 50] = 0.6, 0.4  # both far from 5 bins, the likelier one further
+    decoded = Decoded(rows.argmax(1), rows.max(1), 1.0, rows)
+    found, evidence = resized(decoded, np.asarray([0.055, 0.605]), 0.3, "xywh")
+    assert found.tokens.tolist() == [60, 60, 60, 60]
+    assert found.probabilities[2].tolist() == rows[2].tolist()
+    assert evidence < -10
+
+
+@pytest.mark.parametrize("order", ["xywh", "whxy", "corner"])
+def test_tokens_say_a_box_rounded_down_and_clamped(order: str) -> None:
+    rng, bins = np.random.default_rng(8), 41
+    for _ in range(50):
+        tokens = np.concatenate([rng.integers(0, 20, 2), rng.integers(20, bins, 2)])
+        exact = tokens_to_box(tokens, bins, order)
+        said = {
+            "xywh": lambda box: box,
+            "whxy": lambda box: [*box[2:], *box[:2]],
+            "corner": lambda box: [*(box[:2] - box[2:] / 2), *(box[:2] + box[2:] / 2)],
+        }[order]
+        assert said(exact) == pytest.approx(tokens / (bins - 1))
+        shift = rng.uniform(0.01, 0.99) / (bins - 1)  # by less than a bin
+        shifted = exact + np.asarray([shift, shift, 0, 0] if order == "corner" else [shift] * 4)
+        assert box_to_tokens(shifted, bins, order).tolist() == np.minimum(tokens, bins - 1).tolist()
+    outside = np.asarray([-0.5, 1.5, 0.2, 0.2])
+    assert set(box_to_tokens(outside, bins, order).tolist()) <= {0, bins - 1, 8}

@@ -102,6 +102,13 @@ def test_no_step_where_squares_are_no_longer_padded(side: int, monkeypatch: pyte
     assert np.abs(crop_square(frame, box, 2, 100).image.astype(int) - padded).max() <= (side > 400)
 
 
+def test_a_box_without_area_is_looked_at_as_a_pixel() -> None:
+    """As a model may answer where no margin of a box is kept."""
+    crop = crop_square(FRAME, np.asarray([10.0, 20.0, 0.0, 5.0]), 4, 8)
+    assert crop.scale == 8
+    assert (crop.image == FRAME[22, 10]).all()
+
+
 def test_a_huge_square_takes_little_memory() -> None:
     """Its padding alone would have 64 gigabytes."""
     frame = np.full((40, 73_000, 3), 200, np.uint8)
@@ -228,6 +235,10 @@ BAD_BOXES = {
     "zero height": ((1, 2, 3, 0), "3.0, 0.0"),
     "vanishing": ((1, 2, 1e-162, 1e-162), "less than a pixel; .* at least 1$"),
     "shares of the frame": ((0.2, 0.4, 0.1, 0.3), "less than a pixel; .*, not in shares of the frame"),
+    "narrow": ((1, 2, 0.5, 4), "less than a pixel"),
+    "flat": ((1, 2, 3, 0.5), "less than a pixel"),
+    "too wide": ((-50, 0, 161, 10), "twice the size of the 80x60 frame"),
+    "too high": ((0, -50, 10, 121), "twice the size of the 80x60 frame"),
     "right of the frame": ((80, 2, 3, 4), "outside the 80x60 frame"),
     "above the frame": ((1, -9, 3, 9), "outside the 80x60 frame"),
     "enormous": ((-1e6, -1e6, 2e6, 2e6), "twice the size of the 80x60 frame"),
@@ -255,7 +266,16 @@ def test_a_box_of_other_numbers_is_fine() -> None:
 
 
 @pytest.mark.parametrize(
-    "box", [(0, 0, 80, 60), (0, 0, 1, 1), (-5, -5, 10, 10), (79.5, 59.5, 9, 9), [1, 2, 3, 4], np.arange(1, 5)]
+    "box",
+    [
+        (0, 0, 80, 60),
+        (0, 0, 1, 1),
+        (-5, -5, 10, 10),
+        (79.5, 59.5, 9, 9),
+        (-9, -9, 160, 120),
+        [1, 2, 3, 4],
+        np.arange(1, 5),
+    ],
 )
 def test_a_box_over_the_border_is_fine(box: object) -> None:
     values = check_box(box, (80, 60))

@@ -62,6 +62,18 @@ def test_a_target_that_was_seen_in_between_is_looked_for_at_the_best_candidate_a
     assert [x for _, x in local.looks if x >= 60] == [100, 100]
 
 
+def test_candidates_are_taken_in_turn_also_where_not_every_frame_is_searched() -> None:
+    local, search = ScriptedLocal([0, *[None] * 5]), ScriptedSearch([(100.0, 60.0)] * 3)
+    follow(local, search, interval=2)
+    assert [(number, x) for number, x in local.looks if x >= 60] == [(1, 100), (3, 60), (5, 100)]
+
+
+def test_a_target_that_was_found_again_is_looked_for_at_the_best_candidate_again() -> None:
+    local, search = ScriptedLocal([0, 5, None, 60, None]), ScriptedSearch([(100.0, 60.0)] * 3)
+    assert follow(local, search) == ["T5", "L", "R60", "L"]
+    assert [(number, x) for number, x in local.looks if x >= 60] == [(2, 100), (3, 60), (4, 60), (4, 100)]
+
+
 def test_a_target_that_comes_back_nearby_needs_no_search() -> None:
     local, search = ScriptedLocal([0, None, 10, 20]), ScriptedSearch([100])
     assert follow(local, search) == ["L", "T10", "T20"]

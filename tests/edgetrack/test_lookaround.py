@@ -11,6 +11,7 @@ from scripted import FRAME, ScriptedLocal, ScriptedSearch, follow
 from synthetic_bundle import PRESENCE_ALONE, ColourNet, write_colour_bundle
 
 from edgetrack import Tracker, TrackState
+from edgetrack.imaging import clip_box
 from edgetrack.longterm import LongTerm
 from edgetrack.lookaround import LookAround, places, remembered
 from edgetrack.online import Estimate
@@ -58,6 +59,12 @@ def test_a_frame_no_larger_than_the_crop_is_looked_at_as_it_is() -> None:
     assert places(box, (70, 70), REACH).tolist() == [box.tolist()]
 
 
+def test_a_long_box_that_is_mostly_outside_is_still_looked_for_where_it_was() -> None:
+    """Its centre lies outside by more than half a step, which places beside it may not."""
+    around = places(np.asarray([-75.0, 20.0, 80.0, 4.0]), (70, 70), REACH)
+    assert (around[-1, :2] + around[-1, 2:] / 2).tolist() == [0, 22]
+
+
 def alone(local: ScriptedLocal) -> list[str]:
     return follow(LookAround(local, REACH, 5.0), local)  # type: ignore[arg-type]
 
@@ -102,6 +109,56 @@ def test_a_target_that_disappears_bit_by_bit_is_looked_for_with_its_size() -> No
     for looked in (beside, candidate):
         assert looked[2] == looked[3] > 6
     np.testing.assert_allclose(candidate[:2] + candidate[2:] / 2, (165, 5))
+    local_alone = Covered(targets)
+    alone(local_alone)
+    assert local_alone.regions[-2:] == local.regions[-3:-1]
+
+
+def test_a_size_that_is_seen_where_the_target_was_found_again_is_remembered_in_time() -> None:
+    class Grown(ScriptedLocal):
+        """Sees the target three times as large in frame 2."""
+
+        def step(self, state: State, frame: np.ndarray) -> tuple[State, Estimate]:
+            after, estimate = super().step(state, frame)
+            if not estimate.ok or after.frame != 2:
+                return after, estimate
+            box = np.concatenate([after.box[:2], 3 * after.box[2:]])
+            return replace(after, box=box, region=box), estimate
+
+    size = 10 * 3**0.05
+    beside = Grown([90, 90, 55, None])  # near the first place, at 70
+    assert alone(beside) == ["T90", "R55", "L"]
+    np.testing.assert_allclose(beside.regions[-1][2], size)  # the frame's edge cuts its height off
+    far, search = Grown([20, 20, 160, None]), ScriptedSearch([160.0] * 2)
+    assert follow(LongTerm(far, search, 1, 5.0), far) == ["T20", "R160", "L"]  # type: ignore[arg-type]
+    np.testing.assert_allclose(far.regions[-1][2], size)
+
+
+def test_a_target_that_was_found_again_a_moment_ago_is_looked_for_nowhere_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("edgetrack.lookaround.PATIENCE", 2)
+    targets = [90, 90, None, None, *[125] * 30]
+    found = alone(ScriptedLocal(targets)).index("R125") + 1  # the frame's number
+    local = ScriptedLocal([*targets[: found + 1], None, None, None])
+    assert alone(local)[-4:] == ["R125", "L", "L", "L"]
+    assert [number - found for number, _ in local.looks if number > found] == [1, 2, 3, 3]
+    local, search = ScriptedLocal([0, 0, None, None, 150, *[None] * 3]), ScriptedSearch([150.0] * 3)
+    said = follow(LongTerm(local, search, 1, 5.0), local)  # type: ignore[arg-type]
+    assert said == ["T0", "L", "L", "R150", "L", "L", "L"]
+    assert [number for number, _ in local.looks] == [1, 2, 3, 4, 4, 5, 6, 7, 7]
+
+
+def test_places_are_taken_from_the_nearest_on_once_the_target_may_be_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("edgetrack.lookaround.PATIENCE", 3)
+    seen = np.asarray([90.0, 0.0, 10.0, 10.0])
+    expected = [clip_box(place, (200, 100), 5.0).tolist() for place in places(seen, (200, 100), REACH)]
+    local = ScriptedLocal([90, 90, *[None] * (3 + len(expected) + 1)])
+    alone(local)
+    looked = [region for before, region in zip(local.before, local.regions, strict=True) if before == 1 / 25]
+    assert looked == [*expected, expected[0]]  # and then again
 
 
 def test_a_size_that_stays_is_remembered_and_another_one_in_time() -> None:
@@ -115,6 +172,10 @@ def test_a_size_that_stays_is_remembered_and_another_one_in_time() -> None:
     for _ in range(200):
         seen = remembered(seen, np.asarray([5.0, 5.0, 0.0, 20.0]))
     assert 0 < seen[2] < 1.1
+    seen = np.zeros(4)
+    for _ in range(100):
+        seen = remembered(seen, np.asarray([5.0, 5.0, 60.0, 20.0]))
+    np.testing.assert_allclose(seen[2:], (60, 20), rtol=0.05)
     assert np.isfinite(remembered(np.zeros(4), box)).all()
 
 

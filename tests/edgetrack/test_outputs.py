@@ -153,6 +153,36 @@ def test_a_whole_video_passes_at_any_rate(tmp_path: Path, name: str, fps: float)
                 video.write(noise(index))
 
 
+@pytest.mark.parametrize(("told", "whole"), [(9, True), (11, True), (8, False), (12, False), (0, False)])
+def test_a_video_that_tells_of_another_number_of_frames_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: int, whole: bool
+) -> None:
+    """One more or less is how Matroska rounds."""
+
+    class Told:
+        def __init__(self, *_: object) -> None: ...
+
+        def get(self, _: int) -> float:
+            return told
+
+        def set(self, *_: object) -> None: ...
+
+        def read(self) -> tuple[bool, None]:
+            return True, None
+
+        def release(self) -> None: ...
+
+    video = VideoFile(tmp_path / "a.mkv", 30, (64, 48))
+    for _ in range(10):
+        video.write(np.zeros((48, 64, 3), np.uint8))
+    monkeypatch.setattr(cv2, "VideoCapture", Told)
+    if whole:
+        video.close()
+        return
+    with pytest.raises(OutputError, match=r"a\.mkv: does not hold the 10 frames"):
+        video.close()
+
+
 def test_a_video_without_frames_is_no_error(tmp_path: Path) -> None:
     VideoFile(tmp_path / "out.mp4", 30, (64, 48)).close()
 

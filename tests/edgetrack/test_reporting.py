@@ -26,3 +26,9 @@ def test_a_long_run_takes_no_more_memory_than_a_short_one() -> None:
     for each in np.random.default_rng(0).uniform(3, 5, 100_000):
         latencies.add(float(each))
     assert len(latencies._counts) <= 201
+
+
+def test_an_update_that_took_no_time_that_can_be_told_has_a_rate_too() -> None:
+    latencies = Latencies()
+    latencies.add(0.001)
+    assert latencies.fps == 100_000

@@ -141,3 +141,6 @@ def test_what_is_not_a_number_is_no_sight_of_the_target_and_does_not_last(presen
 def test_features_are_logits() -> None:
     assert score_features(0.5, 0.5) == (0, 0)
     assert score_features(0.9, 0.2) == pytest.approx((math.log(9), -math.log(4)))
+    # Of 64 boxes that are drawn, no share is surer than half a box.
+    assert score_features(0.5, 0.0)[1] == pytest.approx(-math.log(127))
+    assert score_features(0.5, 1.0)[1] == pytest.approx(math.log(127))

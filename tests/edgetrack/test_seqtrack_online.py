@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from synthetic_bundle import PRESENCE_ALONE, ColourNet, write_colour_bundle
 
 from edgetrack import Tracker, load
+from edgetrack.bundle import LikelihoodScore, OverlapScore
 from edgetrack.imaging import crop_square, overlap
 from edgetrack.kinds import Options, algorithm
+from edgetrack.seqtrack import least_score
 
 MEAN, STD = np.asarray([0.5, 0.4, 0.3]), np.asarray([0.2, 0.25, 0.3])
 
@@ -178,3 +182,50 @@ def test_in_doubt_the_region_keeps_its_size_and_its_centre_stays_in_the_frame(sc
     least, most = (0.95, 0.97) if hold else (0, 0.96**7)  # the frame's edge may cut some off
     assert (least * size < state.box[2:]).all()
     assert (state.box[2:] < most * size).all()
+
+
+@pytest.mark.parametrize(("intercept", "ok"), [(3.0, True), (-3.0, False)])
+def test_the_score_goes_on_from_the_last_one_and_weighs_how_the_size_has_changed(
+    scene, tmp_path, intercept, ok
+) -> None:
+    frames, truth = scene
+    net, change = ColourNet(search_factor=3.2, ripple=0.0), 0.4  # answers 12 of 40 steps, of a region of 3.2 sides
+    score = PRESENCE_ALONE | {"presence": 0.0, "intercept": intercept, "memory": 0.5, "change": 0.1}
+    online = {"window": 0.0, "update_interval": None, "update_threshold": 0.0, "clip_margin": 10.0}
+    online |= {"hold_size": True, "size_change": change}
+    bundle = write_colour_bundle(tmp_path / "bundle", net, score=score, online=online)
+    tracker = Tracker(bundle.root, "onnxruntime-cpu", threads=1)
+    tracker.init(frames[0], truth[0])
+    odds = np.exp(net.size_row().astype(float))
+    steps = (np.arange(net.bins) + 0.5) / (net.bins - 1)
+    sides, before = truth[0][2:], 1.0
+    for frame in frames[1:6]:
+        track = tracker.update(frame)
+        crop = math.ceil(math.sqrt(sides.prod()) * net.search_factor)
+        evidence = intercept
+        for side in sides:
+            evidence += math.log(np.average(np.exp(-0.5 * (np.log(steps * crop / side) / change) ** 2), weights=odds))
+        prior = 0.9 * before + 0.1 * (1 - before)
+        expected = math.exp(evidence) * (prior / (1 - prior)) ** 0.5
+        assert track.score == pytest.approx(expected / (1 + expected), rel=1e-4)
+        assert track.ok == ok
+        before = track.score
+        if ok:  # in doubt the region is as large as it was
+            sides = np.asarray(track.box[2:])
+
+
+def test_a_score_at_the_threshold_reaches_it(scene, tmp_path, colour_bundle) -> None:
+    frames, truth = scene
+    _, scores = track(colour_bundle, frames[:2], truth[0])
+    for threshold, ok in ((scores[0], True), (np.nextafter(scores[0], 1), False)):
+        score = {"source": "likelihood", "ok_threshold": float(threshold)}
+        bundle = write_colour_bundle(tmp_path / str(ok), score=score)
+        tracker = Tracker(bundle.root, "onnxruntime-cpu", threads=1)
+        tracker.init(frames[0], truth[0])
+        assert tracker.update(frames[1]).ok == ok
+
+
+def test_a_template_is_taken_from_no_lower_a_score_than_the_manifests_threshold() -> None:
+    for threshold, least in ((0.5, 0.9), (0.95, 0.95)):
+        assert least_score(OverlapScore.model_validate(PRESENCE_ALONE | {"ok_threshold": threshold})) == least
+    assert least_score(LikelihoodScore(source="likelihood", ok_threshold=0.3)) == 0.3  # no probability

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import re
 import zlib
@@ -107,6 +108,11 @@ def test_natural_order_compares_numbers_by_value() -> None:
 def test_patterns_pick_and_order_images(tmp_path: Path, pattern: str) -> None:
     write_images(tmp_path, ["img08.png", "img09.png", "img10.png", "other.png"])
     assert numbers(open_source(str(tmp_path / pattern))) == [0, 1, 2]
+
+
+def test_a_number_outgrows_the_digits_of_its_pattern(tmp_path: Path) -> None:
+    write_images(tmp_path, ["img9.png", "img99.png", "img100.png"])
+    assert numbers(open_source(str(tmp_path / "img%02d.png"))) == [1, 2]
 
 
 def test_list_keeps_its_order_and_one_image_is_one_frame(tmp_path: Path) -> None:
@@ -241,14 +247,14 @@ def test_cut_off_video_delivers_what_it_has_then_raises(
 class FakeCapture:
     """Stands in for cv2.VideoCapture: what a container promises and what it holds, set apart."""
 
-    def __init__(self, held: int, promised: float, opened: bool = True) -> None:
-        self.held, self.promised, self.opened, self.released = held, promised, opened, 0
+    def __init__(self, held: int, promised: float, opened: bool = True, fps: float = 30.0) -> None:
+        self.held, self.promised, self.opened, self.fps, self.released = held, promised, opened, fps, 0
 
     def isOpened(self) -> bool:
         return self.opened
 
     def get(self, prop: int) -> float:
-        return {cv2.CAP_PROP_FPS: 30.0, cv2.CAP_PROP_FRAME_COUNT: self.promised}.get(prop, 0.0)
+        return {cv2.CAP_PROP_FPS: self.fps, cv2.CAP_PROP_FRAME_COUNT: self.promised}.get(prop, 0.0)
 
     def read(self) -> tuple[bool, np.ndarray | None]:
         self.held -= 1
@@ -293,6 +299,25 @@ def test_rule_for_a_premature_end(
         list(source)
 
 
+@pytest.mark.parametrize("fps", [0.0, -1.0, math.nan, math.inf, 1000.0, 90_000.0])
+def test_a_rate_that_is_none_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fps: float) -> None:
+    """Containers without one report nothing, or their time base."""
+    (tmp_path / "clip").write_bytes(MKV)
+    use_capture(monkeypatch, FakeCapture(3, 3, fps=fps))
+    source = open_source(tmp_path / "clip")
+    assert (source.fps, len(list(source))) == (None, 3)
+
+
+@pytest.mark.parametrize("promised", [0.0, -9.2e16, math.nan, math.inf, 2.0**31, 9.2e18])
+def test_a_number_of_frames_that_is_none_is_not_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, promised: float
+) -> None:
+    (tmp_path / "clip").write_bytes(MKV)
+    use_capture(monkeypatch, FakeCapture(3, promised))
+    source = open_source(tmp_path / "clip")
+    assert (source.frame_count, len(list(source))) == (None, 3)
+
+
 def box(kind: bytes, content: bytes = b"") -> bytes:
     return (8 + len(content)).to_bytes(4, "big") + kind + content
 
@@ -313,7 +338,9 @@ HEAD, INDEX = box(b"ftyp", b"isom"), box(b"mvhd", bytes(100)) + box(b"trak", byt
         (HEAD + box(b"moov", INDEX + box(b"mvex")) + box(b"mdat", b"frames"), True),
         (HEAD + long_box(b"moov", INDEX + long_box(b"mvex", b"")), True),
         (HEAD + box(b"moov", INDEX) + long_box(b"mdat", b"frames") + box(b"moof"), True),
+        (HEAD + b"\0\0\0\0moov" + INDEX + box(b"mvex"), True),
         (HEAD + b"\0\0\0\3mdat" + box(b"moof"), False),  # damaged: no box is as short as that
+        (HEAD + b"\0\0\0\4" + box(b"moof"), False),
     ],
 )
 def test_fragmented_mp4_promises_by_its_duration(

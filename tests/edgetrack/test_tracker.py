@@ -8,7 +8,7 @@ import threading
 
 import numpy as np
 import pytest
-from synthetic_bundle import ColourNet, write_colour_bundle
+from synthetic_bundle import PRESENCE_ALONE, ColourNet, write_colour_bundle
 
 from edgetrack import (
     BoxError,
@@ -299,3 +299,18 @@ def test_compiled_engines_are_kept_where_asked(tmp_path) -> None:
     folders = sorted(path.name for path in (tmp_path / "engines").iterdir())
     assert len(folders) == 2  # the graphs of a frame and of the templates
     assert all("openvino" in name for name in folders)
+
+
+def test_a_lost_target_is_looked_for_elsewhere_from_the_sixteenth_frame_on(tmp_path, scene, monkeypatch) -> None:
+    frames, truth = scene
+    bundle = write_colour_bundle(tmp_path / "bundle", score=PRESENCE_ALONE)
+    tracker = Tracker(bundle.root, "onnxruntime-cpu", threads=1, look_around=True)
+    tracker.init(frames[0], truth[0])
+    session, runs = tracker.model.session("track"), []
+    run = session.run
+    monkeypatch.setattr(session, "run", lambda feeds: runs.append(feeds) or run(feeds))
+    looks = []
+    for _ in range(18):
+        assert not tracker.update(np.full_like(frames[0], 60)).ok
+        looks.append(len(runs) - sum(looks))
+    assert looks == [1] * 15 + [2] * 3

@@ -27,7 +27,7 @@ from edgetrack import (
 from edgetrack.bundle import Bundle, read_bundle
 from edgetrack.cli import app
 from edgetrack.errors import EdgeTrackError
-from edgetrack.imaging import canvas_to_boxes, enclosing_square, letterbox
+from edgetrack.imaging import Canvas, canvas_to_boxes, enclosing_square, letterbox
 from edgetrack.vtt import VTT, calibrated_score
 
 BACKENDS = ("onnxruntime-cpu", "openvino-cpu")
@@ -108,20 +108,71 @@ def test_a_second_look_is_a_look_at_the_part_about_the_best_candidate(
 
 
 @pytest.mark.parametrize(
-    ("share", "side", "looks"),
-    [(0.5, 2.0, 2), (0.3, 2.0, 1), (0.0, 2.0, 1), (1.0, 0.1, 2)],  # 0.3: seven eighths of the frame are no gain
+    ("share", "side", "part"),
+    [
+        # 16 px of the canvas are to be `share` of its 48.
+        (0.5, 2.0, 2 / 3),
+        (0.39, 2.0, 1 / (3 * 0.39)),
+        (0.37, 2.0, None),  # more than seven eighths of the frame are no gain
+        (0.3, 2.0, None),
+        (0.0, 2.0, None),
+        (1.0, 0.1, 0.25),  # the smallest
+    ],
 )
 def test_a_second_look_is_taken_where_it_shows_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, side: float, looks: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, side: float, part: float | None
 ) -> None:
     tracker = looking_twice(tmp_path / "twice", share, side)
     tracker.init(frame_with(0, 0), (0, 0, 32, 32))
     session, fed = tracker.model.session("search"), []
     run = session.run
     monkeypatch.setattr(session, "run", lambda feeds: fed.append(feeds["extent"]) or run(feeds))
+    seen: list[tuple[int, ...]] = []
+
+    def boxed(image: np.ndarray, width: int, height: int) -> Canvas:
+        seen.append(image.shape[:2])
+        return letterbox(image, width, height)
+
+    monkeypatch.setattr("edgetrack.vtt.letterbox", boxed)
     tracker.update(frame_with(64, 32))
-    assert len(fed) == looks
+    assert seen == [(96, 160)] + ([(round(96 * part), round(160 * part))] if part else [])
+    assert len(fed) == len(seen)
     assert all((extent > 0.9).all() for extent in fed)  # as wide for its height as the canvas, however small
+
+
+def test_a_second_look_at_a_high_frame_is_as_wide_as_the_frame(tmp_path: Path) -> None:
+    tracker = looking_twice(tmp_path / "twice")
+    size = (96, 160)
+    tracker.init(frame_with(0, 0, size), (0, 0, 32, 32))
+    for x, y in ((0, 0), (64, 0), (32, 64), (64, 128), (0, 128)):
+        left, top, width, height = tracker.update(frame_with(x, y, size)).box
+        assert x <= left + width / 2 <= x + 32
+        assert y <= top + height / 2 <= y + 32
+
+
+@pytest.mark.parametrize("box", [(math.nan,) * 4, (0.5, 0.5, 0.0, 0.1)])
+def test_what_is_no_box_is_not_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, box: tuple[float, ...]
+) -> None:
+    """As a device may answer once."""
+    tracker = looking_twice(tmp_path / "twice")
+    tracker.init(frame_with(0, 0), (0, 0, 32, 32))
+    session, fed = tracker.model.session("search"), []
+    run = session.run
+
+    def answered(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        fed.append(feeds)
+        out = run(feeds)
+        scores = np.full_like(out["scores"], box[0])
+        return {"boxes": np.broadcast_to(np.float32(box), out["boxes"].shape), "scores": scores}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "run", answered)
+        track = tracker.update(frame_with(64, 32))
+    assert len(fed) == 1
+    if math.isnan(box[0]):
+        assert (track.score, track.ok) == (0, False)
+    assert tracker.update(frame_with(64, 32)).ok
 
 
 def test_candidates_for_another_tracker_are_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +308,27 @@ def test_a_model_is_shared_between_threads(cells: Bundle) -> None:
 def test_scores_are_calibrated() -> None:
     score = vtt_manifest(score={"source": "logistic", "slope": 2.0, "intercept": -1.0, "ok_threshold": 0.5}).score
     assert calibrated_score(score, 0.8) == pytest.approx(1 / (1 + math.exp(1 - 2 * math.log(0.8 / 0.2))))
-    assert 0 <= calibrated_score(score, 0.0) < calibrated_score(score, 1.0) <= 1
+    probabilities = [0.0, 1e-5, 1e-4, 0.5, 1 - 1e-4, 1 - 1e-5, 1.0]
+    scores = [calibrated_score(score, probability) for probability in probabilities]
+    assert scores == sorted(set(scores))
+    assert 0 <= scores[0] < scores[-1] <= 1
+
+
+def test_a_score_at_the_threshold_reaches_it(cells: Bundle, tmp_path: Path) -> None:
+    frame = frame_with(64, 32)
+    frame[frame == COLOUR[2]] = 150  # in another red
+
+    def answer(root: Path) -> tuple[float, bool]:
+        tracker = Tracker(root, "onnxruntime-cpu", threads=1)
+        tracker.init(frame_with(0, 0), (0, 0, 32, 32))
+        track = tracker.update(frame)
+        return track.score, track.ok
+
+    found, _ = answer(cells.root)
+    assert 0 < found < 1
+    for threshold, ok in ((found, True), (float(np.nextafter(found, 1)), False)):
+        score = {"source": "top", "ok_threshold": threshold}
+        assert answer(write_cells_bundle(tmp_path / str(ok), score=score).root) == (found, ok)
 
 
 def test_a_calibrated_bundle_ranks_and_thresholds_by_its_calibration(tmp_path: Path) -> None:
@@ -339,6 +410,7 @@ def test_letterbox_keeps_aspect_and_pads_with_black() -> None:
     larger = letterbox(np.full((10, 4, 3), 9, np.uint8), 80, 48)
     assert larger.extent == pytest.approx([19 / 80, 1.0])
     assert letterbox(np.zeros((1, 4000, 3), np.uint8), 80, 48).extent.tolist() == [1.0, 1 / 48]
+    assert letterbox(np.zeros((4000, 1, 3), np.uint8), 80, 48).extent.tolist() == [1 / 80, 1.0]
 
 
 def test_canvas_boxes_go_back_to_the_frame() -> None:

@@ -42,7 +42,7 @@ def expected_overlap(decoded: Decoded, order: str) -> float:
     cumulative = decoded.probabilities.cumsum(axis=1, dtype=np.float64)  # (4, bins)
     bins = cumulative.shape[1]
     drawn = [np.searchsorted(row, row[-1] * points) for row, points in zip(cumulative, _POINTS.T, strict=True)]
-    tokens = np.vstack([np.minimum(drawn, bins - 1).T, decoded.tokens])  # (draws + 1, 4)
+    tokens = np.vstack([np.transpose(drawn), decoded.tokens])  # (draws + 1, 4)
     boxes = tokens_to_box(tokens, bins, order)
     boxes[:, :2] -= 0.5 * boxes[:, 2:]
     return float(overlap(boxes[:-1], boxes[-1]).mean())

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import edgetrack
 from benchmarks import accuracy, records
-from benchmarks.accuracy import evaluate, run_dataset, run_sequence
+from benchmarks.accuracy import evaluate, percentiles, run_dataset, run_sequence
 from benchmarks.cli import app
 from benchmarks.contenders import Answer, Spec
 from benchmarks.datasets import Dataset, read_dataset
@@ -61,6 +61,8 @@ def test_what_is_there_is_not_run_again(bundle: Path, data: Dataset, tmp_path: P
     run_dataset(spec, data, tmp_path)
     assert read_track(folder, "plain").boxes[0, 0] == 21  # untouched
     assert read_track(folder, "hides").boxes[0, 0] == 20  # run again
+    run_dataset(spec, data, tmp_path, advance=done.append)
+    assert done == ["plain", "hides"] * 2  # what is there is done
 
 
 def test_other_weights_or_settings_have_other_results(bundle: Path, data: Dataset, tmp_path: Path) -> None:
@@ -102,7 +104,7 @@ def test_results_that_do_not_say_what_they_are_of_are_refused(bundle: Path, data
         run_dataset(spec, data, tmp_path)
 
 
-def test_results_of_another_opencv_are_not_taken(
+def test_results_of_another_opencv_or_edgetrack_are_not_taken(
     bundle: Path, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = replace(SPEC, model=str(bundle))
@@ -110,7 +112,10 @@ def test_results_of_another_opencv_are_not_taken(
     monkeypatch.setattr(cv2, "__version__", "1.2.3")
     other, _ = run_dataset(spec, data, tmp_path)
     assert other != folder
-    assert json.loads((other / "contender.json").read_text())["versions"]["opencv"] == "1.2.3"
+    found = json.loads((other / "contender.json").read_text())["versions"]
+    assert found["opencv"] == "1.2.3"
+    monkeypatch.setattr(records, "versions", lambda: {**found, "edgetrack": "1.2.3"})
+    assert run_dataset(spec, data, tmp_path)[0] not in (folder, other)
 
 
 def test_films_made_of_other_truth_are_not_taken_for_one_another(data: Dataset) -> None:
@@ -143,6 +148,21 @@ def test_kept_times_are_given_where_they_were_taken_alike(
         assert other["metrics"] == first["metrics"]
         assert (other["update_ms"], other["timed"]) == ({}, None)
         assert all(sequence["update_ms"] == {} for sequence in other["sequences"])
+
+
+def test_kept_times_tell_the_dates_and_the_highest_load_they_rest_on(
+    bundle: Path, data: Dataset, tmp_path: Path
+) -> None:
+    folder, _ = run_dataset(replace(SPEC, model=str(bundle)), data, tmp_path)
+    now = accuracy.conditions(SPEC, 1, False)
+    for name, date, load in (("plain", "2026-01-02", 0.5), ("hides", "2026-01-01", 3.0)):
+        path = folder / name / f"{name}_run.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "date": date, "load_average": load}))
+    found = accuracy.timed(folder, data, now)
+    assert found is not None
+    assert (found["first"], found["last"], found["load_average"]) == ("2026-01-01", "2026-01-02", 3.0)
+    for other in ({"threads": 2}, {"processes": 2}, {"cluster": True}, {"hardware": {}}):
+        assert accuracy.timed(folder, data, {**now, **other}) is None
 
 
 def test_times_of_a_run_that_was_broken_off_and_went_on_otherwise_are_not_mixed(
@@ -192,6 +212,8 @@ def test_absent_frames_are_no_part_of_the_score(bundle: Path, data: Dataset, tmp
     plain = content["sequences"][0]["metrics"]["ao"]
     assert plain > 0.5  # the synthetic network follows its square
     assert content["attributes"]["OCC"]["sequences"] == 1
+    _, pooled = evaluate(replace(SPEC, model=str(bundle)), data, tmp_path, "got10k")
+    assert (content["protocol"], pooled["protocol"], pooled["headline"]) == ("ope", "got10k", "ao")
 
 
 class Failing:
@@ -203,6 +225,32 @@ class Failing:
 
     def update(self, frame: np.ndarray) -> Answer:
         raise edgetrack.FrameError("unusable")
+
+
+class Doubting(Failing):
+    """Says of every second frame that the target is not there."""
+
+    asked = 0
+
+    def update(self, frame: np.ndarray) -> Answer:
+        self.asked += 1
+        return Answer((self.asked, 0, 1, 1), self.asked / 10, self.asked % 2 == 0, self.asked / 1000)
+
+
+def test_a_track_is_what_was_given_and_then_what_was_answered(data: Dataset) -> None:
+    sequence = data.sequences[0]
+    found, numbers = run_sequence(Doubting(), sequence), np.arange(12)
+    assert found.boxes[:, 0].tolist() == [sequence.truth[0, 0], *range(1, 12)]
+    assert found.reported.tolist() == [number % 2 == 0 for number in numbers]
+    np.testing.assert_array_equal(found.scores, [np.nan, *numbers[1:] / 10])
+    np.testing.assert_array_equal(found.seconds, [np.nan, *numbers[1:] / 1000])
+
+
+def test_times_are_summed_up_in_milliseconds() -> None:
+    seconds = np.asarray([np.nan, *np.arange(101), 1900.0]) / 1000  # 0 to 100 ms, and one of 1.9 s
+    found = percentiles(seconds)
+    assert found == {"mean": pytest.approx(6950 / 102, abs=1e-4), "p50": 50.5, "p95": 95.95, "p99": 99.99, "max": 1900}
+    assert percentiles(seconds[:1]) == {}
 
 
 def test_a_failure_names_sequence_and_tracker(data: Dataset) -> None:
@@ -282,6 +330,29 @@ def test_a_record_names_the_gpus(
     found = records.hardware()
     assert found["gpus"] == expected
     assert records.processors(found) == ", ".join([found["processor"], *expected])
+
+
+def test_a_record_tells_the_memory_as_the_system_does() -> None:
+    (total,) = re.findall(r"MemTotal: +(\d+) kB", Path("/proc/meminfo").read_text())
+    assert records.hardware()["memory_gib"] == pytest.approx(int(total) / 2**20, abs=0.1)
+
+
+def test_a_record_tells_what_was_typed_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    typed = ["/usr/lib/__main__.py", "accuracy", str(tmp_path / "a b" / "c.json"), "/elsewhere/d", "e"]
+    assert records.command(typed) == "python -m benchmarks accuracy 'a b/c.json' /elsewhere/d e"
+
+
+def test_a_record_tells_the_load_of_the_last_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (1.234, 2.0, 3.0))
+    assert records.load_average() == 1.23
+
+
+def test_what_could_not_be_measured_is_null_in_a_record(tmp_path: Path) -> None:
+    path, values = tmp_path / "a.json", (float("nan"), float("inf"), 1.5, 2)
+    records.write({"given": values, "within": [{"each": list(values)}]}, str(path))
+    expected = [None, None, 1.5, 2]
+    assert json.loads(path.read_text()) == {"given": expected, "within": [{"each": expected}]}
 
 
 def test_command_writes_a_record(bundle: Path, dataset_folder: Path, tmp_path: Path) -> None:

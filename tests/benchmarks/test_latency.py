@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import itertools
 import json
+import resource
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks import latency
 from benchmarks.cli import app
+from benchmarks.contenders import Answer
 from benchmarks.energy import EnergyMeter
-from benchmarks.latency import there_and_back
+from benchmarks.latency import Plan, there_and_back
 
 
 def test_frames_are_walked_without_a_jump() -> None:
@@ -103,6 +109,56 @@ def test_record_of_a_bundle(bundle: Path, tmp_path: Path) -> None:
     assert content["disk_bytes"] == sum(p.stat().st_size for p in bundle.iterdir() if p.name != "manifest.json")
     assert content["memory_mib"]["peak"] >= content["memory_mib"]["before"]
     assert content["placement"].keys() == {"CPUExecutionProvider"}
+
+
+def test_what_a_contender_takes_is_told_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that goes on by 2 s as it is made, 0.5 s as it is given a target, and 0.1 s as it is asked, but for
+    the first 4 times, in which it takes 0.3 s; on two cores."""
+    clock, asked = [0.0], []
+
+    class Slow:
+        label = "slow"
+        identity: dict = {"kind": "slow"}  # noqa: RUF012
+
+        def __init__(self) -> None:
+            clock[0] += 2.0
+
+        def init(self, frame: np.ndarray, box: object) -> None:
+            clock[0] += 0.5
+
+        def update(self, frame: np.ndarray) -> Answer:
+            asked.append(frame)
+            seconds = 0.3 if len(asked) <= 4 else 0.1
+            clock[0] += seconds
+            return Answer((0, 0, 1, 1), 0.5, True, seconds)
+
+    monkeypatch.setattr(latency, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(latency, "process_time", lambda: 2 * clock[0])
+    monkeypatch.setattr(latency, "_frames", lambda plan: (list(np.zeros((9, 6, 8, 3), np.uint8)), (0, 0, 1, 1)))
+    spec: Any = SimpleNamespace(make=Slow, threads=2)
+    found = latency._measure(spec, Plan(frames=10, warmup=3))
+    assert len(asked) == 1 + 3 + 10
+    assert found["load_ms"] == pytest.approx(2000)
+    assert found["first_update_ms"] == pytest.approx(300)
+    assert found["cold_start_ms"] == pytest.approx(2000 + 500 + 300)
+    assert found["init_ms"]["p50"] == pytest.approx(500)
+    assert found["update_ms"] == pytest.approx(dict.fromkeys(("mean", "p50", "p95", "p99", "max"), 100))
+    assert found["processor_ms"] == pytest.approx(200)
+
+
+def test_the_files_of_other_precisions_are_not_needed() -> None:
+    files = {"fp32/a.onnx": 70, "fp32/w.bin": 300, "int8/a.onnx": 29, "int8/w.bin": 80}
+    manifest = SimpleNamespace(files={name: SimpleNamespace(bytes=size) for name, size in files.items()})
+    for variant, expected in (("fp32", 370), ("int8", 109)):
+        model = SimpleNamespace(manifest=manifest, variant=variant)
+        contender: Any = SimpleNamespace(tracker=SimpleNamespace(model=model))
+        assert latency.disk_bytes(contender) == expected
+
+
+def test_memory_is_told_in_mebibytes() -> None:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    assert latency.memory() == pytest.approx(pages * resource.getpagesize() / 2**20, rel=0.2)
+    assert latency.memory(peak=True) >= latency.memory()
 
 
 def test_options_are_checked() -> None:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from benchmarks.loss import behaviour, frames_to_find, reliability, summary
 from benchmarks.results import Result, Track
 
-BOX, ELSEWHERE = (10.0, 10.0, 20.0, 20.0), (200.0, 10.0, 20.0, 20.0)
+BOX, HALF, ELSEWHERE = (10.0, 10.0, 20.0, 20.0), (10.0, 10.0, 10.0, 20.0), (200.0, 10.0, 20.0, 20.0)
 
 
 def tracked(there: str, said: str, scores: list[float] | None = None) -> tuple[Result, Track]:
-    """`there`: T the target, - absent, ? not annotated. `said`: T on it, t on it but not ok, x elsewhere, . not ok."""
+    """`there`: T the target, - absent, ? not annotated. `said`: T on it, t on it but not ok, h on half of it, x
+    elsewhere, . not ok."""
     absent = np.asarray([c == "-" for c in there])
     truth = np.asarray([BOX if c == "T" else [np.nan] * 4 for c in there])
-    boxes = np.asarray([BOX if c in "Tt" else ELSEWHERE for c in said])
-    reported = np.asarray([c in "Tx" for c in said])
+    boxes = np.asarray([BOX if c in "Tt" else HALF if c == "h" else ELSEWHERE for c in said])
+    reported = np.asarray([c in "Txh" for c in said])
     seconds = np.asarray([np.nan, *np.linspace(0.001, 0.002, len(said) - 1)])
     values = np.full(len(said), np.nan) if scores is None else np.asarray(scores)
     return Result("drawn", truth, absent, boxes, reported), Track(boxes, seconds, values, reported)
@@ -29,6 +32,7 @@ def tracked(there: str, said: str, scores: list[float] | None = None) -> tuple[R
         ("TT---TTT", "TTTTT.xT", [3]),
         ("TT---TTT", "TT...ttt", [None]),  # on it, without saying so
         ("TT---TTT", "TTTTTxxx", [None]),
+        ("TT---TTT", "TT...hhT", [3]),
         ("TT--TT-TTT", "TTTTxxxxTT", [None, 2]),  # the second return's answer is not the first one's
         ("TT--?T?T", "TTTTTxTT", [4]),  # frames without annotation pass, but cannot be judged
         ("TTTT", "TTTT", []),
@@ -52,6 +56,29 @@ def test_behaviour_of_known_answers() -> None:
     assert found["update_ms"]["max"] == pytest.approx(2.0)
 
 
+def test_frames_to_find_are_those_of_the_middle_return() -> None:
+    found = behaviour([tracked("TT-T-T-TTTT-T", "TT.T.T.xxxT.x")])
+    assert (found["returns"], found["found"], found["frames_to_find"]) == (4, 3 / 4, 1)
+
+
+def test_behaviour_where_nothing_vanishes() -> None:
+    found = behaviour([tracked("TTTT", "TTTT")])
+    assert (found["returns"], found["found"], found["frames_to_find"]) == (0, None, None)
+
+
+def test_what_is_not_known_is_not_judged_and_an_absent_target_has_no_right_box() -> None:
+    """Some datasets give a box for an absent target, too."""
+    scores = [np.nan, 0.9, 0.4, 0.1, 0.8, 0.3]
+    result, track = tracked("TT-?TT", "TTTxTx", scores)
+    found = behaviour([(result, track)])
+    assert found["auroc"] == 1  # 0.9 and 0.8 above 0.4 and 0.3; the 0.1 is of an unknown frame
+    assert found["ece"] == pytest.approx((0.1 + 0.4 + 0.2 + 0.3) / 4)
+    boxed = replace(result, truth=np.where(result.absent[:, None], BOX, result.truth))
+    again = behaviour([(boxed, track)])
+    assert again.pop("update_ms") == found.pop("update_ms")
+    assert again == pytest.approx(found)
+
+
 def test_expected_calibration_error_of_scores_that_keep_their_promise() -> None:
     rng = np.random.default_rng(0)
     scores = rng.random(20_000)
@@ -66,6 +93,8 @@ def test_expected_calibration_error_of_scores_that_keep_their_promise() -> None:
 def test_scores_that_are_no_probabilities_have_no_calibration() -> None:
     right = np.asarray([True, False, True])
     assert reliability(right, np.asarray([12.0, 3.0, 4.0])) == {"auroc": 1.0, "ece": None}
+    assert reliability(right, np.asarray([0.5, -0.5, 0.0]))["ece"] is None
+    assert reliability(right, np.asarray([1.0, 0.0, 1.0]))["ece"] == 0
     assert reliability(right, np.asarray([0.5, np.nan, 0.5])) == {"auroc": None, "ece": None}
 
 

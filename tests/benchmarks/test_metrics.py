@@ -52,6 +52,13 @@ def test_presence_counts_by_hand() -> None:
     assert found.tnr == 2 / 3
 
 
+def test_rates_of_what_is_not_there_are_not_numbers() -> None:
+    areas, flags = np.ones(2), np.ones(2, bool)
+    always, never = metrics.presence(areas, flags, flags), metrics.presence(areas, ~flags, ~flags)
+    assert always == pytest.approx((1.0, np.nan, np.nan), nan_ok=True)
+    assert never == pytest.approx((np.nan, 1.0, np.nan), nan_ok=True)
+
+
 def test_thresholds_of_success_are_strict_and_of_precision_are_not() -> None:
     truth, predicted = boxes_of_overlap([1.0, 0.5, 0.25])
     areas = overlaps(np.asarray(predicted, float), np.asarray(truth, float))
@@ -87,6 +94,24 @@ def test_summary_names_both_conventions_of_normalised_precision() -> None:
     assert found["normalised_precision_mean"] == pytest.approx((51 + 41 + 21 + 0) / 51 / 4)
 
 
+def test_success_rates_are_strict_and_the_precision_given_is_at_20_pixels() -> None:
+    areas, errors = np.asarray([0.5, 0.72, 0.75, 0.9]), np.asarray([20.0, 20.5, 21.0, np.inf])
+    found = metrics.summary(metrics.curves(areas, errors, errors))
+    assert (found["sr_50"], found["sr_75"], found["precision_20"]) == (3 / 4, 1 / 4, 1 / 4)
+
+
+def test_figures_are_read_off_the_curves_that_are_given() -> None:
+    scores = score([random_results(0)], "otb")
+    for curve, threshold, figure in (
+        ("success", 0.5, "sr_50"),
+        ("precision", 20.0, "precision_20"),
+        ("normalised", 0.2, "normalised_precision_020"),
+    ):
+        values = dict(zip(*(scores.curves[curve][key] for key in ("thresholds", "values")), strict=True))
+        assert 0 < scores.metrics[figure] < 1
+        assert values[threshold] == pytest.approx(scores.metrics[figure], abs=1e-6)
+
+
 def test_protocols_differ_in_what_they_count() -> None:
     truth = [(0, 0, 100, 10), (0, 0, 100, 10), (np.nan,) * 4, (0, 0, 100, 10)]
     predicted = [(0, 0, 50, 10), (0, 0, 80, 10), (0, 0, 80, 10), (0, 0, 30, 10)]
@@ -99,11 +124,35 @@ def test_protocols_differ_in_what_they_count() -> None:
         "trackingnet": (1.0 + 0.8 + 0.3) / 3,
         "got10k": (0.5 + 0.8 + 0.3) / 3,
         "got10k-toolkit": (0.8 + 0.3) / 2,
+        "tlp": (0.5 + 0.8 + 0.3) / 3,
     }
+    assert {*expected, "oxuva"} == PROTOCOLS.keys()
     for protocol, overlap in expected.items():
         assert score([result], protocol).metrics["ao"] == pytest.approx(overlap), protocol
+    (sequence,) = score([result], "ope").sequences
+    assert (sequence["frames"], sequence["absent"]) == (4, 1)  # all there are, whatever counts
     for protocol in ("lasot", "lasot-ext", "nfs", "tnl2k"):  # an absent frame is a miss at any distance
         assert score([result], protocol).curves["precision"]["values"][50] == 0.75, protocol
+
+
+def test_a_box_without_a_target_is_no_truth() -> None:
+    """Some datasets keep one where the target is absent, some write an empty one where they know none."""
+    box, elsewhere, nothing, empty = (0, 0, 10, 10), (50, 0, 10, 10), (np.nan,) * 4, (0, 0, 0, 0)
+    predicted = [box, box, elsewhere, box]
+    kept = made("a", [box, box, box, empty], predicted, [0, 0, 1, 0])
+    plain = made("a", [box, box, nothing, nothing], predicted, [0, 0, 1, 0])
+    assert score([kept], "otb").metrics["ao"] == 1
+    assert score([kept], "oxuva").metrics == {"tpr": 1.0, "tnr": 0.0, "max_gm": 0.5}
+    for protocol in PROTOCOLS:
+        assert score([kept], protocol).metrics == score([plain], protocol).metrics, protocol
+
+
+@pytest.mark.parametrize("protocol", sorted(PROTOCOLS.keys() - {"oxuva"}))
+def test_got10k_alone_pools_the_frames_of_all_sequences(protocol: str) -> None:
+    one, three = made("one", *boxes_of_overlap([1.0] * 2)), made("three", *boxes_of_overlap([1.0, *[0.2] * 3]))
+    alone = [score([result], protocol).metrics["ao"] for result in (one, three)]
+    found = score([one, three], protocol).metrics["ao"]
+    assert (found == pytest.approx(np.mean(alone))) == (not protocol.startswith("got10k"))
 
 
 def test_mean_over_sequences_and_over_frames() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from small_models import random_model
 from typer.testing import CliRunner
 
 import edgetrack
+from benchmarks import parity
 from benchmarks.cli import app
 from benchmarks.datasets import read_dataset
 from benchmarks.parity import Limits, compare_graphs, feeds, relative
@@ -142,7 +144,7 @@ def test_a_switched_models_bundle_passes_and_anothers_fails(name: str, dataset_f
     assert "box error" in output
 
 
-def test_vtt_is_compared_on_whole_frames(dataset_folder: Path, tmp_path: Path) -> None:
+def test_vtt_is_compared_on_whole_frames(dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(5)
     shape = {"search_width": 96, "search_height": 64, "template_size": 32, "backbone": "resnet-nano", "dim": 16}
     model = VTT(VTTConfig(**shape, encoder_layers=1, decoder_layers=1, heads=2, ffn=24, queries=5)).eval()
@@ -156,9 +158,46 @@ def test_vtt_is_compared_on_whole_frames(dataset_folder: Path, tmp_path: Path) -
     assert set(entry["tensors"]) == {"template", "search"}
     assert set(entry["tensors"]["search"]) == {"boxes", "scores"}
     assert entry["equal_boxes"] == 1
+    # Whether a bundle that tracks worse fails, and one that tracks better does not.
+    for tracked, failed in ((0.25, True), (0.75, False)):
+        aucs = iter([0.5, tracked])
+        monkeypatch.setattr(parity, "evaluate", lambda *_, **__: (SimpleNamespace(metrics={"auc": next(aucs)}), {}))  # noqa: B023
+        code, content, output = run([*arguments, *options, "--max-auc-drop", "0.2"], tmp_path)
+        assert (code, "AUC drops by 0.25" in output) == ((3, True) if failed else (0, False))
+        assert (content["reference"]["auc"], content["entries"][0]["auc_drop"]) == (0.5, 0.5 - tracked)
+
+
+class Answering:
+    """A VTT that answers the example of number n with the nth of some boxes; of its queries, `best` says which wins."""
+
+    def __init__(self, boxes: np.ndarray, best: np.ndarray) -> None:
+        self.manifest = SimpleNamespace(kind="vtt")
+        self.boxes, self.best = boxes, best
+
+    def session(self, graph: str) -> Answering:
+        assert graph == "search"
+        return self
+
+    def run(self, feeds: dict) -> dict[str, np.ndarray]:
+        boxes = np.stack([self.boxes[feeds["number"]]] * 2)
+        return {"boxes": boxes[None], "scores": np.eye(2)[None, self.best[feeds["number"]]]}
+
+
+def test_differences_are_summed_up_over_examples() -> None:
+    """Errors of 0, 0.001, ..., 0.1 of the width alone, the largest first; in every fourth another query wins."""
+    count = 101
+    truth, none = np.full((count, 4), 0.5), np.zeros(count, int)
+    away = truth - np.arange(count)[::-1, None] / 1000 * (0, 0, 1, 0)
+    examples = [{"search": [{"number": number}]} for number in range(count)]
+    reference, candidate = Answering(truth, none), Answering(away, (np.arange(count) % 4 == 0).astype(int))
+    found = compare_graphs(reference, candidate, examples)  # type: ignore[arg-type]
+    assert found["box_error"] == pytest.approx({"mean": 0.05, "p95": 0.095, "worst": 0.1})
+    assert found["tensors"] == {"search": {"boxes": pytest.approx(0.1 / 0.5), "scores": 1}}
+    assert found["equal_boxes"] == pytest.approx(75 / 101)
 
 
 def test_relative_difference() -> None:
+    assert relative(np.zeros(2), np.zeros(2)) == 0
     assert relative(np.asarray([1.0, 2.5]), np.asarray([1.0, 2.0])) == 0.25
     assert relative(np.asarray([1.0, np.nan]), np.asarray([1.0, 2.0])) == float("inf")
 
@@ -167,6 +206,8 @@ def test_limits() -> None:
     entry = {"auc_drop": 0.02, "box_error": {"p95": 0.01}}
     assert Limits().broken(entry) == []
     assert Limits(auc_drop=0.03, box_error=0.02).broken(entry) == []
+    assert Limits(auc_drop=0.02, box_error=0.01).broken(entry) == []  # at most
+    assert Limits(auc_drop=0.02).broken({**entry, "auc_drop": -0.5}) == []  # better than the reference
     assert len(Limits(auc_drop=0.01, box_error=0.001).broken(entry)) == 2
     assert Limits(auc_drop=0.01).broken({"box_error": {"p95": 0.0}}) == []  # sequences were not tracked
 

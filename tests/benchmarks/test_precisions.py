@@ -58,6 +58,19 @@ def test_medians_are_taken_in_turns_and_without_a_turn_s_first_runs(monkeypatch:
     assert order == expected
 
 
+def test_no_untimed_run_of_a_later_turn_is_taken_for_a_timed_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, order = [0.0], []
+
+    def call(name: str, seconds: float) -> None:
+        order.append(name)
+        clock[0] += seconds if order[-turns.SETTLE :] == [name] * turns.SETTLE else 50.0
+
+    monkeypatch.setattr(turns, "perf_counter", lambda: clock[0])
+    times = turns.in_turns({"a": lambda: call("a", 1.0), "b": lambda: call("b", 2.0)}, 2 * turns.TURN + 5)
+    for name, seconds in (("a", 1.0), ("b", 2.0)):
+        np.testing.assert_allclose(times[name], np.full(2 * turns.TURN + 5, seconds))
+
+
 def test_command_measures_a_bundle(trained: tuple[Path, Path], tmp_path: Path) -> None:
     bundle, out = trained[1], tmp_path / "p.json"
     arguments = ["precisions", str(bundle), "--backend", "onnxruntime-cpu", "--runs", "3", "--json", str(out)]

@@ -200,11 +200,11 @@ def test_where_times_are_from_is_said_and_marked() -> None:
     own, rival = accuracy("a", 0.5, 5.0), accuracy("b", 0.25, 8.0, number=2)
     rivals = {**record("peers"), "contenders": [{k: v for k, v in rival.items() if k not in ("schema", "hardware")}]}
     latency = {**record("latency"), "threads": 1, "contender": own["contender"], "update_ms": {"p50": 4.0}}
-    latency |= {"disk_bytes": 1e6, "memory_mib": {"peak": 2, "before": 1}}
+    latency |= {"disk_bytes": 12.34e6, "memory_mib": {"peak": 2, "before": 1}}
     (mixed, alone) = gather([own, rivals, latency]), gather([own])
     told = "Times are from latency, which tracks a drawn film; † the peers run over the sequences."
     assert "| b | 25.0 | 25.0 | 25.0 | 8.0† | 125 | – |" in markdown(mixed)
-    assert "| a | 50.0 | 50.0 | 50.0 | 4.0 | 250 | 1.0 |" in markdown(mixed)
+    assert "| a | 50.0 | 50.0 | 50.0 | 4.0 | 250 | 12.3 |" in markdown(mixed)
     assert markdown(mixed).endswith(f"1 thread(s). {told}\n")
     assert render(mixed).count(told) == 2  # with the plot and with the table
     assert "<td>8.00†</td>" in render(mixed)
@@ -288,9 +288,30 @@ def test_table_goes_between_the_marks(tmp_path: Path) -> None:
     write_into(path, table)
     write_into(path, table)
     assert path.read_text() == f"before\n{BEGIN}\n{table}{END}\nafter\n"
-    path.write_text("no marks")
-    with pytest.raises(ResultsError, match="no <!-- benchmarks: begin -->"):
-        write_into(path, table)
+    for text in ("no marks", f"{END}\n{BEGIN}\n", BEGIN):
+        path.write_text(text)
+        with pytest.raises(ResultsError, match="no <!-- benchmarks: begin -->"):
+            write_into(path, table)
+        assert path.read_text() == text
+
+
+def test_a_table_shows_what_the_protocol_ranks_by_once_and_first() -> None:
+    for headline, titles in (
+        ("auc", "AUC | SR.50 | P@20"),
+        ("sr_50", "SR.50 | P@20"),
+        ("precision_20", "P@20 | SR.50"),
+    ):
+        (first, *_) = markdown(gather([accuracy("a", 0.5, 5.0) | {"headline": headline}])).splitlines()
+        assert first == f"| tracker | {titles} | ms (median) | frames/s | MB |"
+
+
+@pytest.mark.parametrize(
+    ("threads", "told"),
+    [((2, 2), "2 thread(s)"), ((1, 2), "threads as recorded"), ((None, None), "threads as recorded")],
+)
+def test_threads_are_told_where_they_are_known_and_the_same(threads: tuple[int | None, ...], told: str) -> None:
+    records = [accuracy(f"t{n}", 0.5, 5.0, number=n) | {"threads": each} for n, each in enumerate(threads)]
+    assert f", {told}. " in markdown(gather(records))
 
 
 def test_what_vanishes_has_a_table_of_its_own() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 from benchmarks.cli import app
 from benchmarks.datasets import Dataset, Sequence, read_dataset
 from benchmarks.results import ResultsError
-from benchmarks.returns import Lengths, Returning, erase, returning, shifted
+from benchmarks.returns import Lengths, Returning, erase, returning, shifted, write
 from edgetrack.sources import read_image
 
 LENGTHS = Lengths(before=5, gone=20, after=4)
@@ -58,15 +59,21 @@ def test_the_film_goes_on_and_back_so_that_nothing_jumps(drawn: Dataset) -> None
     assert len({path.name for path in sequence.frames}) == 12
 
 
-def test_far_is_outside_of_where_a_local_tracker_looks(drawn: Dataset) -> None:
+@pytest.mark.parametrize(
+    ("lengths", "last", "here"),
+    # The square goes right for 12 frames and back again: seen last near its place, and at either end, it at the other.
+    [(LENGTHS, 4, 3), (Lengths(before=12, gone=10, after=1), 11, 0), (Lengths(before=23, gone=10, after=1), 0, 11)],
+)
+def test_far_is_outside_of_where_a_local_tracker_looks(drawn: Dataset, lengths: Lengths, last: int, here: int) -> None:
     plain = drawn.sequences[0]
     places = set()
-    for sequence in made(drawn, far=True, draws=20):
+    for sequence in returning(drawn, far=True, draws=20, lengths=lengths)[0].sequences:
         assert isinstance(sequence, Returning)
-        back = 25
+        back = lengths.before + lengths.gone
+        np.testing.assert_array_equal(sequence.origin[back], plain.truth[here])
         x, y, w, h = sequence.truth[back]
-        for box in (plain.truth[4], sequence.origin[back]):
-            side = 4 * np.sqrt(box[2] * box[3])
+        for box in (plain.truth[last], plain.truth[here]):
+            side = 5 * np.sqrt(box[2] * box[3])
             cx, cy = box[:2] + box[2:] / 2
             outside = x >= cx + side / 2 or x + w <= cx - side / 2 or y >= cy + side / 2 or y + h <= cy - side / 2
             assert outside
@@ -77,6 +84,20 @@ def test_far_is_outside_of_where_a_local_tracker_looks(drawn: Dataset) -> None:
     assert len(places) > 10
 
 
+def test_draws_differ_in_what_is_shown_and_near_there_is_but_one(drawn: Dataset) -> None:
+    draws = made(drawn, far=True, draws=5)
+    assert len({sequence.shown for sequence in draws}) == len({sequence.shift for sequence in draws}) > 1  # type: ignore[attr-defined]
+    assert [sequence.name for sequence in made(drawn, far=False, draws=5)] == ["plain-0"]
+
+
+def test_what_is_made_is_judged_and_is_kept_apart_by_how_it_was_made(drawn: Dataset) -> None:
+    """Results are kept by the name of their dataset."""
+    ways = [(False, 0, LENGTHS), (True, 0, LENGTHS), (True, 1, LENGTHS), (True, 0, Lengths(5, 20, 5))]
+    sets = [returning(drawn, far, seed, lengths=lengths)[0] for far, seed, lengths in ways]
+    assert {data.protocol for data in sets} == {"oxuva"}
+    assert len({data.name for data in sets}) == len(ways)
+
+
 def test_the_seed_decides_and_other_sequences_do_not(dataset_folder: Path) -> None:
     def shifts(*names: str, seed: int = 0) -> dict[str, tuple[int, int]]:
         return {s.name: s.shift for s in made(read_dataset(str(dataset_folder), names), far=True, seed=seed, draws=2)}  # type: ignore[attr-defined]
@@ -85,17 +106,23 @@ def test_the_seed_decides_and_other_sequences_do_not(dataset_folder: Path) -> No
     assert sorted(alone) == ["plain-0", "plain-1"]
     assert alone == shifts("plain")
     assert alone != shifts("plain", seed=1)
+    renamed = Dataset("d", "ope", (replace(read_dataset(str(dataset_folder), ("plain",)).sequences[0], name="other"),))
+    assert [s.shift for s in made(renamed, far=True, draws=2)] != list(alone.values())  # type: ignore[attr-defined]
     together = Dataset("both", "ope", tuple(reversed(read_dataset(str(dataset_folder)).sequences)))
     assert {s.name: s.shift for s in made(together, far=True, draws=2)}.items() >= alone.items()  # type: ignore[attr-defined]
 
 
-def test_a_sequence_is_used_up_to_where_its_target_first_goes_by_itself(drawn: Dataset) -> None:
+@pytest.mark.parametrize(
+    ("box", "absent"), [((np.nan,) * 4, True), ((20, 50, 24, 24), True), ((np.nan,) * 4, False), ((0,) * 4, False)]
+)
+def test_a_sequence_is_used_up_to_where_its_target_first_goes_by_itself(
+    drawn: Dataset, box: tuple[float, ...], absent: bool
+) -> None:
     plain = drawn.sequences[0]
     truth = np.concatenate([plain.truth, plain.truth])
-    absent = np.zeros(24, bool)
-    absent[12] = True
-    truth[12] = np.nan
-    longer = Sequence("plain", plain.frames * 2, truth, absent)
+    flags = np.zeros(24, bool)
+    flags[12], truth[12] = absent, box
+    longer = Sequence("plain", plain.frames * 2, truth, flags)
     (cut,), (whole,) = (made(Dataset("d", "ope", (each,)), far=True) for each in (longer, plain))
     np.testing.assert_array_equal(cut.truth, whole.truth)
 
@@ -167,6 +194,7 @@ def test_command_writes_them_for_other_tools(slow_folder: Path, tmp_path: Path) 
     written = read_dataset(str(tmp_path / "far")).sequences
     expected = returning(read_dataset(str(slow_folder)), far=True, seed=5, draws=2)[0].sequences
     assert [s.name for s in written] == ["slow-0", "slow-1"]
+    assert [path.name for path in written[0].frames[:2]] == ["00000001.jpg", "00000002.jpg"]  # as GOT-10k counts
     for found, wanted in zip(written, expected, strict=True):
         np.testing.assert_allclose(found.truth, wanted.truth, atol=1e-3)
         np.testing.assert_array_equal(found.absent, wanted.absent)
@@ -176,3 +204,9 @@ def test_command_writes_them_for_other_tools(slow_folder: Path, tmp_path: Path) 
     again = CliRunner().invoke(app, arguments)
     assert again.exit_code == 1
     assert "choose another --out" in again.output
+
+
+def test_attributes_are_written_too(drawn: Dataset, tmp_path: Path) -> None:
+    hard = Dataset("d", "ope", (replace(drawn.sequences[0], attributes=("OCC", "SV")),))
+    write(returning(hard, far=False, lengths=LENGTHS)[0], tmp_path / "near")
+    assert read_dataset(str(tmp_path / "near")).sequences[0].attributes == ("OCC", "SV")

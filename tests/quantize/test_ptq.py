@@ -15,8 +15,9 @@ from torch import nn
 
 from quantize.answers import answer
 from quantize.calibrate import METHODS, Histogram, calibrate
-from quantize.fake import FakeQuantize, QuantEmbedding, QuantLinear, freeze
+from quantize.fake import FakeQuantize, QuantAttend, QuantConv2d, QuantEmbedding, QuantLinear, freeze
 from quantize.placement import place, quantised_layers, roundings
+from train.models.attention import Attend
 from train.models.seqtrack import SeqTrack
 
 
@@ -55,6 +56,41 @@ def test_a_table_rounds_each_row_by_itself() -> None:
     np.testing.assert_allclose(learned.detach().numpy(), expected, rtol=1e-6)
     freeze(table)
     torch.testing.assert_close(table(torch.tensor([1, 4, 1])), learned)
+
+
+def test_weights_of_nothing_add_nothing() -> None:
+    linear, embedding = QuantLinear(nn.Linear(6, 3)), QuantEmbedding(nn.Embedding(5, 8))
+    with torch.no_grad():
+        linear.weight[1] = 0
+        embedding.weight[1] = 0
+    for layer in (linear, embedding):
+        assert (layer.weights.scales(layer.weight) > 0).all()  # as a graph's must be
+    for _ in range(2):
+        assert torch.equal(linear(torch.ones(4, 6))[:, 1], linear.bias[1].expand(4))
+        assert torch.equal(embedding(torch.tensor([1])), torch.zeros(1, 8))
+        freeze(linear)
+        freeze(embedding)
+
+
+def test_attention_that_rounds_sees_what_attention_sees() -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 2, 4, 8, generator=generator) for _ in range(3))
+    visible = torch.ones(4, 4, dtype=torch.bool).tril()
+    for shares in (True, False):
+        module = QuantAttend(Attend(), shares=shares)
+        for rounding in roundings(module).values():
+            rounding.scale = 4 / 127
+        exact = Attend()(q, k, v, visible)
+        assert (module(q, k, v, visible) - exact).norm() < 0.05 * exact.norm()
+
+
+def test_what_a_convolution_rounded_is_not_rounded_again() -> None:
+    one = QuantConv2d(nn.Conv2d(2, 2, 1), output=True)
+    one.output.scale, one.input.scale = 0.5, 0.25
+    other = QuantConv2d(nn.Conv2d(2, 2, 1), rounded_by=one)
+    assert other.input is None
+    assert other.input_scale == pytest.approx(0.5)
+    assert list(roundings(nn.Sequential(one, other))) == ["0.output", "0.input"]
 
 
 def test_a_scale_learns_to_fit_its_values() -> None:
@@ -146,6 +182,26 @@ def test_calibration_makes_the_rounded_model_answer_like_the_float_one() -> None
             for rounding in roundings(other).values():
                 rounding.scale *= factor
             assert error(other) > 3 * error(model), factor
+
+
+def test_what_a_relu_puts_out_is_never_cut_off() -> None:
+    """By any method; of all else a percentile leaves out some."""
+    widest, found = (roundings(calibrated_model("isolated", method)) for method in ("max", "percentile"))
+    fixed = {name for name, rounding in found.items() if rounding.fixed_range}
+    assert (
+        fixed == {name for name in found if name.startswith("encoder.stem.convs") and name.endswith("input")} != set()
+    )
+    assert all(found[name].scale == widest[name].scale for name in fixed)
+    assert any(found[name].scale < 0.99 * widest[name].scale for name in found.keys() - fixed)
+
+
+def test_ranges_do_not_hang_on_those_before() -> None:
+    model = calibrated_model("joint")
+    expected = {name: rounding.scale for name, rounding in roundings(model).items()}
+    for rounding in roundings(model).values():
+        rounding.scale *= 0.01
+    calibrate(model, batches("joint")[:2], "percentile")
+    assert {name: rounding.scale for name, rounding in roundings(model).items()} == expected
 
 
 def test_calibration_names_what_it_cannot_use() -> None:

@@ -42,6 +42,14 @@ def test_no_activations_overflow(values: NDArray[np.float32]) -> None:
         np.testing.assert_array_equal(multiplied_in_pairs(activations, integers), exact)
 
 
+@pytest.mark.parametrize("half", [1.5, 3.5, 20.5, 62.5, 63.5])
+def test_the_last_bits_of_a_quotient_round_no_pair_up_twice(half: float) -> None:
+    """Pairs that reach the limit as halves of a step, 63.5 + 64.5: in float32 both may end up a hair above."""
+    sizes = torch.rand(20_000, 1, generator=torch.Generator().manual_seed(0))
+    weight = sizes * torch.tensor([half, 128 - half])
+    assert rounded(weight, channel_scales(weight)).astype(int).sum(1).max() <= 128
+
+
 def test_with_all_of_the_integers_they_would() -> None:
     weight = torch.ones(1, 8)
     integers = rounded(weight, row_scales(weight))

@@ -32,8 +32,9 @@ def wild(kind: str) -> tuple[Model, tuple[Pair, ...]]:
         model = random_vtt(kind)
         data = examples(model.config)
     fold_norms(model)
-    for conv, following in list(relu_pairs(model))[:2]:
-        with torch.no_grad():
+    with torch.no_grad():
+        for conv, following in list(relu_pairs(model))[:2]:
+            conv.bias.copy_(torch.linspace(-0.1, 0.2, len(conv.bias)))
             conv.weight[3] *= WILD
             conv.bias[3] *= WILD
             following.weight[:, 3] /= WILD
@@ -103,6 +104,28 @@ def test_a_channel_that_never_fires_or_is_not_used_stays_as_it_is() -> None:
         assert torch.equal(conv.weight[channel], before.weight[channel])
     assert not torch.equal(conv.weight[2], before.weight[2])
     assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_factors_hang_on_all_batches_and_on_no_filters_size_and_neither_grow_nor_shrink_a_layer() -> None:
+    """A filter that is a thousand times larger is rounded to steps that are, too."""
+    model, data = wild("seqtrack")
+    other = copy.deepcopy(model)
+    before, following = next(relu_pairs(other))
+    start = before.weight.detach().clone()
+    with torch.no_grad():
+        following.weight[0] *= 1000
+        following.bias[0] *= 1000
+    for each, batches_of in ((model, data[:2]), (other, data[1::-1])):
+        equalise(each, batches_of)
+    factors = [
+        start.flatten(1).norm(dim=1) / next(relu_pairs(each))[0].weight.flatten(1).norm(dim=1)
+        for each in (model, other)
+    ]
+    torch.testing.assert_close(*factors)
+    assert factors[0].log().mean().item() == pytest.approx(0, abs=1e-5)
+    alone = wild("seqtrack")[0]
+    equalise(alone, data[:1])
+    assert not torch.equal(next(relu_pairs(alone))[0].weight, next(relu_pairs(model))[0].weight)
 
 
 def test_only_convolutions_with_nothing_but_a_relu_between_them_are_paired() -> None:

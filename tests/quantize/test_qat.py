@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 import torch
 from small_int8 import batches, calibrated_model
@@ -20,6 +21,7 @@ from typer.testing import CliRunner
 
 import train.data.mixture
 from edgetrack.bundle import read_bundle
+from quantize.answers import answer
 from quantize.checkpoints import load_quantised, save_quantised
 from quantize.cli import app
 from quantize.export import Int8
@@ -27,7 +29,7 @@ from quantize.placement import quantised_layers, roundings
 from quantize.qat import SCALE_RATE, Distillation, qat_recipe
 from train.checkpoints import CheckpointError, load_model, save_model
 from train.checkpoints.files import read_tensors, write_tensors
-from train.data.pairs import PairConfig
+from train.data.pairs import Pair, PairConfig
 from train.optimiser import build, learning_rate, set_learning_rate
 from train.recipes import RECIPES, Recipe
 
@@ -91,6 +93,31 @@ def test_the_loss_is_nothing_for_the_teacher_itself_and_falls_with_training() ->
     assert all(torch.equal(teacher[name], value) for name, value in distilled._teacher[0].state_dict().items())
 
 
+def test_the_loss_is_the_mean_of_what_is_counted_example_by_example() -> None:
+    distilled, pair = objective().eval(), batches("isolated")[0]
+    teacher, expected = distilled._teacher[0], []
+    for index in range(len(pair.box)):
+        single = Pair(*(value[index : index + 1] for value in pair))
+        with torch.no_grad():
+            found, wanted = (answer(model, single) for model in (distilled.model, teacher))
+        p, q = (side.logits[0].double().softmax(-1) for side in (wanted, found))
+        apart = (p * (p / q).log()).sum() / 4
+        expected.append((apart + ((found.tokens - wanted.tokens).norm() / wanted.tokens.norm()) ** 2).item())
+    with torch.no_grad():
+        assert distilled(pair, distilled.counts(pair))[0].item() == pytest.approx(np.mean(expected), rel=1e-3)
+
+
+def test_the_teacher_neither_drops_out_nor_learns() -> None:
+    distilled = Distillation(Recipe(ISOLATED, dense=0.0), random_model("isolated").train(), {"keep_float": []}).train()
+    assert not any(module.training for module in distilled._teacher[0].modules())
+    assert not any(parameter.requires_grad for parameter in distilled._teacher[0].parameters())
+
+
+def test_the_fine_tune_neither_decays_weights_nor_computes_in_less_than_it_rounds_to() -> None:
+    recipe = qat_recipe(Recipe(ISOLATED, precision="bf16", weight_decay=1e-4))
+    assert (recipe.precision, recipe.weight_decay) == ("fp32", 0.0)
+
+
 def test_a_run_resumes_and_its_checkpoint_loads(checkpoint: Path, tmp_path: Path) -> None:
     invoke("qat", checkpoint, "--out", tmp_path / "whole", *SETTINGS, *FEW, "--keep-float", "decoder.head.2")
     shorter = [option.replace("steps=4", "steps=2") for option in SETTINGS]
@@ -99,6 +126,7 @@ def test_a_run_resumes_and_its_checkpoint_loads(checkpoint: Path, tmp_path: Path
     assert metadata["training"]["step"] == 4
     assert set(metadata["training"]) >= {"divergence", "encoder", "iou"}
     assert type(model.decoder.head[2]) is torch.nn.Linear
+    assert not any(module.training for module in model.modules())
     start, learned = (read_tensors(tmp_path / "whole" / f"{name}.safetensors")[0] for name in ("start", "model"))
     moved = {name for name in start if not torch.equal(start[name], learned[name])}
     assert "encoder.blocks.0.fc1.input.log_scale" in moved

@@ -27,11 +27,12 @@ from quantize.export import ExportError, Int8, _proof, export_bundle
 from quantize.fake import QMAX, FakeQuantize, QuantAttend, freeze
 from quantize.norms import fold_norms
 from quantize.placement import place, quantised_layers
+from quantize.proof import _differences, _Example, _overlap
 from quantize.qat import Distillation
 from quantize.sensitivity import set_rounding
 from train.checkpoints import save_model
 from train.models.attention import Attend
-from train.models.resnet import RESNETS, ResNet
+from train.models.resnet import RESNETS, FrozenBatchNorm, ResNet
 from train.models.vtt import VTT
 from train.recipes import Recipe
 
@@ -61,6 +62,29 @@ def test_folded_norms_compute_the_same() -> None:
     assert not any("running_var" in name for name, _ in network.named_buffers())
     images = torch.randn(1, 3, 64, 64, dtype=torch.float64)
     torch.testing.assert_close(network(images), plain(images))
+    biased = nn.Sequential(nn.Conv2d(3, 4, 3), FrozenBatchNorm(4)).double()
+    biased[1].load_state_dict({name: torch.rand(4) + 0.5 for name in biased[1].state_dict()})
+    expected = biased(images)
+    fold_norms(biased)
+    assert isinstance(biased[1], nn.Identity)
+    torch.testing.assert_close(biased(images), expected)
+
+
+def test_the_proof_is_of_known_differences_and_overlaps() -> None:
+    """A vector that is off by a twentieth of its length, and boxes of which the n-th overlaps by n hundredths."""
+    value = torch.tensor([[30.0, 40.0], [0.0, 0.0]])
+    off = value + torch.tensor([[0.0, 1.5], [-2.0, 0.0]])
+    pairs = [
+        ({"track": {"boxes": a, "tokens": b}}, {"track": {"boxes": c, "tokens": b}})
+        for a, c, b in zip(off, value, torch.zeros(2, 4, dtype=torch.int64), strict=True)
+    ]
+    assert _differences(pairs) == {"track.boxes": 0.05}
+    whole = torch.tensor([[0.5, 0.5, 0.4, 0.4]])
+    examples_of = [_Example({}, {}, {}, whole) for _ in range(100)] + [_Example({}, {}, {}, None)]
+    boxes = [whole * torch.tensor([1, 1, n / 100, 1]) for n in range(1, 101)] + [whole]
+    found = _overlap(examples_of, boxes)["overlap_with_fp32"]
+    assert found["mean"] == pytest.approx(0.505, abs=1e-4)
+    assert found["5th_percentile"] == pytest.approx(0.0595, abs=1e-4)
 
 
 def test_all_but_the_first_convolution_and_what_is_folded_is_rounded() -> None:

@@ -229,6 +229,7 @@ def track(
             for path in (output, lines):
                 _refuse_overwriting(path, frames.files)
             check_box(target, frames.size)
+            _ask_about_corners(target, frames.size)
             return frames
 
         # Before the model, which may take minutes, so that mistakes are said at once; but live frames would go stale.
@@ -549,6 +550,17 @@ def _parse_box(text: str) -> tuple[float, ...]:
     if len(values) != 4:
         raise OptionError(f"got --box {text!r}; expected four numbers X,Y,W,H in pixels, such as 120,80,64,48")
     return values
+
+
+def _ask_about_corners(box: tuple[float, ...], size: tuple[int, int]) -> None:
+    """Say what to give instead where a box reaches over the border and its last two numbers could be a corner."""
+    x, y, w, h = box
+    width, height = size
+    if (x + w > width or y + h > height) and 0 <= x < w <= width and 0 <= y < h <= height:
+        _say(
+            f"the box {x:g},{y:g},{w:g},{h:g}, of {w:g}x{h:g} pixels, reaches over the border of the {width}x{height} "
+            f"frame; if its last two numbers are a corner, give --box {x:g},{y:g},{w - x:g},{h - y:g}"
+        )
 
 
 def _refuse_overwriting(output: Path | None, files: Sequence[Path]) -> None:

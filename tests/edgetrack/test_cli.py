@@ -287,6 +287,23 @@ def test_unusable_box_is_6_and_empties_no_earlier_output(track: Run, folder: Pat
     assert earlier.read_text() == "earlier"
 
 
+@pytest.mark.parametrize(
+    ("box", "asked"),
+    [
+        ("100,40,140,90", "give --box 100,40,40,50\n"),  # in a frame of 160 x 120
+        ("20,70,60,110", "give --box 20,70,40,40\n"),
+        ("20,30,60,70", ""),  # inside either way
+        ("140,100,30,30", ""),  # at the border, and no corner
+        ("-10,20,300,90", ""),
+    ],
+)
+def test_a_box_that_could_be_corners_is_asked_about(track: Run, folder: Path, box: str, asked: str) -> None:
+    result = track(folder, box=box)
+    assert result.exit_code == 0, result.stderr
+    assert asked in result.stderr
+    assert bool(asked) == ("if its last two numbers are a corner" in result.stderr)
+
+
 @pytest.mark.parametrize("box", ["1,2,3", "1,2,3,4,5", "a,b,c,d", ""])
 def test_malformed_box_is_2(track: Run, folder: Path, box: str) -> None:
     result = track(folder, box=box)

@@ -106,6 +106,8 @@ app = typer.Typer(
 
 ModelOption = Annotated[str, typer.Option(help="A shipped model's name, or the path of a bundle.")]
 BackendOption = Annotated[str, typer.Option(help="Where to run; `edgetrack doctor` lists the backends.")]
+PrecisionOption = Annotated[str, typer.Option(help="auto, fp32, int8, fp16, bf16, int8+fp16 or int8+bf16.")]
+ThreadsOption = Annotated[int | None, typer.Option(help="Threads of the runtime; its own choice if not given.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -167,8 +169,8 @@ def track(
     box: Annotated[str, typer.Option(metavar="X,Y,W,H", help="The target in the first frame, in pixels.")],
     model: ModelOption = DEFAULT_MODEL,
     backend: BackendOption = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, int8, fp16, bf16, int8+fp16 or int8+bf16.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="Threads of the runtime; its own choice if not given.")] = None,
+    precision: PrecisionOption = "auto",
+    threads: ThreadsOption = None,
     cache_dir: Annotated[
         str | None,
         typer.Option(help="Where compiled engines are kept; without it TensorRT's alone are, in ~/.cache/edgetrack."),
@@ -371,6 +373,8 @@ def demo(
     seed: Annotated[int, typer.Option(help="Which film.", min=0)] = 0,
     model: ModelOption = DEFAULT_MODEL,
     backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    threads: ThreadsOption = None,
     redetect: Annotated[
         str | None,
         typer.Option(
@@ -391,10 +395,10 @@ def demo(
             stop.obey()
 
         search = DEFAULT_SEARCH if redetect is None and model == DEFAULT_MODEL else redetect
-        result = run_demo(output, model, backend, frames, seed, search, advance)
-    threads = "the runtime's choice of threads" if result.threads is None else f"{result.threads} threads"
+        result = run_demo(output, model, backend, precision, threads, frames, seed, search, advance)
+    given = "the runtime's choice of threads" if result.threads is None else f"{result.threads} thread(s)"
     rows = {
-        "ran on": f"{result.model} {result.precision}, {result.backend}, {threads}, {processor()}",
+        "ran on": f"{result.model} {result.precision}, {result.backend}, {given}, {processor()}",
         "speed": f"{result.fps:.0f} frames per second ({result.latency_ms:.1f} ms median)",
         "mean overlap": f"{result.overlap:.3f} over {result.frames - result.hidden} frames in sight"
         + (f"; hidden in {result.hidden}" if result.hidden else ""),

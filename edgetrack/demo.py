@@ -59,6 +59,8 @@ def run_demo(
     output: Path,
     model: str | os.PathLike[str] | edgetrack.Model = "seqtrack-nano",
     backend: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
     frames: int = LENGTH,
     seed: int = 0,
     redetect: str | os.PathLike[str] | None = None,
@@ -69,14 +71,14 @@ def run_demo(
     Args:
         output: the folder.
         model: a shipped name, a bundle's path or a loaded model.
-        backend: where to run; see `edgetrack.load`.
+        backend, precision, threads: where and how to run; see `edgetrack.load`.
         frames: length of the film, at least 2.
         seed: which film.
         redetect: a shipped name or a bundle's path; see `edgetrack.Tracker`.
         advance: called after every frame, for a progress bar.
 
     Raises:
-        OptionError: `frames` is too small.
+        OptionError: `frames` is too small, or an option does not fit the model.
         OutputError: the folder, the video or the picture cannot be written.
         BundleError, BackendError, MissingDependencyError: the model cannot be loaded.
     """
@@ -84,7 +86,7 @@ def run_demo(
         raise OptionError(f"got {frames} frames; expected at least 2: one to show the target, one to find it in")
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output}: is a file; expected a folder, for demo.mp4 and demo.png")
-    tracker = edgetrack.Tracker(model, backend, redetect=redetect)
+    tracker = edgetrack.Tracker(model, backend, precision=precision, threads=threads, redetect=redetect)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -550,6 +550,7 @@ def test_an_interrupted_demo_can_be_played(
 
     monkeypatch.setattr(edgetrack.Tracker, "update", update)
     options = ("--model", colour_bundle.root, "--backend", "onnxruntime-cpu", "--frames", 50)
+    options += ("--precision", "fp32", "--threads", 1)
     result = run("demo", *options, "--output", tmp_path)
     assert result.exit_code == 143
     assert len(list(open_source(tmp_path / "demo.mp4"))) == 4

@@ -50,11 +50,11 @@ class FilmOfFour:
 class TrackerOfThree:
     """Stands in for the tracker: exact, then far off while the target is hidden, then half a box off."""
 
-    def __init__(self, model: str, backend: str, redetect: Any) -> None:
+    def __init__(self, model: str, backend: str, precision: str, threads: int, redetect: Any) -> None:
         self.search = SimpleNamespace(manifest=SimpleNamespace(name=redetect))
-        options = SimpleNamespace(threads=None)
+        options = SimpleNamespace(threads=threads)
         manifest = SimpleNamespace(name=model)
-        self.model = SimpleNamespace(manifest=manifest, backend=backend, precision="fp32", options=options)
+        self.model = SimpleNamespace(manifest=manifest, backend=backend, precision=precision, options=options)
         self.times = iter((2.0, 4.0, 30.0))
         self.boxes = iter([(10.0, 10.0, 20.0, 10.0), (50.0, 40.0, 5.0, 5.0), (20.0, 10.0, 20.0, 10.0)])
 
@@ -68,12 +68,14 @@ class TrackerOfThree:
 def test_numbers_leave_out_the_first_frame_and_the_hidden_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(demo, "Scene", FilmOfFour)
     monkeypatch.setattr(edgetrack, "Tracker", TrackerOfThree)
-    result = run_demo(tmp_path, "some-model", "some-backend", frames=4, seed=7, redetect="some-search")
+    how = {"precision": "int8", "threads": 3, "redetect": "some-search"}
+    result = run_demo(tmp_path, "some-model", "some-backend", frames=4, seed=7, **how)
     assert (result.frames, result.hidden) == (3, 1)
     assert result.overlap == pytest.approx((1 + 1 / 3) / 2)
     assert result.success == 0.5
     assert (result.fps, result.latency_ms) == (250, 4)
     assert (result.model, result.backend) == ("some-model + some-search", "some-backend")
+    assert (result.precision, result.threads) == ("int8", 3)
 
 
 def test_too_short_a_film_and_a_bad_folder_are_refused(

@@ -452,6 +452,14 @@ def negative_scale(proto: onnx.ModelProto) -> None:
     first(proto, "QuantizeLinear").input[1] = add(proto, "negative", np.array(-1, np.float32))
 
 
+def zero_scale(proto: onnx.ModelProto) -> None:
+    first(proto, "QuantizeLinear").input[1] = add(proto, "nothing", np.array(0.0, np.float32))
+
+
+def endless_scale(proto: onnx.ModelProto) -> None:
+    first(proto, "QuantizeLinear").input[1] = add(proto, "endless", np.array(np.inf, np.float32))
+
+
 def scales_by_channel(proto: onnx.ModelProto) -> None:
     first(proto, "QuantizeLinear").input[1] = add(proto, "several", np.ones(8, np.float32))
 
@@ -594,6 +602,8 @@ def unknown(proto: onnx.ModelProto) -> None:
         (zero_point_of_one, r"attn\.qkv.*zero point is 1; expected the constant int8 0"),
         (unsigned, r"zero point is 0; expected the constant int8 0"),
         (negative_scale, r"scale is -1\.0; expected positive"),
+        (zero_scale, r"scale is 0\.0; expected positive"),
+        (endless_scale, r"scale is inf; expected positive"),
         (scales_by_channel, r"an activation with 8 scales; expected one"),
         (half_a_product, r"encoder\.blocks\.0\.attn\.qkv \(MatMul\): one operand is float"),
         (vector_bias, r"the bias is a vector"),

@@ -76,10 +76,11 @@ def _vanishing(entries: list[Entry]) -> list[str]:
     if not entries:
         return []
     films, returns = (entries[0].accuracy["behaviour"][place]["returns"] for place in ("near", "far"))
+    places = returns // max(films, 1)
     lines = [
         "",
         f"The target painted over for 60 frames in the {films} of these films that have room for it elsewhere, and "
-        f"then back in its place (near) or, {returns / films:g} times in each film, elsewhere (far):",
+        f"then back in its place (near) or elsewhere (far, at {places} place{'s' * (places != 1)} each):",
         "",
         _row("tracker", "ok though gone", "found near", "found far", "AUC near", "AUC far", "ECE far"),
         _row("---", *["---:"] * 6),

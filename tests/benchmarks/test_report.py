@@ -324,7 +324,12 @@ def test_what_vanishes_has_a_table_of_its_own() -> None:
         "| t1 | 25% | 3 of 4 | 2 of 8 | 37.5 | 50.0 | 0.062 |",
         "| t0 | 25% | 3 of 4 | 2 of 8 | 37.5 | 25.0 | – |",
     ]
+    assert "in the 4 of these films that have room" in markdown(gather(several))
+    assert "(far, at 2 places each)" in markdown(gather(several))
     assert "far" not in markdown(gather(several[2:]))
+    none = {"returns": 0, "found": None, "auc": 0.5, "ece": None}
+    several[0]["behaviour"] = {"given": none, "near": none, "far": none}
+    assert "in the 0 of these films" in markdown(gather(several[:1]))
 
 
 class Checker(HTMLParser):

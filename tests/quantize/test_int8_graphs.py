@@ -287,16 +287,19 @@ def test_attention_products_at_256_tokens_are_integers(kind: str, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("floor", "scale", "left"),
+    ("floor", "scale", "read", "left"),
     [
-        (0.0, 6 / 127, []),
-        (0.0, np.nextafter(np.float32(6 / 127), np.float32(1)), []),
-        (0.0, 2.5 / 127, []),  # a range that calibration saw no more of
-        (0.0, 6.1 / 127, ["Clip"]),  # the ceiling, not the range, cuts
-        (-1.0, 6 / 127, ["Clip"]),
+        (0.0, 6 / 127, "y", []),
+        (0.0, np.nextafter(np.float32(6 / 127), np.float32(1)), "y", []),
+        (0.0, 2.5 / 127, "y", []),  # a range that calibration saw no more of
+        (0.0, 6.1 / 127, "y", ["Clip"]),  # the ceiling, not the range, cuts
+        (0.0, 6 / 127, "cut", ["Clip"]),  # what is not rounded is read, too
+        (-1.0, 6 / 127, "y", ["Clip"]),
     ],
 )
-def test_a_relu6_is_a_relu_where_the_integers_end_at_its_ceiling(floor: float, scale: float, left: list[str]) -> None:
+def test_a_relu6_is_a_relu_where_the_integers_end_at_its_ceiling(
+    floor: float, scale: float, read: str, left: list[str]
+) -> None:
     """Of TensorRT: see `check_tensorrt`. What is computed stays the same, by ONNX's own evaluator."""
     values = np.concatenate([np.linspace(-8, 8, 4097), [-1e6, 1e6, 5.9999995, 6.0000005]]).astype(np.float32)
     constants = {"floor": floor, "ceiling": 6.0, "scale": scale}
@@ -306,10 +309,11 @@ def test_a_relu6_is_a_relu_where_the_integers_end_at_its_ceiling(floor: float, s
                 helper.make_node("Clip", ["x", "floor", "ceiling"], ["cut"]),
                 helper.make_node("QuantizeLinear", ["cut", "scale", "zero"], ["integers"]),
                 helper.make_node("DequantizeLinear", ["integers", "scale", "zero"], ["y"]),
+                helper.make_node("Add", ["y", read], ["sum"]),
             ],
             "relu6",
             [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, values.shape)],
-            [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, values.shape)],
+            [helper.make_tensor_value_info("sum", onnx.TensorProto.FLOAT, values.shape)],
             [numpy_helper.from_array(np.array(value, np.float32), name) for name, value in constants.items()]
             + [numpy_helper.from_array(np.array(0, np.int8), "zero")],
         ),
@@ -637,6 +641,25 @@ def test_a_graph_that_breaks_a_rule_is_refused_by_name(
     check = check_tensorrt if "TensorRT" in message else check_qdq
     with pytest.raises(QdqError, match=message):
         check(proto)
+
+
+def test_a_float_operation_behind_a_convolution_or_its_relu_is_refused() -> None:
+    _, proto = folded("isolated", "template")
+    check_qdq(proto)
+    dequantized = {node.output[0] for node in proto.graph.node if node.op_type == "DequantizeLinear"}
+    conv = next(node for node in proto.graph.node if node.op_type == "Conv" and node.input[0] in dequantized)
+    relu = next(node for node in proto.graph.node if conv.output[0] in node.input)
+    assert relu.op_type == "Relu"
+    for behind, operator in ((conv, "Abs"), (relu, "Relu")):
+        broken = onnx.ModelProto.FromString(proto.SerializeToString())
+        for node in broken.graph.node:
+            node.input[:] = ["away" if name == behind.output[0] else name for name in node.input]
+        at = list(proto.graph.node).index(behind) + 1
+        broken.graph.node.insert(at, helper.make_node("Abs", [behind.output[0]], ["away"]))
+        with pytest.raises(
+            QdqError, match=rf"stem\.convs\.1 \(Conv\): puts out to {operator}; expected QuantizeLinear"
+        ):
+            check_qdq(broken)
 
 
 def test_a_table_whose_scales_are_not_its_rows_is_refused() -> None:

@@ -52,9 +52,11 @@ def graphs(manifest: Manifest, options: Options) -> tuple[str, ...]:
     """The graphs that the algorithm of a model will run.
 
     Raises:
-        OptionError: an option that this kind of model does not have.
+        OptionError: an option that this kind of model does not have, or this model cannot do.
     """
     if manifest.kind == "seqtrack":
+        if options.look_around:
+            _require_losing("look_around", manifest)
         if options.decode == "cached" and manifest.decoder.decoding == "bidirectional":
             raise OptionError(
                 f"got decode='cached', but {manifest.name!r} decodes all tokens at once; expected decode='fused'"
@@ -126,8 +128,6 @@ def _require_losing(option: str, manifest: SeqTrackManifest) -> None:
 
 def _reach(manifest: SeqTrackManifest, options: Options) -> float | None:
     """How far from one place to the next where the tracker looks around, which is half a crop; None where not."""
-    if options.look_around:
-        _require_losing("look_around", manifest)
     wanted = manifest.online.look_around if options.look_around is None else options.look_around
     return 0.5 * manifest.preprocessing.search.factor if wanted else None
 

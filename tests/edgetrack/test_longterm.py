@@ -222,13 +222,20 @@ def test_models_of_other_kinds_are_refused_before_one_is_loaded(
         Tracker(local, "onnxruntime-cpu", redetect="no-such-model")
 
 
-def test_a_model_that_never_loses_its_target_is_refused(bundles: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_model_that_never_loses_its_target_is_refused(
+    bundles: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Such as imported weights, whose score is not calibrated: nothing would ever be looked for."""
     never = write_colour_bundle(tmp_path / "never", score={"source": "likelihood", "ok_threshold": 0.0}).root
+    loaded = load(never, "onnxruntime-cpu")
     with pytest.raises(OptionError, match=r"got redetect with 'colour', .* ok stays true.* calibrate the model"):
         Tracker(never, "onnxruntime-cpu", redetect=bundles[1])
     with pytest.raises(OptionError, match=r"got look_around with 'colour', .* leave look_around out"):
+        Tracker(loaded, look_around=True)
+    monkeypatch.setattr("edgetrack.model.open_session", lambda *_: pytest.fail("was loaded"))
+    with pytest.raises(OptionError, match=r"got look_around with 'colour'"):
         Tracker(never, "onnxruntime-cpu", look_around=True)
+    monkeypatch.undo()
     assert Tracker(never, "onnxruntime-cpu", look_around=False).search is None
 
 

@@ -395,7 +395,17 @@ def demo(
             stop.obey()
 
         search = DEFAULT_SEARCH if redetect is None and model == DEFAULT_MODEL else redetect
-        result = run_demo(output, model, backend, precision, threads, frames, seed, search, advance)
+        result = run_demo(
+            output,
+            model,
+            backend,
+            precision=precision,
+            threads=threads,
+            frames=frames,
+            seed=seed,
+            redetect=search,
+            advance=advance,
+        )
     given = "the runtime's choice of threads" if result.threads is None else f"{result.threads} thread(s)"
     rows = {
         "ran on": f"{result.model} {result.precision}, {result.backend}, {given}, {processor()}",

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from edgetrack_runtimes import openvino_arm
+from edgetrack_runtimes import openvino_arm, openvino_keys
 from edgetrack_runtimes.cache import engine_folder
 from edgetrack_runtimes.errors import BackendError, BackendUnavailableError, GraphError
 from edgetrack_runtimes.placement import PlacedNode, counted, require_placement
@@ -101,6 +101,8 @@ def open_session(backend: str, graph: Path, options: SessionOptions) -> EngineSe
         openvino_arm.guard_biases(openvino, model)
     outputs = _specs(graph, "output", {_output_name(port): port for port in model.outputs})
     inputs = _specs(graph, "input", {_input_name(port, outputs): port for port in model.inputs})
+    if device == "CPU" and openvino_keys.is_quick_with_rows(openvino):
+        openvino_keys.move_rows(openvino, model)
     compiled, nodes = compiled_model(core, model, device, settings, graph, backend, options.allow_fallback)
     return EngineSession(
         OpenVinoEngine(openvino, compiled, graph, list(inputs), list(outputs)),

@@ -87,6 +87,8 @@ TABLE = normal(_rng, 11, 6)
 W8 = _rng.integers(-127, 128, (32, 8), dtype=np.int8)
 SCALE = np.float32(0.03125)
 V8 = _rng.integers(-127, 128, (8, 4), dtype=np.int8)
+COLUMNS = normal(_rng, 8, 8)
+COLUMN_BIASES = normal(_rng, 8)
 
 # 256 products a sum: enough that bf16 arithmetic, which some CPUs default to, is far outside the tolerance.
 LINEAR = Case(
@@ -157,6 +159,49 @@ INT8_SHARED = Case(
     },
     lambda rng: {"x": normal(rng, 2, 32)},
     _shared,
+)
+
+
+def _keys(name: str, rounding: Sequence[onnx.NodeProto]) -> Case:
+    """Attention's first product: queries by the transposed keys of six tokens, of two heads of four columns."""
+
+    def scores(f: Arrays) -> Arrays:
+        keys = (f["x"] @ COLUMNS + COLUMN_BIASES).reshape(1, 6, 2, 4).transpose(0, 2, 3, 1)
+        if not rounding:
+            return {"y": f["q"] @ keys}
+        return {"y": quantised(f["q"], SCALE) @ quantised(keys, 4 * SCALE)}
+
+    nodes = [
+        node("MatMul", "x w", "xw"),
+        node("Add", "xw b", "biased"),
+        node("Reshape", "biased shape", "heads"),
+        node("Transpose", "heads", "keys", perm=[0, 2, 3, 1]),
+        *rounding,
+        node("MatMul", "qq keysq" if rounding else "q keys", "y"),
+    ]
+    constants = {"w": COLUMNS, "b": COLUMN_BIASES, "shape": np.array([1, 6, 2, 4])}
+    if rounding:
+        constants |= {"scale": np.array(SCALE), "wide": np.array(4 * SCALE), "zero": np.array(0, np.int8)}
+    return Case(
+        name,
+        nodes,
+        [("x", "float32", (1, 6, 8)), ("q", "float32", (1, 2, 3, 4))],
+        [("y", "float32", (1, 2, 3, 6))],
+        constants,
+        lambda rng: {"x": normal(rng, 1, 6, 8), "q": normal(rng, 1, 2, 3, 4)},
+        scores,
+    )
+
+
+KEYS = _keys("keys", [])
+INT8_KEYS = _keys(
+    "int8_keys",
+    [
+        node("QuantizeLinear", "q scale zero", "q8"),
+        node("DequantizeLinear", "q8 scale zero", "qq"),
+        node("QuantizeLinear", "keys wide zero", "keys8"),
+        node("DequantizeLinear", "keys8 wide zero", "keysq"),
+    ],
 )
 CASES = (
     LINEAR,
@@ -257,4 +302,6 @@ CASES = (
         lambda f: {"y": quantised(f["x"], SCALE) @ (W8.astype(np.float32) * SCALE)},
     ),
     INT8_SHARED,
+    KEYS,
+    INT8_KEYS,
 )

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
+from edgetrack.bundle import OnlineSettings, SearchOnlineSettings
 from edgetrack.decoding import CENTRE_STEPS
 from edgetrack.imaging import IMAGENET_MEAN, IMAGENET_STD
 from quantize.graphs import GraphSpec, seqtrack_feeds, seqtrack_graphs
@@ -69,6 +71,7 @@ def _seqtrack(config: SeqTrackConfig, metadata: Mapping[str, Any]) -> dict[str, 
         },
         "templates": config.templates,
         "online": {
+            **_defaults(OnlineSettings),
             "window": 1.0 if CENTRE_STEPS[config.order] else 0.0,
             "update_interval": 25 if config.templates > 1 else None,
             "update_threshold": 0.015,
@@ -87,6 +90,11 @@ def _vtt(config: VTTConfig, metadata: Mapping[str, Any]) -> dict[str, Any]:
             "template": {"size": config.template_size, "factor": config.template_factor},
         },
         "queries": config.queries,
-        "online": dict(metadata.get("online", {})),
+        "online": {**_defaults(SearchOnlineSettings), **metadata.get("online", {})},
         "score": metadata.get("score") or {"source": "top", "ok_threshold": VTT_THRESHOLD},
     }
+
+
+def _defaults(settings: type[BaseModel]) -> dict[str, Any]:
+    """What need not be said, said, so that a setting finds it there to change."""
+    return {name: field.default for name, field in settings.model_fields.items() if not field.is_required()}

@@ -12,20 +12,23 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from pydantic import BaseModel
 from small_models import random_model
 from test_vtt_export import random_vtt
 from typer.testing import CliRunner
 
 import edgetrack
-from edgetrack.bundle import read_bundle
+from edgetrack.bundle import OnlineSettings, SearchOnlineSettings, read_bundle
 from edgetrack.imaging import clip_box, crop_square, crop_to_box, normalise
 from edgetrack_runtimes import SessionOptions, open_session
 from quantize.cli import app
 from quantize.export import ExportError, _replace, compare, export_bundle
 from quantize.graphs import seqtrack_graphs
+from quantize.kinds import described
 from quantize.opset import OpsetError
 from train.checkpoints import save_model
 from train.models.seqtrack import SeqTrack
+from train.models.vtt import VTT
 
 BACKENDS = ("onnxruntime-cpu", "openvino-cpu")
 
@@ -158,6 +161,18 @@ def test_example_inputs_are_coherent_and_random() -> None:
     for name, spec in one.items():
         assert all(v.shape == other[name].inputs[k].shape for k, v in spec.inputs.items())
     assert not torch.equal(one["track"].inputs["search"], other["track"].inputs["search"])
+
+
+@pytest.mark.parametrize(
+    ("model", "part"), [(random_model("isolated"), OnlineSettings), (random_vtt("nano"), SearchOnlineSettings)]
+)
+def test_every_online_setting_is_there_to_be_set(model: SeqTrack | VTT, part: type[BaseModel]) -> None:
+    online = described(model, {})["online"]
+    assert set(online) == set(part.model_fields)
+    required = {name: value for name, value in online.items() if part.model_fields[name].is_required()}
+    assert part(**required).model_dump() == online  # the others are as if nothing had been said
+    for name in online:
+        assert described(model, {"online": {name: "given"}})["online"] == online | {name: "given"}
 
 
 def test_command_writes_a_bundle_and_settings_reach_the_manifest(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ Tracked = Sequence[tuple[Result, Track]]
 
 
 def behaviour(tracked: Tracked) -> dict[str, Any]:
-    """How far a tracker can be trusted. Fractions; None where nothing of the kind was there to be measured.
+    """How far a tracker can be trusted. Fractions; None or NaN, null in a record, where nothing was there to measure.
 
     Returns:
         auc: as protocol "ope" has it: absent frames left out.

@@ -3,8 +3,8 @@
 Queries are multiplied by transposed keys, and a graph brings these from (B, M, H, D), tokens and heads, to (B, H, D, M)
 in one step, for which the plugin moves single values. In two it moves whole rows, (B, H, M, D), and leaves the second
 step to the product. Keys that are rounded it would round first, and of integers it moves single values again. It cannot
-where something float is to be done in between: the keys' bias, which may as well be added to the moved rows. There a value
-in the middle between two integers may be rounded to the other one.
+where something float is to be done in between: the keys' bias, which may as well be added to the moved rows. A value in
+the middle between two integers may then be rounded to the other one.
 """
 
 from __future__ import annotations

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 from pathlib import Path
+from threading import Event
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,7 +90,8 @@ def moved(box: Floats) -> Floats:
 def tracking(
     bundle: Path, precisions: Sequence[str], sequences: Sequence[Truth], progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Give a bundle's tracker the first box of each sequence, and those of `moved`, and score its other frames.
+    """Give a bundle's tracker the first box of each sequence, and those of `moved`, and score its other frames. The
+    runtimes do so side by side, in a thread each.
 
     One pass hangs on single events, such as a target lost or just not: between precisions it may differ by points
     either way. The mean over moved first boxes tells what a precision costs.
@@ -104,22 +107,36 @@ def tracking(
     backends = [status.backend for status in discover() if status.available and status.backend.endswith("-cpu")]
     progress = progress or Progress(disable=True)
     task = progress.add_task("track", total=len(backends) * len(precisions) * len(sequences))
-    runtimes: dict[str, Any] = {}
-    for backend in backends:
+    ended = Event()
+
+    def track(backend: str) -> dict[str, Any]:
         boxes: dict[str, list[Floats]] = {}
         for precision in precisions:
             model = edgetrack.load(bundle, backend, precision, threads=1)
             boxes[precision] = []
             for sequence in sequences:
                 progress.update(task, description=f"track {sequence.folder.name}, {precision} on {backend}")
-                boxes[precision].append(_run(model, sequence))
+                boxes[precision].append(_run(model, sequence, ended))
                 progress.advance(task)
-        runtimes[backend] = {name: _scores(boxes, name, sequences) for name in precisions}
+        return {name: _scores(boxes, name, sequences) for name in precisions}
+
+    with ThreadPoolExecutor() as pool:
+        try:
+            runs = [pool.submit(track, backend) for backend in backends]
+            for run in wait(runs, return_when=FIRST_EXCEPTION).done:
+                run.result()  # raises what ended it
+        finally:
+            ended.set()  # or an error or Ctrl-C would wait for the minutes that the other runtimes take
+    runtimes = {backend: run.result() for backend, run in zip(backends, runs, strict=True)}
     return {"sequences": len(sequences), "frames": sum(len(each.boxes) for each in sequences), "runtimes": runtimes}
 
 
-def _run(model: edgetrack.Model, sequence: Truth) -> Floats:
-    """The boxes (13, N, 4) from the true first box and from the moved ones, the first as it was given."""
+def _run(model: edgetrack.Model, sequence: Truth, ended: Event) -> Floats:
+    """The boxes (13, N, 4) from the true first box and from the moved ones, the first as it was given.
+
+    Raises:
+        CancelledError: all has `ended` meanwhile.
+    """
     starts = [sequence.boxes[0], *moved(sequence.boxes[0])]
     trackers = [edgetrack.Tracker(model) for _ in starts]
     found = [starts]
@@ -128,6 +145,8 @@ def _run(model: edgetrack.Model, sequence: Truth) -> Floats:
         for tracker, start in zip(trackers, starts, strict=True):
             tracker.init(first, start)
         for frame in frames:
+            if ended.is_set():
+                raise CancelledError
             found.append([np.asarray(tracker.update(frame).box) for tracker in trackers])
     return np.asarray(found, np.float64).swapaxes(0, 1)
 

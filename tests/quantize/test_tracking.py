@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import repeat
 from pathlib import Path
+from threading import Barrier, Event
+from time import sleep
 from types import SimpleNamespace
 
 import cv2
@@ -14,6 +16,7 @@ import pytest
 from benchmarks.datasets import read_dataset
 from benchmarks.protocols import score
 from benchmarks.results import Track
+from edgetrack.errors import BackendError
 from quantize import tracking
 from quantize.tracking import moved, read_sequences
 from train.data.labels import DatasetError
@@ -133,6 +136,62 @@ def test_the_area_is_what_the_benchmarks_give(root: Path) -> None:
             results.append(sequence.result(track))
         expected = score(results, "ope").metrics["auc"]
         assert report["runtimes"]["a-cpu"][precision]["auc"] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.fixture
+def two_runtimes(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtimes = [SimpleNamespace(backend=name, available=True) for name in ("a-cpu", "b-cpu")]
+    monkeypatch.setattr(tracking, "discover", lambda: runtimes)
+    monkeypatch.setattr("edgetrack.load", lambda bundle, backend, precision, threads: backend)
+
+
+@pytest.mark.usefixtures("two_runtimes")
+def test_runtimes_track_side_by_side(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = Barrier(2, timeout=20)
+    answers = {"a-cpu": BOX, "b-cpu": part(0.5)}
+
+    class Tracker:
+        def __init__(self, backend: str) -> None:
+            self.backend = backend
+
+        def init(self, frame: np.ndarray, box: np.ndarray) -> None:
+            pass
+
+        def update(self, frame: np.ndarray) -> SimpleNamespace:
+            together.wait()
+            return SimpleNamespace(box=answers[self.backend])
+
+    monkeypatch.setattr("edgetrack.Tracker", Tracker)
+    report = tracking.tracking(root / "no bundle", ("fp32",), read_sequences(root))
+    areas = {backend: found["fp32"]["auc"] for backend, found in report["runtimes"].items()}
+    assert areas == {"a-cpu": pytest.approx(20 / 21, abs=1e-4), "b-cpu": pytest.approx(10 / 21, abs=1e-4)}
+
+
+@pytest.mark.usefixtures("two_runtimes")
+def test_an_error_on_one_runtime_ends_the_others(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = Event()
+    seen: list[str] = []
+
+    class Tracker:
+        def __init__(self, backend: str) -> None:
+            self.backend = backend
+
+        def init(self, frame: np.ndarray, box: np.ndarray) -> None:
+            if self.backend == "b-cpu":
+                failed.set()
+                raise BackendError("no such operator")
+
+        def update(self, frame: np.ndarray) -> SimpleNamespace:
+            assert failed.wait(20)
+            sleep(0.05)  # what the caller needs to hear of it
+            seen.append(self.backend)
+            return SimpleNamespace(box=BOX)
+
+    monkeypatch.setattr("edgetrack.Tracker", Tracker)
+    with pytest.raises(BackendError, match="no such operator"):
+        tracking.tracking(root / "no bundle", ("fp32",), read_sequences(root))
+    frames = sum(len(sequence.boxes) - 1 for sequence in read_sequences(root))
+    assert len(seen) < 13 * frames
 
 
 def test_a_box_without_a_frame_is_named(root: Path) -> None:

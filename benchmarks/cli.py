@@ -502,6 +502,42 @@ def realtime(
 
 
 @app.command()
+def conditions(
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    dataset: DatasetOption,
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    threads: ThreadsOption = None,
+    sequence: SequenceOption = None,
+    json: JsonOption = None,
+) -> None:
+    """Track films whose light, colours, noise, focus or compression change after 30 frames."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from benchmarks import records
+    from benchmarks.conditions import CONDITIONS, measure
+    from benchmarks.contenders import Spec
+    from benchmarks.datasets import read_dataset
+    from benchmarks.metrics import TITLES
+
+    data = read_dataset(dataset, tuple(sequence or ()))
+    contender = Spec(model, backend, precision, threads).make()
+    with _progress("track", len(CONDITIONS) * len(data.sequences)) as advance:
+        entries, left_out = measure(contender, data, advance)
+    console = Console(stderr=json == "-")
+    title = f"{contender.label} on {data.name}, from frame 31 on, in percent"
+    table = Table("condition", TITLES["auc"], "right, called lost", "wrong, called ok", title=title)
+    for entry in entries:
+        table.add_row(entry["condition"], *_cells(entry, ("auc", "right_lost", "wrong_ok")))
+    console.print(table)
+    if left_out:
+        console.print(f"left out, without the target by then: {', '.join(left_out)}")
+    content = {"contender": {"label": contender.label, **contender.identity}, "threads": threads, "entries": entries}
+    records.write(records.record("conditions", dataset=data.describe(), left_out=left_out, **content), json)
+
+
+@app.command()
 def ratios(
     preset: Annotated[list[str] | None, typer.Option(help="seqtrack-nano by default. Repeatable.")] = None,
     backend: Annotated[list[str] | None, typer.Option(help="All that work here by default. Repeatable.")] = None,

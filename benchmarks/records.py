@@ -30,6 +30,7 @@ CONTENT: dict[str, tuple[str, ...]] = {
     "latency": ("contender", "threads", "update_ms", "memory_mib"),
     "parity": ("model", "reference", "dataset", "entries"),
     "realtime": ("contender", "dataset", "entries"),
+    "conditions": ("contender", "dataset", "entries"),
     "ratios": ("entries",),
     "precisions": ("entries",),
     "ablations": ("recipe", "settings", "pairs", "dataset", "rows"),

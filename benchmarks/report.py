@@ -97,6 +97,7 @@ class Findings:
     entries: list[Entry]
     parity: list[dict[str, Any]]
     realtime: list[dict[str, Any]]
+    conditions: list[dict[str, Any]]
     ratios: list[dict[str, Any]]
     precisions: list[dict[str, Any]]
     ablations: list[dict[str, Any]]
@@ -130,7 +131,7 @@ def gather(records: Sequence[dict[str, Any]]) -> Findings:
     entries.sort(key=lambda entry: -entry.headline)
     for index, entry in enumerate(entries):
         entry.style = f"s{index}" if index < SERIES else ""
-    others = (found.get(kind, []) for kind in ("parity", "realtime", "ratios", "precisions", "ablations"))
+    others = (found.get(kind, []) for kind in ("parity", "realtime", "conditions", "ratios", "precisions", "ablations"))
     return Findings(entries, *others, ordered)
 
 
@@ -202,6 +203,7 @@ def render(findings: Findings, title: str = "Trackers on this device", dataset: 
         _curves(entries),
         _losses(entries),
         _realtime(findings.realtime),
+        _conditions(findings.conditions),
         _parity(findings.parity),
         _ratios(findings.ratios),
         _precisions(findings.precisions),
@@ -492,6 +494,24 @@ def _realtime(records: Sequence[dict[str, Any]]) -> str:
     return (
         "<h2>When the camera does not wait</h2><p>A frame must be answered before the next arrives; a slow tracker "
         f"misses frames. The dashed lines stand at the latency that was measured.</p>{''.join(figures)}"
+    )
+
+
+def _conditions(records: Sequence[dict[str, Any]]) -> str:
+    if not records:
+        return ""
+    head = ["", f"{TITLES['auc']} (%)", "right, called lost (%)", "wrong, called ok (%)"]
+    parts = []
+    for record in records:
+        rows = [
+            [escape(entry["condition"]), *(_percent(entry[name]) for name in ("auc", "right_lost", "wrong_ok"))]
+            for entry in record["entries"]
+        ]
+        parts.append(_tabulate(head, rows, f"{record['contender']['label']}, tracking {_data(record)}."))
+    return (
+        "<h2>When the picture changes</h2><p>From frame 31 on the camera balances white otherwise, has other light, "
+        "noise or focus, or compresses more. Boxes that overlap the target by more than half are right.</p>"
+        f"{''.join(parts)}"
     )
 
 

@@ -566,24 +566,24 @@ def decoding(entry: dict[str, Any]) -> list[str]:
 
 
 def _ratios(records: Sequence[dict[str, Any]]) -> str:
-    rows = [
-        [
-            escape(f"{entry['preset']} on {entry['backend']}"),
-            *decoding(entry),
-            f"{entry['isolated_of_joint']:.2f}",
-        ]
-        for record in records
-        for entry in record["entries"]
-    ]
-    if not rows:
-        return ""
     head = ["", "naive", "cached", "fused", "isolated / joint templates"]
-    return "<h2>What caching saves</h2>" + _tabulate(
-        head,
-        rows,
-        "Time to decode four tokens as a share of encoding; encoding with isolated as a share of joint templates. "
-        "Fused decoding is the frame's graph less encoding; below noise: not to be told from nothing.",
-    )
+    parts = []
+    for record in records:
+        rows = [
+            [
+                escape(f"{entry['preset']} on {entry['backend']}"),
+                *decoding(entry),
+                f"{entry['isolated_of_joint']:.2f}",
+            ]
+            for entry in record["entries"]
+        ]
+        caption = (
+            "Time to decode four tokens as a share of encoding; encoding with isolated as a share of joint templates. "
+            "Fused decoding is the frame's graph less encoding; below noise: not to be told from nothing. "
+            f"{processors(record['hardware'])}, {record['date'][:10]}."
+        )
+        parts.append(_tabulate(head, rows, caption))
+    return f"<h2>What caching saves</h2>{''.join(parts)}" if parts else ""
 
 
 def _precisions(records: Sequence[dict[str, Any]]) -> str:

@@ -228,12 +228,15 @@ def realtime(data: object) -> dict:
 
 
 def test_what_is_shown_beside_the_trackers_names_its_data_and_machine() -> None:
-    shown = [realtime("far away"), parity([]), ablated()]
+    shares = {"naive": 0.5, "cached": 0.2, "fused": 0.1}
+    entry = {"preset": "p", "backend": "b", "of_encoding": shares, "isolated_of_joint": 0.5}
+    shown = [realtime("far away"), parity([]), ablated(), {**record("ratios"), "entries": [entry]}]
     page = render(gather([accuracy("a", 0.5, 5.0), *(of("A board", each) for each in shown)]))
     cores = shown[0]["hardware"]["cores"]
     assert f"a, tracking far away; A board, {cores} cores" in page
     assert f"on 3 crops of e; A board, {cores} cores" in page
     assert f"tracked on d, 3 sequences; A board, {cores} cores" in page
+    assert f"not to be told from nothing. A board, {shown[-1]['date'][:10]}." in page
     named = render(gather([accuracy("a", 0.5, 5.0), realtime({"name": "as others name it"})]))
     assert "a, tracking as others name it;" in named
 

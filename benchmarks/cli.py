@@ -233,7 +233,7 @@ def latency(
 
     spec = Spec(model, backend, precision, threads, decode)
     chosen = None if cores is None else tuple(int(each) for each in _numbers("--cores", cores, ","))
-    width, height = _numbers("--size", size, "x", 2, least=1)
+    width, height = _numbers("--size", size, "x", 2, least=64)  # in a smaller one OpenCV's MIL finds no place to sample
     content = measure(spec, Plan(frames, warmup, (width, height), cores=chosen))
     _print_latency(content, quiet=json == "-")
     records.write(records.record("latency", **content), json)

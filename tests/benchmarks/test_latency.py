@@ -162,7 +162,7 @@ def test_memory_is_told_in_mebibytes() -> None:
 
 
 def test_options_are_checked() -> None:
-    for option, value in (("--size", "640"), ("--size", "ax b"), ("--size", "0x0"), ("--cores", "0;1")):
+    for option, value in (("--size", "640"), ("--size", "ax b"), ("--size", "640x63"), ("--cores", "0;1")):
         result = CliRunner().invoke(app, ["latency", "opencv:mil", option, value])
         assert result.exit_code == 2
         assert option in result.output

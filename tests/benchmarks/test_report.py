@@ -540,7 +540,7 @@ def test_half_a_record_is_refused(tmp_path: Path) -> None:
 def test_the_records_that_are_here_are_read() -> None:
     paths = sorted((Path(__file__).parents[2] / "benchmarks" / "results").rglob("*.json"))
     kinds = {record["schema"].rpartition(".")[2] for record in read(paths)}
-    compared = {"accuracy", "peers", "latency", "parity", "realtime"}
+    compared = {"accuracy", "peers", "latency", "parity", "realtime", "conditions"}
     assert kinds == {*compared, "ratios", "precisions", "ablations"}
 
 

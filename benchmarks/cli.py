@@ -516,7 +516,7 @@ def conditions(
     from rich.table import Table
 
     from benchmarks import records
-    from benchmarks.conditions import CONDITIONS, measure
+    from benchmarks.conditions import CONDITIONS, ONSET, measure
     from benchmarks.contenders import Spec
     from benchmarks.datasets import read_dataset
     from benchmarks.metrics import TITLES
@@ -526,7 +526,7 @@ def conditions(
     with _progress("track", len(CONDITIONS) * len(data.sequences)) as advance:
         entries, left_out = measure(contender, data, advance)
     console = Console(stderr=json == "-")
-    title = f"{contender.label} on {data.name}, from frame 31 on, in percent"
+    title = f"{contender.label} on {data.name}, from frame {ONSET + 1} on, in percent"
     table = Table("condition", TITLES["auc"], "right, called lost", "wrong, called ok", title=title)
     for entry in entries:
         table.add_row(entry["condition"], *_cells(entry, ("auc", "right_lost", "wrong_ok")))

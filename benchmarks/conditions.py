@@ -126,7 +126,7 @@ def measure(
                 "wrong_ok": _share(is_told[is_known & ~is_right]),
             }
         )
-    return entries, tuple(each.name for each in dataset.sequences if each not in kept)
+    return entries, tuple(each.name for each in dataset.sequences if not shown[each.name].any())
 
 
 def _share(flags: np.ndarray[Any, np.dtype[np.bool_]]) -> float | None:

@@ -273,6 +273,7 @@ class PairDataset(Dataset[Pair]):
         if rng.random() < self._pairs.dim:
             light = np.exp(rng.uniform(np.log(0.06), np.log(0.4)) + rng.normal(0, 0.3, (2, 1)))
         gains = np.minimum(1, light) * np.ones(3)
+        # Without casts no dice either, so that a run before there were any draws the same pairs again.
         if self._pairs.cast and rng.random() < self._pairs.cast:
             gains *= (augment.cast(rng), augment.cast(rng))
         one, other = (Look(flip, grey, gain, self._pairs.degrade) for gain in gains)

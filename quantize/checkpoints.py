@@ -84,9 +84,9 @@ def check_calibration(path: Path, asked: Mapping[str, Any], before: Mapping[str,
     was = {"keep_float": metadata.get("keep_float"), **metadata.get("calibration", {})}
     now = {"keep_float": asked["keep_float"], **asked["calibration"]}
     differ = [
-        f"{key} was {was.get(key)}, now {value}"
-        for key, value in now.items()
-        if was.get(key) not in (value, before.get(key, value))
+        f"{key} was {was.get(key)}, now {now.get(key)}"
+        for key in {**was, **now}
+        if was.get(key) not in (now.get(key), before.get(key, now.get(key)))
     ]
     if differ:
         raise CheckpointError(

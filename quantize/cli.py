@@ -75,7 +75,40 @@ def ptq(
 
 
 @app.command()
+def carry(
+    checkpoint: Annotated[Path, CHECKPOINT],
+    before: Annotated[Path, typer.Option(help="The weights that it was trained on from (.safetensors).")],
+    int8: Annotated[Path, typer.Option(help="The quantised checkpoint of those, by ptq or qat.")],
+    out: Annotated[Path, typer.Option(help="The quantised checkpoint to write (.safetensors).")],
+) -> None:
+    """Quantise as earlier weights were: what training has changed since is added to their quantised ones.
+
+    For build --int8, or qat --start, which goes on from there.
+    """
+    from quantize.carry import carry as run
+    from quantize.checkpoints import check_origin, load_quantised, origins, save_quantised
+    from train.checkpoints import CheckpointError
+
+    try:
+        for given in (checkpoint, before, int8):
+            _keep(given, out)
+        (model, metadata), (old, _), (quantised, found) = _load(checkpoint), _load(before), load_quantised(int8)
+        check_origin(int8, found, before)
+        run(quantised, old, model)
+        calibration = {
+            **found.get("calibration", {}),
+            "checkpoint": origins(checkpoint)[0],
+            "carried": origins(int8)[0],
+        }
+        save_quantised(out, quantised, **{**metadata, "keep_float": found["keep_float"], "calibration": calibration})
+    except (CheckpointError, ValueError) as error:
+        _fail(error)
+    typer.echo(out)
+
+
+@app.command()
 def qat(
+    context: typer.Context,
     checkpoint: Annotated[Path, CHECKPOINT],
     out: Annotated[Path, typer.Option(help="Folder for the run; a run found there is resumed.")],
     data: Annotated[list[Path] | None, DATA] = None,
@@ -85,12 +118,16 @@ def qat(
     method: Annotated[str, METHOD] = "percentile",
     examples: Annotated[int, EXAMPLES] = 256,
     keep_float: Annotated[list[str] | None, KEEP_FLOAT] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(help="A quantised checkpoint to go on from, by carry, ptq or qat; nothing is calibrated then."),
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 1,
     workers: Annotated[int, typer.Option(min=0, help="Data-loading processes.")] = 1,
     every: Annotated[int, typer.Option(min=1, help="Steps between validations and checkpoints.")] = 250,
     held_out: Annotated[int, typer.Option(min=1, help="Pairs, kept from training, of each validation.")] = 512,
 ) -> None:
-    """Quantise and fine-tune: calibrate as ptq does, then learn weights and ranges from the FP32 model.
+    """Quantise and fine-tune: calibrate as ptq does, or --start, then learn weights and ranges from the FP32 model.
 
     The outcome is model.safetensors in --out, for build --int8.
     """
@@ -106,23 +143,33 @@ def qat(
     from train.recipes import override
 
     keep_freed_memory()
-    start, outcome = out / "start.safetensors", out / WEIGHTS
+    begun, outcome = out / "start.safetensors", out / WEIGHTS
     try:
-        for written in (start, outcome):
-            _keep(checkpoint, written)
+        if start is not None:
+            _refuse_beside(context, "--start")
+        for written in (begun, outcome):
+            for given in (checkpoint, start or checkpoint):
+                _keep(given, written)
         teacher, metadata = _load(checkpoint, threads)
         recipe = override(qat_recipe(_recipe(checkpoint, metadata, data or [])), settings or [])
-        asked = _calibration(checkpoint, data or [], method, examples, keep_float or [])
-        if start.is_file():
-            before = {"checkpoint": origins(checkpoint)[1], "data": [path.name for path in data or []]}
-            check_calibration(start, asked, before)
+        if start is None:
+            asked = _calibration(checkpoint, data or [], method, examples, keep_float or [])
         else:
-            drawn = replace(recipe, model=teacher.config)
-            model, found = _calibrated(checkpoint, data or [], method, examples, keep_float or [], threads, drawn)
-            save_quantised(start, model, **found)
+            model, found = _quantised(start, checkpoint, teacher)
+            calibration = {**found.get("calibration", {}), "started": origins(start)[0]}
+            asked = {"keep_float": found["keep_float"], "calibration": calibration}
+            found |= asked
+        if begun.is_file():
+            before = {"checkpoint": origins(checkpoint)[1], "data": [path.name for path in data or []]}
+            check_calibration(begun, asked, before)
+        else:
+            if start is None:
+                drawn = replace(recipe, model=teacher.config)
+                model, found = _calibrated(checkpoint, data or [], method, examples, keep_float or [], threads, drawn)
+            save_quantised(begun, model, **found)
         train, validation = datasets(recipe, data or [], validation_pairs=held_out)
         make = distillation(teacher, asked)
-        fit(recipe, train, validation, out, start=start, data=data or [], workers=workers, every=every, make=make)
+        fit(recipe, train, validation, out, start=begun, data=data or [], workers=workers, every=every, make=make)
     except (CheckpointError, DatasetError, FloatingPointError, TypeError, ValueError) as error:
         _fail(error)
     typer.echo(outcome)
@@ -176,7 +223,6 @@ def build(
 ) -> None:
     """Write the bundle with all precisions, FP32 and INT8, both checked against PyTorch on every CPU runtime."""
     from edgetrack import EdgeTrackError
-    from quantize.checkpoints import check_origin, load_quantised
     from quantize.export import ExportError, Int8, export_bundle
     from quantize.fake import freeze
     from quantize.opset import OpsetError
@@ -187,16 +233,13 @@ def build(
 
     try:
         if int8 is not None:
-            _refuse_beside_int8(context)
+            _refuse_beside(context, "--int8")
         tracked = read_sequences(sequences) if sequences else ()
         model, metadata = _load(checkpoint)
         if int8 is None:
             quantised, found = _calibrated(checkpoint, data or [], method, examples, keep_float or [])
         else:
-            quantised, found = load_quantised(int8)
-            if quantised.config != model.config:
-                raise CheckpointError(f"{int8} is of another model than {checkpoint}: their configurations differ")
-            check_origin(int8, found, checkpoint)
+            quantised, found = _quantised(int8, checkpoint, model)
         freeze(quantised)
         recipe = _recipe(int8 or checkpoint, found, data or [])
         held_out = _examples(recipe, data or [], PROVED, held_out=True)
@@ -217,15 +260,27 @@ def build(
     typer.echo(out)
 
 
-def _refuse_beside_int8(context: typer.Context) -> None:
-    """Refuse what says how to quantise where that is done: it would say nothing."""
+def _refuse_beside(context: typer.Context, quantised: str) -> None:
+    """Refuse what says how to quantise beside the option that gives a quantised model: it would say nothing."""
     options = {"method": "--method", "examples": "--examples", "keep_float": "--keep-float"}
     sources = {option: context.get_parameter_source(name) for name, option in options.items()}
     if given := [option for option, source in sources.items() if source is not None and source.name != "DEFAULT"]:
         raise ValueError(
-            f"{', '.join(given)} cannot go with --int8, whose model is quantised; give them to ptq or qat, or leave "
-            "--int8 out"
+            f"{', '.join(given)} cannot go with {quantised}, whose model is quantised; give them to ptq or qat, or "
+            f"leave {quantised} out"
         )
+
+
+def _quantised(path: Path, checkpoint: Path, model: Model) -> tuple[Model, dict[str, Any]]:
+    """The quantised model of a file and the file's metadata; refused where it was not made of the checkpoint's."""
+    from quantize.checkpoints import check_origin, load_quantised
+    from train.checkpoints import CheckpointError
+
+    quantised, metadata = load_quantised(path)
+    if quantised.config != model.config:
+        raise CheckpointError(f"{path} is of another model than {checkpoint}: their configurations differ")
+    check_origin(path, metadata, checkpoint)
+    return quantised, metadata
 
 
 def _named(bundle: Path) -> str:
@@ -241,10 +296,10 @@ WEIGHED = 64
 
 
 def _keep(checkpoint: Path, written: Path) -> None:
-    """Refuse to write over the checkpoint, by whatever name: it may be the only one."""
+    """Refuse to write over a checkpoint that was given, by whatever name: it may be the only one."""
     if written.exists() and checkpoint.exists() and written.samefile(checkpoint):
         raise ValueError(
-            f"{written} would be written over, and it is the checkpoint to quantise, {checkpoint}; give another --out"
+            f"{written} would be written over, and it is the checkpoint given as {checkpoint}; give another --out"
         )
 
 

@@ -52,10 +52,16 @@ def equalise(model: Model, batches: Iterable[Pair]) -> None:
         used = (activations > 0) & (weights > 0)
         logarithm = torch.where(used, (activations / weights).log() / 2, 0)
         factor = torch.where(used, (logarithm - logarithm[used].mean()).exp(), 1)
-        conv.weight /= factor[:, None, None, None]
-        if conv.bias is not None:
-            conv.bias /= factor
-        following.weight *= factor[:, None, None]
+        scale_between(conv, following, factor)
+
+
+@torch.no_grad()
+def scale_between(conv: nn.Conv2d, following: nn.Conv2d, factor: Tensor) -> None:
+    """Make the channels between two convolutions smaller by `factor` (C,), in place, and the outcome what it was."""
+    conv.weight /= factor[:, None, None, None]
+    if conv.bias is not None:
+        conv.bias /= factor
+    following.weight *= factor[:, None, None]
 
 
 def relu_pairs(model: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.Conv2d]]:

@@ -1,4 +1,4 @@
-"""Bundles exported once for all tests: a joint and an isolated model with random weights."""
+"""Models with random weights in files: bundles exported once for all tests, joint and isolated, and a checkpoint."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 from small_models import CONFIGS, random_model
 
 from quantize.export import export_bundle
+from train.checkpoints import save_model
 from train.models.seqtrack import SeqTrack
 
 
@@ -18,3 +19,11 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     out = tmp_path_factory.mktemp(request.param) / "model"
     export_bundle(model, out, name=request.param, metadata={"training": {"step": 3}})
     return model, out
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of the isolated model."""
+    path = tmp_path_factory.mktemp("float") / "model.safetensors"
+    save_model(path, random_model("isolated"))
+    return path

@@ -40,13 +40,6 @@ SETTINGS = (
 FEW = ("--examples", "16")
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("float") / "model.safetensors"
-    save_model(path, random_model("isolated"))
-    return path
-
-
 def invoke(*arguments: object) -> str:
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output

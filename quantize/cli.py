@@ -86,14 +86,14 @@ def carry(
     For build --int8, or qat --start, which goes on from there.
     """
     from quantize.carry import carry as run
-    from quantize.checkpoints import check_origin, load_quantised, origins, save_quantised
+    from quantize.checkpoints import origins, save_quantised
     from train.checkpoints import CheckpointError
 
     try:
         for given in (checkpoint, before, int8):
             _keep(given, out)
-        (model, metadata), (old, _), (quantised, found) = _load(checkpoint), _load(before), load_quantised(int8)
-        check_origin(int8, found, before)
+        (model, metadata), (old, _) = _load(checkpoint), _load(before)
+        quantised, found = _quantised(int8, before, old)
         run(quantised, old, model)
         calibration = {
             **found.get("calibration", {}),

@@ -275,41 +275,6 @@ def test_a_trackers_own_templates_are_off_by_as_much_as_asked() -> None:
     np.testing.assert_allclose(np.mean(off, axis=0), 0, atol=0.03)
 
 
-class GreySource:
-    """Pictures of one grey."""
-
-    name = "grey"
-
-    def views(self, rng: np.random.Generator, templates: int) -> list[View]:
-        view = View(np.full((200, 200, 3), 100, np.uint8), np.asarray([80.0, 80, 30, 30]))
-        return [view] * (templates + 1)
-
-
-@pytest.mark.parametrize("cast", [0.0, 0.4, 1.0])
-def test_templates_and_search_crops_have_a_white_balance_each(cast: float) -> None:
-    config = SeqTrackConfig(search_size=64, template_size=32, template_factor=2.0, templates=2)
-    pairs = PairConfig(
-        grey=0, dim=0, occlude=0, distract=0, paint=0, absent=0, degrade=False, stray=0, centre_jitter=0.5, cast=cast
-    )
-    dataset = PairDataset([(GreySource(), 1.0)], config, pairs, Sprites([], 1.0), seed=0, length=400)
-    seen = []
-    for pair in (dataset[i] for i in range(400)):
-        first, own, search = (image[16, 16].numpy() for image in (*pair.templates, pair.search))
-        # What a tracker took itself it took under the light of the search, or it has taken nothing yet.
-        assert any(np.array_equal(own, other) for other in (first, search))
-        seen.append((first, search))
-    gains = np.log(np.asarray(seen) / 100)  # (400, 2, 3): templates and search, blue, green and red
-    have = (gains != 0).any(axis=(1, 2))
-    assert have.mean() == pytest.approx(cast, abs=0.07)
-    if cast == 1:
-        blue, green, red = gains.reshape(-1, 3).T
-        np.testing.assert_allclose(red, -blue, atol=0.02)  # of whole numbers
-        np.testing.assert_allclose((red.std(), green.std()), (0.22, 0.07), rtol=0.1)
-        np.testing.assert_allclose((red.mean(), green.mean()), 0, atol=0.03)
-        apart = np.corrcoef([red[::2], red[1::2], green[::2], green[1::2]])
-        np.testing.assert_allclose(apart, np.eye(4), atol=0.15)
-
-
 def test_absent_pairs_have_no_box_and_come_as_often_as_asked() -> None:
     config = SeqTrackConfig(search_size=64, template_size=32, templates=1)
     dataset = PairDataset([(SquareSource(), 1.0)], config, PairConfig(absent=0.5), Sprites([], 1.0), seed=0, length=100)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from train.data.images import Image
 from train.data.sources import Rng
@@ -69,14 +68,6 @@ def degrade(rng: Rng, image: Image) -> Image:
     return image
 
 
-def cast(rng: Rng) -> NDArray[np.float64]:
-    """Factors for blue, green and red, as two cameras, or one at two times, balance white: most of it along the colours
-    of daylight, where red gains what blue loses, by a quarter or so."""
-    warmth, tint = rng.normal(0, (0.22, 0.07))
-    return np.exp((-warmth, tint, warmth))
-
-
-def scale(image: Image, factors: NDArray[np.float64]) -> Image:
-    """All values times a factor each for blue, green and red, cut at white; with the same factor for all it is what
-    SeqTrack's official training does on the [0, 1] scale."""
-    return cv2.multiply(image, (*factors, 0.0))
+def brighten(image: Image, factor: float) -> Image:
+    """All values times `factor`, as SeqTrack's official training does on the [0, 1] scale."""
+    return cv2.convertScaleAbs(image, alpha=factor)

@@ -42,8 +42,6 @@ class PairConfig:
     grey: float = 0.12
     dim: float = 0.08
     """Scenes with a third to a sixteenth of their light."""
-    cast: float = 0.0
-    """The given templates and the search crop with a white balance each, as `train.data.augment.cast` draws it."""
     occlude: float = 0.15
     distract: float = 0.15
     paint: float = 0.1
@@ -135,7 +133,7 @@ class Look(NamedTuple):
 
     flip: bool
     grey: bool
-    gain: NDArray[np.float64]
+    brightness: float
     degrade: bool
 
 
@@ -267,16 +265,12 @@ class PairDataset(Dataset[Pair]):
         dice, each."""
         if self._pairs.official:
             again, factors = rng.random(2) < self._pairs.flip, rng.uniform(0.8, 1.2, 2)
-            one, other = (Look(flip ^ bool(a), grey, np.full(3, f), False) for a, f in zip(again, factors, strict=True))
+            one, other = (Look(flip ^ bool(a), grey, float(f), False) for a, f in zip(again, factors, strict=True))
             return one, other
-        light = np.ones((2, 1))
+        light = np.ones(2)
         if rng.random() < self._pairs.dim:
-            light = np.exp(rng.uniform(np.log(0.06), np.log(0.4)) + rng.normal(0, 0.3, (2, 1)))
-        gains = np.minimum(1, light) * np.ones(3)
-        # Without casts no dice either, so that a run before there were any draws the same pairs again.
-        if self._pairs.cast and rng.random() < self._pairs.cast:
-            gains *= (augment.cast(rng), augment.cast(rng))
-        one, other = (Look(flip, grey, gain, self._pairs.degrade) for gain in gains)
+            light = np.exp(rng.uniform(np.log(0.06), np.log(0.4)) + rng.normal(0, 0.3, 2))
+        one, other = (Look(flip, grey, min(1.0, float(f)), self._pairs.degrade) for f in light)
         return one, other
 
     def _search(self, rng: Rng, view: View) -> tuple[Image, Box]:
@@ -434,8 +428,8 @@ class PairDataset(Dataset[Pair]):
     def _finish(rng: Rng, image: Image, look: Look) -> Image:
         if look.degrade:
             image = augment.degrade(rng, image)
-        if (look.gain != 1).any():
-            image = augment.scale(image, look.gain)
+        if look.brightness != 1:
+            image = augment.brighten(image, look.brightness)
         if look.grey:
             image = augment.grey(image)
         return np.ascontiguousarray(image[:, ::-1] if look.flip else image)

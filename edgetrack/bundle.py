@@ -121,6 +121,8 @@ class OnlineSettings(_Part):
             frame to frame; 0 (the paper's) does not say.
         mean_within: how far about a chosen token its distribution is averaged over, in units of the search crop's side;
             0 (the paper's) takes the token.
+        match_illumination: whether crops are brought to the illumination of the first frame, see
+            `edgetrack.illumination`; the paper's are not.
     """
 
     window: float = Field(ge=0, le=1)
@@ -131,6 +133,7 @@ class OnlineSettings(_Part):
     look_around: bool = False
     size_change: float = Field(default=0, ge=0)
     mean_within: float = Field(default=0, ge=0, le=1)
+    match_illumination: bool = False
 
 
 class SearchOnlineSettings(_Part):
@@ -139,9 +142,11 @@ class SearchOnlineSettings(_Part):
     Attributes:
         second_look: how large a candidate is shown when it is looked at again: its geometric mean side, in units of the
             canvas's shorter side; 0 (the paper's) looks once.
+        match_illumination: as `OnlineSettings`'.
     """
 
     second_look: float = Field(default=0, ge=0, le=1)
+    match_illumination: bool = False
 
 
 class LikelihoodScore(_Part):

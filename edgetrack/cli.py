@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from edgetrack import Track, Tracker
-    from edgetrack.bundle import Bundle, SeqTrackManifest, VTTManifest
+    from edgetrack.bundle import Bundle, OnlineSettings, SearchOnlineSettings, SeqTrackManifest, VTTManifest
     from edgetrack.doctor import Diagnosis
     from edgetrack.reporting import Latencies
     from edgetrack.sources import Source
@@ -524,6 +524,10 @@ def _brief(value: object) -> str:
     return (text[:BRIEF].rpartition(",")[0] or text[:BRIEF]) + ", ... (all of it with --json)"
 
 
+def _lit(online: OnlineSettings | SearchOnlineSettings) -> str:
+    return ", in the light of the first frame" if online.match_illumination else ""
+
+
 def _seqtrack_facts(manifest: SeqTrackManifest) -> dict[str, str]:
     from edgetrack.seqtrack import least_score
 
@@ -536,7 +540,7 @@ def _seqtrack_facts(manifest: SeqTrackManifest) -> dict[str, str]:
             update += f" and, looking around, at a score of {least_score(score):g} or more"
     meaning = "mean token likelihood, not calibrated" if score.source == "likelihood" else "calibrated probability"
     return {
-        "search": f"{search.size} px, {search.factor:g} x the target",
+        "search": f"{search.size} px, {search.factor:g} x the target{_lit(online)}",
         "templates": f"{manifest.templates} of {template.size} px, {template.factor:g} x the target, {update}",
         "decoder": f"{manifest.decoder.bins} bins, {manifest.decoder.order}, window {online.window:g}",
         "score": f"{meaning}, ok from {score.ok_threshold:g}",
@@ -548,7 +552,7 @@ def _vtt_facts(manifest: VTTManifest) -> dict[str, str]:
     meaning = "best query's probability, not calibrated" if score.source == "top" else "calibrated probability"
     again = ", and again about the best candidate" if manifest.online.second_look else ""
     return {
-        "search": f"the whole frame, on {search.width} x {search.height} px{again}",
+        "search": f"the whole frame, on {search.width} x {search.height} px{again}{_lit(manifest.online)}",
         "template": f"{template.size} px, {template.factor:g} x the target's longer side, never updated",
         "queries": str(manifest.queries),
         "score": f"{meaning}, ok from {score.ok_threshold:g}",

@@ -153,6 +153,7 @@ def _settings(manifest: SeqTrackManifest, options: Options) -> seqtrack.Settings
         hold_size=online.hold_size,
         size_change=online.size_change,
         mean_within=online.mean_within,
+        match_illumination=online.match_illumination,
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from edgetrack.decoding import Decoded, averaged, box_to_tokens, greedy_decode, hanning_window, resized, tokens_to_box
 from edgetrack.errors import OptionError
+from edgetrack.illumination import Illumination, gains, illumination, relit
 from edgetrack.imaging import box_to_crop, clip_box, crop_square, crop_to_box, normalise
 from edgetrack.online import Clock, Estimate
 from edgetrack.scoring import calibrated_score
@@ -48,6 +49,9 @@ class Settings(NamedTuple):
     mean_within: float = 0.0
     """How much of a token's distribution is averaged over for its value, see `edgetrack.decoding.averaged`; 0 takes the
     chosen tokens, as the official tracker does."""
+    match_illumination: bool = False
+    """Whether crops are brought to the illumination of the first frame, see `edgetrack.illumination`; the official
+    tracker takes them as they are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +65,7 @@ class State:
         template_state: the outputs of the `template` graph for them, on the device of the session they are fed to.
         frame: number of the last frame; 0 at `init`.
         score: of the last frame; 1 at `init`, where the target is given.
+        illumination: the first frame's; None where crops are taken as they are.
         history: the boxes of the last frames, oldest first, as many as the model's prompt has; none where it has none.
     """
 
@@ -70,6 +75,7 @@ class State:
     template_state: Mapping[str, DeviceTensor]
     frame: int
     score: float
+    illumination: Illumination | None
     history: tuple[NDArray[np.float64], ...] = ()
 
 
@@ -95,17 +101,19 @@ class SeqTrack:
 
     def init(self, frame: NDArray[np.uint8], box: NDArray[np.float64]) -> State:
         """Take the target from `frame` at `box`: all template slots hold the same crop."""
-        crop, _ = self._crop(frame, box, self._manifest.preprocessing.template)
+        first = illumination(frame) if self._settings.match_illumination else None
+        crop, _ = self._crop(frame, box, self._manifest.preprocessing.template, np.ones(3))
         templates = (crop,) * self._manifest.templates
         box = box.copy()  # the caller may go on to change the array
         history = (box,) * self._manifest.decoder.prompt_frames
-        return State(box, box, templates, self._encode_templates(templates), 0, 1.0, history)
+        return State(box, box, templates, self._encode_templates(templates), 0, 1.0, first, history)
 
     def step(self, state: State, frame: NDArray[np.uint8]) -> tuple[State, Estimate]:
         """Find the target of `state` in `frame`."""
         manifest, clock = self._manifest, Clock()
         frame_size = (frame.shape[1], frame.shape[0])
-        search, scale = self._crop(frame, state.region, manifest.preprocessing.search)
+        factors = np.ones(3) if state.illumination is None else gains(state.illumination, illumination(frame))
+        search, scale = self._crop(frame, state.region, manifest.preprocessing.search, factors)
         clock.lap("crop")
         decoded = self._decode(search[None], state.template_state, self._prompt(state, scale))
         clock.lap("graph")
@@ -125,26 +133,26 @@ class SeqTrack:
         templates, template_state = state.templates, state.template_state
         number = state.frame + 1
         if self._is_update(number, likelihood) and score >= self._least:
-            crop, _ = self._crop(frame, box, manifest.preprocessing.template)
+            crop, _ = self._crop(frame, box, manifest.preprocessing.template, factors)
             templates = (templates[0], *templates[2:], crop)
             template_state = self._encode_templates(templates)
         clock.lap("template")
         estimate = Estimate(score, ok, clock.stages)
         history = (*state.history[1:], box) if state.history else ()
         region = box if ok or not self._settings.hold_size else _held(box, state.region, frame_size)
-        return State(box, region, templates, template_state, number, score, history), estimate
+        return State(box, region, templates, template_state, number, score, state.illumination, history), estimate
 
     def _is_update(self, number: int, likelihood: float) -> bool:
         interval = self._settings.update_interval
         return interval is not None and number % interval == 0 and likelihood > self._settings.update_threshold
 
     def _crop(
-        self, frame: NDArray[np.uint8], box: NDArray[np.float64], settings: CropSettings
+        self, frame: NDArray[np.uint8], box: NDArray[np.float64], settings: CropSettings, factors: NDArray[np.float64]
     ) -> tuple[NDArray[np.float32], float]:
-        """Return the normalised crop (size, size, 3) around `box` and its scale."""
+        """Return the normalised crop (size, size, 3) around `box`, its channels times `factors`, and its scale."""
         crop = crop_square(frame, box, settings.factor, settings.size)
         preprocessing = self._manifest.preprocessing
-        return normalise(crop.image, preprocessing.mean, preprocessing.std), crop.scale
+        return normalise(relit(crop.image, factors), preprocessing.mean, preprocessing.std), crop.scale
 
     def _encode_templates(self, templates: tuple[NDArray[np.float32], ...]) -> dict[str, DeviceTensor]:
         outputs = self._template.run({"templates": np.stack(templates)})

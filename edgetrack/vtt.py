@@ -1,9 +1,9 @@
 """VTT online: the whole frame is searched for the target of the first one, every time anew.
 
-The template is fixed and nothing is assumed of where the target was. Two things go beyond the paper. A model may look
+The template is fixed and nothing is assumed of where the target was. Three things go beyond the paper. A model may look
 twice: at the whole frame, and then at the part of it about the best candidate, where a target that was a cell or two of
 the canvas is many. And the first frame, in which the target is known, is searched too: how far the answer's width and
-height are from the target's says how far they will be.
+height are from the target's says how far they will be. And frames may be brought to the light of the first one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgetrack.errors import OptionError
+from edgetrack.illumination import Illumination, gains, illumination, relit
 from edgetrack.imaging import canvas_to_boxes, crop_square, enclosing_square, letterbox, normalise, overlap
 from edgetrack.online import Clock, Estimate
 from edgetrack.scoring import logistic, logit
@@ -55,6 +56,7 @@ class State:
         box: float64 (4,), (x, y, w, h) in pixels of the last frame: the best candidate's.
         kernel: the output of the `template` graph, on the device of the session it is fed to.
         stretch: float64 (2,), what the widths and heights of answers are multiplied by.
+        illumination: the first frame's; None where frames are taken as they are.
         boxes: float64 (N, 4), all candidates, the best first; at `init` none. The best is as the second look has it.
         scores: float64 (N,), theirs.
     """
@@ -62,6 +64,7 @@ class State:
     box: NDArray[np.float64]
     kernel: Mapping[str, DeviceTensor]
     stretch: NDArray[np.float64]
+    illumination: Illumination | None
     boxes: NDArray[np.float64]
     scores: NDArray[np.float64]
 
@@ -97,7 +100,8 @@ class VTT:
         outputs = self._template.run({"template": template})
         kernel = {name: self._search.upload(name, value) for name, value in outputs.items()}
         # A copy: the caller may go on to change the array.
-        state = State(box.copy(), kernel, np.ones(2), np.empty((0, 4)), np.empty(0))
+        first = illumination(frame) if self._manifest.online.match_illumination else None
+        state = State(box.copy(), kernel, np.ones(2), first, np.empty((0, 4)), np.empty(0))
         answer = self.step(state, frame)[0].box
         if overlap(answer, box) <= FOUND:
             return state
@@ -106,11 +110,12 @@ class VTT:
     def step(self, state: State, frame: NDArray[np.uint8]) -> tuple[State, Estimate]:
         """Find the target of `state` in `frame`."""
         manifest, clock = self._manifest, Clock()
-        boxes, scores = self._look(state, frame, clock)
+        factors = np.ones(3) if state.illumination is None else gains(state.illumination, illumination(frame))
+        boxes, scores = self._look(state, frame, factors, clock)
         part = self._part(boxes[0], (frame.shape[1], frame.shape[0]))
         if part is not None:
             x, y, width, height = part
-            again, sure = self._look(state, frame[y : y + height, x : x + width], clock)
+            again, sure = self._look(state, frame[y : y + height, x : x + width], factors, clock)
             boxes[0], scores[0] = again[0] + (x, y, 0, 0), sure[0]
         sizes = boxes[:, 2:] * state.stretch
         boxes = np.concatenate([boxes[:, :2] + 0.5 * (boxes[:, 2:] - sizes), sizes], axis=1)
@@ -121,12 +126,15 @@ class VTT:
         return found, Estimate(score, score >= manifest.score.ok_threshold, clock.stages)
 
     def _look(
-        self, state: State, image: NDArray[np.uint8], clock: Clock
+        self, state: State, image: NDArray[np.uint8], factors: NDArray[np.float64], clock: Clock
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Boxes (N, 4), x, y, w, h in pixels of `image`, and probabilities (N,) of the candidates, the best first."""
+        """Boxes (N, 4), x, y, w, h in pixels of `image`, and probabilities (N,) of the candidates, the best first.
+
+        The channels of `image` are multiplied by `factors`.
+        """
         preprocessing = self._manifest.preprocessing
         canvas = letterbox(image, preprocessing.search.width, preprocessing.search.height)
-        search = normalise(canvas.image, preprocessing.mean, preprocessing.std)[None]
+        search = normalise(relit(canvas.image, factors), preprocessing.mean, preprocessing.std)[None]
         extent = canvas.extent.astype(np.float32)[None]
         clock.lap("crop")
         out = self._search.run({"search": search, "extent": extent, **state.kernel})

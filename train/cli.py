@@ -293,9 +293,9 @@ def calibrate(
             # A calibrated score says when the tracker is in doubt; the rest of what it does is the export's to default.
             change = SIZE_CHANGE if SIZE_STEPS[model.config.order] else 0.0
             facts["online"] = {"window": window, "size_change": change, "mean_within": within}
-            facts["online"] |= {"hold_size": True, "look_around": True}
+            facts["online"] |= {"hold_size": True, "look_around": True, "match_illumination": True}
         else:
-            facts["online"] = {"second_look": SECOND_LOOK}
+            facts["online"] = {"second_look": SECOND_LOOK, "match_illumination": True}
         facts |= {"score": score, "calibration": {"pairs": count, "absent": absent, "auroc": auroc, "error": deviation}}
         save_model(checkpoint, model, **facts)
     except (CheckpointError, DatasetError, ValueError) as error:

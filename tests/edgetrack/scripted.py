@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ class ScriptedLocal:
         self.looks, self.regions, self.told, self.before = [], [], [], []
 
     def init(self, frame: np.ndarray, box: np.ndarray) -> seqtrack.State:
-        return seqtrack.State(box, box, (), {}, 0, 1.0, (box,) * self.history)
+        return seqtrack.State(box, box, (), {}, 0, 1.0, None, (box,) * self.history)
 
     def step(self, state: seqtrack.State, frame: np.ndarray) -> tuple[seqtrack.State, Estimate]:
         number = state.frame + 1
@@ -40,7 +41,7 @@ class ScriptedLocal:
         box = np.asarray([target if found else x + 1, 0.0, 10.0, 10.0])
         history = (*state.history[1:], box) if state.history else ()
         score = 0.9 if found else 0.1
-        state = seqtrack.State(box, box, (), {}, number, score, history)
+        state = seqtrack.State(box, box, (), {}, number, score, None, history)
         return state, Estimate(score, found, dict(TIMINGS))
 
 
@@ -51,13 +52,14 @@ class ScriptedSearch:
         self.answers, self.sure, self.frames = answers, sure, []
 
     def init(self, frame: np.ndarray, box: np.ndarray) -> vtt.State:
-        return vtt.State(box, {}, np.ones(2), np.empty((0, 4)), np.empty(0))
+        return vtt.State(box, {}, np.ones(2), None, np.empty((0, 4)), np.empty(0))
 
     def step(self, state: vtt.State, frame: np.ndarray) -> tuple[vtt.State, Estimate]:
         answer = self.answers[len(self.frames)]
         self.frames.append(answer)
         boxes = np.asarray([[x, 0.0, 10.0, 10.0] for x in (answer if isinstance(answer, tuple) else (answer,))])
-        return vtt.State(boxes[0], {}, np.ones(2), boxes, np.zeros(len(boxes))), Estimate(0.5, self.sure, dict(TIMINGS))
+        found = dataclasses.replace(state, box=boxes[0], boxes=boxes, scores=np.zeros(len(boxes)))
+        return found, Estimate(0.5, self.sure, dict(TIMINGS))
 
 
 def follow(algorithm: Any, local: ScriptedLocal) -> list[str]:

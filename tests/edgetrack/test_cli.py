@@ -582,6 +582,13 @@ def test_info_shows_and_dumps_the_manifest(run: Run, colour_bundle: Bundle) -> N
     assert dumped["bytes"] == sum(p.stat().st_size for p in files)
 
 
+@pytest.mark.parametrize("matched", [False, True])
+def test_info_says_whether_crops_are_brought_to_the_first_light(run: Run, tmp_path: Path, matched: bool) -> None:
+    online = {"window": 0.5, "update_interval": None, "update_threshold": 0.0, "clip_margin": 10.0}
+    bundle = write_colour_bundle(tmp_path / "model", online={**online, "match_illumination": matched})
+    assert ("in the light of the first frame" in run("info", bundle.root).stdout) == matched
+
+
 def test_info_says_when_templates_are_taken_and_keeps_histories_short(run: Run, tmp_path: Path) -> None:
     runs = [{"step": number, "iou": 0.5} for number in range(1000)]
     net, score = ColourNet(templates=2), {"intercept": 0.0, "presence": 1.0, "overlap": 1.0, "ok_threshold": 0.5}

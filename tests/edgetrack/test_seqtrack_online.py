@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+import cv2
 import numpy as np
 import pytest
 from synthetic_bundle import PRESENCE_ALONE, ColourNet, write_colour_bundle
 
 from edgetrack import Tracker, load
 from edgetrack.bundle import LikelihoodScore, OverlapScore
+from edgetrack.illumination import gains, illumination, relit
 from edgetrack.imaging import crop_square, overlap
 from edgetrack.kinds import Options, algorithm
 from edgetrack.seqtrack import least_score
@@ -140,6 +142,41 @@ def test_settings_come_from_the_manifest(scene, tmp_path, within, change, decode
     assert boxes == pytest.approx(expected, abs=1e-3)
     assert scores == pytest.approx(likelihoods, abs=1e-4)
     assert boxes[:, 2:].min() == 40
+
+
+@pytest.mark.parametrize("decode", ["fused", "cached"])
+def test_crops_and_templates_are_brought_to_the_light_of_the_first_frame(scene, tmp_path, decode) -> None:
+    frames, truth = scene
+    blue = [frames[0], *(cv2.multiply(frame, (1.3, 1.0, 0.7, 0.0)) for frame in frames[1:])]
+    net = ColourNet()
+    online = {"window": 0.5, "update_interval": 3, "update_threshold": 0.0, "clip_margin": 10.0}
+    as_it_is = write_colour_bundle(tmp_path / "as it is", net, online=online)
+    constant = write_colour_bundle(tmp_path / "constant", net, online=online | {"match_illumination": True})
+    as_first = [frames[0], *(relit(frame, gains(illumination(frames[0]), illumination(frame))) for frame in blue[1:])]
+    expected, likelihoods, _ = follow(net, as_first, truth[0], interval=3)
+    boxes, scores = track(constant, blue, truth[0], decode=decode)
+    assert boxes == pytest.approx(expected, abs=0.01)  # the crop is multiplied here, and the frame there
+    assert scores == pytest.approx(likelihoods, abs=2e-3)
+    _, unlit, _ = follow(net, frames, truth[0], interval=3)
+    assert scores == pytest.approx(unlit, abs=0.02)
+    _, changed, _ = follow(net, blue, truth[0], interval=3)
+    _, scores = track(as_it_is, blue, truth[0], decode=decode)
+    assert scores == pytest.approx(changed, abs=1e-4)
+    assert np.abs(changed - unlit).max() > 0.05
+
+
+def test_a_light_that_cannot_be_told_changes_nothing(scene, tmp_path) -> None:
+    frames, truth = scene
+    flat = np.full_like(frames[0], 60)
+    x, y, w, h = truth[0].astype(int)
+    flat[y + h // 2, x + w // 2] = (255, 255, 255)
+    boxes = []
+    for matched in (True, False):
+        online = {"window": 0.5, "update_interval": None, "update_threshold": 0.0, "clip_margin": 10.0}
+        online |= {"match_illumination": matched}
+        bundle = write_colour_bundle(tmp_path / str(matched), ColourNet(), online=online)
+        boxes.append(track(bundle, [flat, *frames[1:]], truth[0])[0].tolist())
+    assert boxes[0] == boxes[1]
 
 
 def test_presence_reaches_the_score(scene, tmp_path) -> None:

@@ -8,6 +8,7 @@ import math
 import threading
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from synthetic_bundle import write_colour_bundle
@@ -27,6 +28,7 @@ from edgetrack import (
 from edgetrack.bundle import Bundle, read_bundle
 from edgetrack.cli import app
 from edgetrack.errors import EdgeTrackError
+from edgetrack.illumination import gains, illumination, relit
 from edgetrack.imaging import Canvas, canvas_to_boxes, enclosing_square, letterbox
 from edgetrack.vtt import VTT, calibrated_score
 
@@ -77,6 +79,24 @@ def test_sizes_err_as_in_the_first_frame(cells: Bundle, box: tuple[float, ...], 
     assert track.box[2:] == pytest.approx(size)
     assert np.asarray(track.box[:2]) + np.asarray(track.box[2:]) / 2 == pytest.approx((120, 56))
     assert tracker.candidates()[1].box[2:] == pytest.approx(size)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_frames_are_brought_to_the_light_of_the_first(tmp_path: Path, share: float) -> None:
+    first = frame_with(16, 16)
+    blue = cv2.multiply(frame_with(64, 32), (1.3, 1.0, 0.7, 0.0))
+    as_first = relit(blue, gains(illumination(first), illumination(blue)))
+    found = []
+    for matched, seen in ((True, blue), (False, as_first), (False, blue)):
+        name = f"{matched} {len(found)}"
+        online = {"second_look": share, "match_illumination": matched}
+        tracker = Tracker(write_cells_bundle(tmp_path / name, online=online).root, "onnxruntime-cpu", threads=1)
+        tracker.init(first, (16, 16, 32, 32))
+        found.append(tracker.update(seen))
+    assert found[0].box == found[1].box
+    assert found[0].score == pytest.approx(found[1].score, abs=0.01)  # the canvas is multiplied, and not the frame
+    assert found[0].score > 0.7
+    assert found[2].score < 0.4  # of a colour that the template has not
 
 
 def looking_twice(root: Path, share: float = 0.5, side: float = 2.0) -> Tracker:

@@ -105,6 +105,7 @@ def test_the_command_adds_the_map_to_the_weights(tmp_path: Path) -> None:
     _, metadata = load_model(path)
     assert metadata["training"] == {"step": 9}
     assert metadata["online"]["window"] == 0.5
+    assert metadata["online"]["match_illumination"]
     OverlapScore.model_validate(metadata["score"])
 
 

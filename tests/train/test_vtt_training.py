@@ -270,7 +270,7 @@ def test_the_calibrated_score_is_what_the_device_computes(tmp_path: Path, monkey
     result = CliRunner().invoke(app, ["calibrate", str(tmp_path / "model.safetensors"), "--pairs", "32"])
     assert result.exit_code == 0, result.output
     model, metadata = load_model(tmp_path / "model.safetensors")
-    assert metadata["online"] == {"second_look": SECOND_LOOK}
+    assert metadata["online"] == {"second_look": SECOND_LOOK, "match_illumination": True}
     score = LogisticScore.model_validate(metadata["score"])
     _, held_out = datasets(recipe, [], validation_pairs=32)
     features, _ = _decode(model, held_out, 1.0, 0.0, 8)

@@ -62,7 +62,8 @@ def illumination(frame: NDArray[np.uint8]) -> Illumination:
     ):
         if here.size:
             colour += cv2.mean(cv2.absdiff(ahead, here), mask)[:3]
-    return Illumination(colour if colour.min() >= FAINTEST else np.zeros(3), sum(cv2.mean(small)) / 3)
+    brightness = cv2.mean(small.reshape(len(small), -1))[0]  # of one channel, which is ten times faster than of three
+    return Illumination(colour if colour.min() >= FAINTEST else np.zeros(3), brightness)
 
 
 def gains(wanted: Illumination, seen: Illumination) -> NDArray[np.float64]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,7 +118,7 @@ def test_a_candidate_is_looked_at_with_the_size_that_was_seen() -> None:
         def step(self, state: vtt.State, frame: np.ndarray) -> tuple[vtt.State, Estimate]:
             found, estimate = super().step(state, frame)
             box = np.asarray([130.0, 0.0, 40.0, 20.0])  # about the centre (150, 10)
-            return dataclasses.replace(found, box=box, boxes=box[None]), estimate
+            return replace(found, box=box, boxes=box[None]), estimate
 
     local = ScriptedLocal([0, 5, None])
     follow(local, Wide([0]))

@@ -151,10 +151,10 @@ def test_crops_and_templates_are_brought_to_the_light_of_the_first_frame(scene, 
     net = ColourNet()
     online = {"window": 0.5, "update_interval": 3, "update_threshold": 0.0, "clip_margin": 10.0}
     as_it_is = write_colour_bundle(tmp_path / "as it is", net, online=online)
-    constant = write_colour_bundle(tmp_path / "constant", net, online=online | {"match_illumination": True})
+    matching = write_colour_bundle(tmp_path / "matching", net, online=online | {"match_illumination": True})
     as_first = [frames[0], *(relit(frame, gains(illumination(frames[0]), illumination(frame))) for frame in blue[1:])]
     expected, likelihoods, _ = follow(net, as_first, truth[0], interval=3)
-    boxes, scores = track(constant, blue, truth[0], decode=decode)
+    boxes, scores = track(matching, blue, truth[0], decode=decode)
     assert boxes == pytest.approx(expected, abs=0.01)  # the crop is multiplied here, and the frame there
     assert scores == pytest.approx(likelihoods, abs=2e-3)
     _, unlit, _ = follow(net, frames, truth[0], interval=3)

@@ -265,7 +265,8 @@ def calibrate(
     ] = 1.0,
     threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 1,
 ) -> None:
-    """Fit the score: the probability that the box overlaps the target by more than half."""
+    """Fit the score, the probability that the box overlaps the target by more than half, and turn on what goes beyond
+    the papers."""
     import torch
 
     from edgetrack.decoding import CENTRE_STEPS, SIZE_STEPS

@@ -198,7 +198,7 @@ def _vtt_paper(epochs: int, decay: int, ratios: dict[str, float]) -> Recipe:
 
 _SEQTRACK_NANO = Recipe(
     seqtrack.PRESETS["seqtrack-nano"],
-    pairs=PairConfig(centre_jitter=4.5),
+    pairs=PairConfig(centre_jitter=4.5, shade=0.3),
     steps=4000,
     encoder_lr=0.2,
     frozen=("encoder.stem.features.stem.*", "encoder.stem.features.blocks.[0-4].*"),

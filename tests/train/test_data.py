@@ -275,6 +275,23 @@ def test_a_trackers_own_templates_are_off_by_as_much_as_asked() -> None:
     np.testing.assert_allclose(np.mean(off, axis=0), 0, atol=0.03)
 
 
+class Plain:
+    """A target that looks like all around it."""
+
+    def views(self, rng: np.random.Generator, templates: int) -> list[View]:
+        return [View(np.full((600, 600, 3), 200, np.uint8), np.asarray([280.0, 280, 40, 40]))] * (templates + 1)
+
+
+def test_every_crop_lies_in_the_shade_for_itself() -> None:
+    config = SeqTrackConfig(search_size=64, template_size=32, templates=1)
+    pairs = PairConfig(grey=0, dim=0, absent=0, occlude=0, distract=0, paint=0, degrade=False, shade=0.4)
+    dataset = PairDataset([(Plain(), 1.0)], config, pairs, Sprites([], 1.0), seed=0, length=200)
+    drawn = (dataset[i] for i in range(200))
+    shaded = np.asarray([[(crop < 200).any() for crop in (pair.templates[0], pair.search)] for pair in drawn])
+    np.testing.assert_allclose(shaded.mean(0), 0.4, atol=0.1)
+    assert abs(np.corrcoef(shaded.T)[0, 1]) < 0.2
+
+
 def test_absent_pairs_have_no_box_and_come_as_often_as_asked() -> None:
     config = SeqTrackConfig(search_size=64, template_size=32, templates=1)
     dataset = PairDataset([(SquareSource(), 1.0)], config, PairConfig(absent=0.5), Sprites([], 1.0), seed=0, length=100)

@@ -42,6 +42,8 @@ class PairConfig:
     grey: float = 0.12
     dim: float = 0.08
     """Scenes with a third to a sixteenth of their light."""
+    shade: float = 0.0
+    """Crops, each for itself, that `train.data.augment.shade` lays shadows over."""
     occlude: float = 0.15
     distract: float = 0.15
     paint: float = 0.1
@@ -129,12 +131,14 @@ class Pair(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What is done to a crop: what `augment.degrade` draws, if so wished, and then the rest."""
+    """What is done to a crop: shadows with a chance of `shade`, what `augment.degrade` draws, if so wished, and the
+    rest."""
 
     flip: bool
     grey: bool
     brightness: float
     degrade: bool
+    shade: float
 
 
 class PairDataset(Dataset[Pair]):
@@ -265,12 +269,13 @@ class PairDataset(Dataset[Pair]):
         dice, each."""
         if self._pairs.official:
             again, factors = rng.random(2) < self._pairs.flip, rng.uniform(0.8, 1.2, 2)
-            one, other = (Look(flip ^ bool(a), grey, float(f), False) for a, f in zip(again, factors, strict=True))
+            one, other = (Look(flip ^ bool(a), grey, float(f), False, 0.0) for a, f in zip(again, factors, strict=True))
             return one, other
         light = np.ones(2)
         if rng.random() < self._pairs.dim:
             light = np.exp(rng.uniform(np.log(0.06), np.log(0.4)) + rng.normal(0, 0.3, 2))
-        one, other = (Look(flip, grey, min(1.0, float(f)), self._pairs.degrade) for f in light)
+        degrade, shade = self._pairs.degrade, self._pairs.shade
+        one, other = (Look(flip, grey, min(1.0, float(f)), degrade, shade) for f in light)
         return one, other
 
     def _search(self, rng: Rng, view: View) -> tuple[Image, Box]:
@@ -426,6 +431,8 @@ class PairDataset(Dataset[Pair]):
 
     @staticmethod
     def _finish(rng: Rng, image: Image, look: Look) -> Image:
+        if look.shade and rng.random() < look.shade:
+            image = augment.shade(rng, image)
         if look.degrade:
             image = augment.degrade(rng, image)
         if look.brightness != 1:

@@ -511,7 +511,7 @@ def conditions(
     sequence: SequenceOption = None,
     json: JsonOption = None,
 ) -> None:
-    """Track films whose light, colours, noise, focus or compression change after 30 frames."""
+    """Track films whose light, shade, colours, noise, focus or compression change after 30 frames."""
     from rich.console import Console
     from rich.table import Table
 

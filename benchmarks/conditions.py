@@ -1,9 +1,9 @@
-"""A camera whose picture changes in the middle of a film: white balance, exposure, noise, focus and compression.
+"""A camera whose picture changes in the middle of a film: white balance, exposure, shade, noise, focus, compression.
 
 A first frame is taken under one light and followed under another. Each sequence is tracked once for each condition,
 which holds from frame `ONSET` on; the boxes stay the truth. What is measured is whether the tracker holds on, and
 whether it still knows that it does. The kinds of change are those of Hendrycks and Dietterich (ICLR 2019), of which a
-camera does these; white balance along the colours of daylight is added.
+camera does these; white balance along the colours of daylight and shade that does not cover all are added.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,20 @@ def _compress(frame: Frame, seed: int) -> Frame:
     return cv2.imdecode(encoded, cv2.IMREAD_COLOR)
 
 
+@lru_cache(maxsize=4)
+def _stripes(height: int, width: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Share of the light that is left, (H, W, 1): stripes a quarter of the picture's width across, from the bottom left
+    to the top right, each second one shaded, with edges a sixteenth of that wide."""
+    x, y = np.meshgrid(np.arange(width), np.arange(height))
+    across = (x + y) / np.sqrt(2) / (width / 4)
+    off = np.abs((across + 0.5) % 2 - 1)  # from the middle of the nearest stripe in the light, in stripes
+    return (1 - 0.6 * np.clip((off - 0.5) * 16 + 0.5, 0, 1)[..., None]).astype(np.float32)
+
+
+def _shade(frame: Frame, seed: int) -> Frame:
+    return (frame * _stripes(*frame.shape[:2])).astype(np.uint8)
+
+
 def _grey(frame: Frame, seed: int) -> Frame:
     cv2 = import_cv2()
     return cv2.cvtColor(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
@@ -60,12 +75,14 @@ CONDITIONS: dict[str, Callable[[Frame, int], Frame]] = {
     "15% less green": _gains(1, 0.85, 1),
     "a quarter of the light": _gains(0.25, 0.25, 0.25),
     "twice the light": _gains(2, 2, 2),
+    "shaded in stripes": _shade,
     "noise of 20 in 255": _noise,
     "blurred by 2 px": _blur,
     "JPEG at quality 10": _compress,
     "grey": _grey,
 }
-"""By name; they take a frame and a seed for what is random. Warmer is more red and as much less blue."""
+"""By name; they take a frame and a seed for what is random. Warmer is more red and as much less blue;
+shade leaves two fifths of the light."""
 
 
 @dataclass(frozen=True, kw_only=True)

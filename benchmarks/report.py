@@ -509,8 +509,9 @@ def _conditions(records: Sequence[dict[str, Any]]) -> str:
         ]
         parts.append(_tabulate(head, rows, f"{record['contender']['label']}, tracking {_data(record)}."))
     return (
-        "<h2>When the picture changes</h2><p>From frame 31 on the camera balances white otherwise, has other light, "
-        "noise or focus, or compresses more. Boxes that overlap the target by more than half are right.</p>"
+        "<h2>When the picture changes</h2><p>From frame 31 on the camera balances white otherwise, there is other "
+        "light or shade, noise or another focus, or it compresses more. Boxes that overlap the target by more than "
+        "half are right.</p>"
         f"{''.join(parts)}"
     )
 

@@ -71,6 +71,18 @@ def test_a_blurred_point_is_as_wide_as_said() -> None:
     assert np.sqrt((row * place**2).sum() / row.sum() - 0.25) == pytest.approx(2, abs=0.2)
 
 
+def test_every_second_stripe_is_shaded() -> None:
+    frame = changed("shaded in stripes", np.full((120, 160, 3), 100, np.uint8))
+    assert (frame == frame[..., :1]).all()
+    # Along the diagonal a stripe is a quarter of 160 px wide; in the middle of each there is all of the light or 40%.
+    middles = [round((40 * stripe + 20) / np.sqrt(2)) for stripe in range(4)]
+    assert [int(frame[at, at, 0]) for at in middles] == [100, 40, 100, 40]
+    assert np.unique(np.fliplr(frame)[20:100, 60:140].diagonal()).size == 1  # the stripes run to the top right
+    assert 0.9 < np.isin(frame, (40, 100)).mean() < 0.97  # the edges are soft: a sixteenth of a stripe
+    steps = np.abs(np.diff(frame[..., 0].astype(int), axis=1))
+    assert steps.max() <= 60 / 3.5 + 1  # of 60 over 2.5 px across, 3.5 px along a row
+
+
 def test_compression_leaves_blocks(tmp_path: Path) -> None:
     frame = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     path = tmp_path / "10.jpg"

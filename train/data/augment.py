@@ -84,7 +84,7 @@ def shade(rng: Rng, image: Image) -> Image:
         field = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     cover = np.clip(field / rng.uniform(0.05, 0.6) + 0.5, 0, 1)[..., None]
     kept = np.exp(rng.uniform(np.log(0.25), np.log(0.8))) * np.exp(rng.uniform(0, 0.12) * np.array([1, 0, -1]))
-    return (image * (1 - cover * (1 - np.minimum(kept, 1)))).astype(np.uint8)
+    return (image * (1 - cover * (1 - kept))).astype(np.uint8)
 
 
 def brighten(image: Image, factor: float) -> Image:

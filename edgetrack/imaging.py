@@ -20,6 +20,9 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Per-channel RGB mean of ImageNet, on the [0, 1] scale."""
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Per-channel RGB standard deviation of ImageNet, on the [0, 1] scale."""
+SAME_ASPECT = 0.02
+"""How far the logarithms of two aspects are apart, at most, where one frame is the other in another resolution: sides
+are rounded to even numbers or to blocks of 16."""
 
 
 def import_cv2() -> Any:
@@ -279,6 +282,18 @@ def clip_box(box: NDArray[np.float64], frame_size: tuple[int, int], margin: floa
     x1, x2 = min(max(0.0, x1), width - margin), min(max(margin, x2), width)
     y1, y2 = min(max(0.0, y1), height - margin), min(max(margin, y2), height)
     return np.asarray([x1, y1, max(margin, x2 - x1), max(margin, y2 - y1)], np.float64)
+
+
+def growth(before: tuple[int, int], after: tuple[int, int]) -> NDArray[np.float64] | None:
+    """What width and height have grown by, float64 (2,), where a frame of size `before`, (width, height), and one of
+    size `after` can be one picture: where their aspects agree, but for what rounds to whole blocks. None elsewhere."""
+    factor = np.asarray(after, np.float64) / before
+    return factor if abs(np.log(factor[0] / factor[1])) < SAME_ASPECT else None
+
+
+def rescaled(boxes: NDArray[np.float64], factor: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Boxes (..., 4), (x, y, w, h), with x and width, and y and height, times `factor` (2,)."""
+    return boxes * np.tile(factor, 2)
 
 
 def overlap(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:

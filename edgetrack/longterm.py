@@ -18,13 +18,13 @@ a frame in which it stays lost.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgetrack.imaging import overlap
+from edgetrack.imaging import overlap, rescaled
 from edgetrack.lookaround import is_gone, look, look_around, remembered
 from edgetrack.online import REDETECT
 
@@ -64,6 +64,11 @@ class State:
     def box(self) -> NDArray[np.float64]:
         """float64 (4,), (x, y, w, h) in pixels of the last frame."""
         return self.local.box
+
+    def rescaled(self, factor: NDArray[np.float64]) -> State:
+        """The same target in a frame of another size; see `edgetrack.online.State`."""
+        local, searched = self.local.rescaled(factor), self.searched.rescaled(factor)
+        return replace(self, local=local, searched=searched, seen=rescaled(self.seen, factor))
 
 
 class LongTerm:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgetrack.imaging import clip_box
+from edgetrack.imaging import clip_box, rescaled
 from edgetrack.online import REDETECT
 
 if TYPE_CHECKING:
@@ -138,6 +138,10 @@ class State:
     def box(self) -> NDArray[np.float64]:
         """float64 (4,), (x, y, w, h) in pixels of the last frame."""
         return self.local.box
+
+    def rescaled(self, factor: NDArray[np.float64]) -> State:
+        """The same target in a frame of another size; see `edgetrack.online.State`."""
+        return replace(self, local=self.local.rescaled(factor), seen=rescaled(self.seen, factor))
 
 
 class LookAround:

@@ -37,6 +37,10 @@ class State(Protocol):
         """float64 (4,), (x, y, w, h) in pixels of the last frame."""
         ...
 
+    def rescaled(self, factor: NDArray[np.float64]) -> State:
+        """The same target in a frame of another size: `factor` (2,) is what x and width, and y and height, grow by."""
+        ...
+
 
 class Algorithm(Protocol):
     """See the module docstring. Safe to share between trackers: nothing in it changes after construction."""

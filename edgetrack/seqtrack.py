@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from edgetrack.decoding import Decoded, averaged, box_to_tokens, greedy_decode, hanning_window, resized, tokens_to_box
 from edgetrack.errors import OptionError
 from edgetrack.illumination import Illumination, gains, illumination, relit
-from edgetrack.imaging import box_to_crop, clip_box, crop_square, crop_to_box, normalise
+from edgetrack.imaging import box_to_crop, clip_box, crop_square, crop_to_box, normalise, rescaled
 from edgetrack.online import Clock, Estimate
 from edgetrack.scoring import calibrated_score
 
@@ -77,6 +77,11 @@ class State:
     score: float
     illumination: Illumination | None
     history: tuple[NDArray[np.float64], ...] = ()
+
+    def rescaled(self, factor: NDArray[np.float64]) -> State:
+        """The same target in a frame of another size; see `edgetrack.online.State`."""
+        box, region, *history = (rescaled(each, factor) for each in (self.box, self.region, *self.history))
+        return replace(self, box=box, region=region, history=tuple(history))
 
 
 class SeqTrack:

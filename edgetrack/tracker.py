@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 from time import perf_counter_ns
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgetrack.arguments import plain
 from edgetrack.errors import NotInitialisedError, OptionError
-from edgetrack.imaging import check_box, check_frame
+from edgetrack.imaging import check_box, check_frame, growth
 from edgetrack.kinds import Options, algorithm, check, redetecting, require_pair
 from edgetrack.longterm import State as Redetecting
 from edgetrack.model import Model, load, load_beside, load_for, manifest_of
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from edgetrack.online import State
@@ -44,7 +43,8 @@ class Track:
     """Where the target is in one frame.
 
     Attributes:
-        box: (x, y, w, h) in pixels of the frame given, origin at its top-left corner.
+        box: (x, y, w, h) in pixels of the frame given, origin at its top-left corner. SeqTrack's is the part of the
+            target that lies in the frame.
         score: how sure the tracker is, in the terms of the model's calibration.
         ok: whether the score reaches the model's threshold; False means "cannot locate the target now", not a fault.
         latency_ms: wall time of the whole `Tracker.update` call, in milliseconds.
@@ -156,6 +156,7 @@ class Tracker:
             self._algorithm = redetecting(self._model, self._search, options, interval)
         self._searches = redetect is not None or self._model.manifest.kind == "vtt"
         self._state: State | None = None
+        self._frame_size = (0, 0)
 
     @property
     def model(self) -> Model:
@@ -167,21 +168,24 @@ class Tracker:
         """The model that looks for a lost target in the whole frame; None without `redetect`."""
         return self._search
 
-    def init(self, frame: NDArray[np.uint8], box: Sequence[float] | NDArray[np.float64]) -> None:
+    def init(self, frame: NDArray[Any], box: Sequence[float] | NDArray[Any]) -> None:
         """Take the target at `box`, (x, y, w, h) in pixels, of the BGR uint8 `frame` (H, W, 3). May be called again.
 
         Raises:
             FrameError, BoxError: an unusable frame or box; a target taken earlier is kept.
         """
         frame = check_frame(frame)
-        target = check_box(box, (frame.shape[1], frame.shape[0]))
+        frame_size = (frame.shape[1], frame.shape[0])
+        target = check_box(box, frame_size)
         self._state = self._algorithm.init(frame, target)
+        self._frame_size = frame_size
 
-    def update(self, frame: NDArray[np.uint8]) -> Track:
+    def update(self, frame: NDArray[Any]) -> Track:
         """Find the target in the next frame, BGR uint8 (H, W, 3).
 
-        A frame may differ in size from the one before: the search begins at the last box's pixel coordinates, and the
-        box returned is in pixels of this frame.
+        A frame may differ in size from the one before, and the box returned is in pixels of this frame. Where the
+        aspect is the same it is taken for the same view in another resolution, as a stream switches it, and the target
+        is looked for at the last box's place in the view; elsewhere at its pixel coordinates.
 
         Raises:
             NotInitialisedError: `init` has not been called.
@@ -191,8 +195,12 @@ class Tracker:
         if self._state is None:
             raise NotInitialisedError("update() was called before init(); call init(frame, box) with the first box")
         frame = check_frame(frame)
-        state, estimate = self._algorithm.step(self._state, frame)
-        self._state = state
+        frame_size = (frame.shape[1], frame.shape[0])
+        state, factor = self._state, growth(self._frame_size, frame_size)
+        if frame_size != self._frame_size and factor is not None:
+            state = state.rescaled(factor)
+        state, estimate = self._algorithm.step(state, frame)
+        self._state, self._frame_size = state, frame_size
         x, y, w, h = state.box.tolist()
         latency_ms = (perf_counter_ns() - started) / 1e6
         return Track((x, y, w, h), estimate.score, estimate.ok, latency_ms, estimate.timings, estimate.redetected)

@@ -16,7 +16,7 @@ import numpy as np
 
 from edgetrack.errors import OptionError
 from edgetrack.illumination import Illumination, gains, illumination, relit
-from edgetrack.imaging import canvas_to_boxes, crop_square, enclosing_square, letterbox, normalise, overlap
+from edgetrack.imaging import canvas_to_boxes, crop_square, enclosing_square, letterbox, normalise, overlap, rescaled
 from edgetrack.online import Clock, Estimate
 from edgetrack.scoring import logistic, logit
 
@@ -67,6 +67,10 @@ class State:
     illumination: Illumination | None
     boxes: NDArray[np.float64]
     scores: NDArray[np.float64]
+
+    def rescaled(self, factor: NDArray[np.float64]) -> State:
+        """The same target in a frame of another size; see `edgetrack.online.State`."""
+        return replace(self, box=rescaled(self.box, factor), boxes=rescaled(self.boxes, factor))
 
 
 class VTT:

@@ -23,6 +23,7 @@ from edgetrack.imaging import (
     clip_box,
     crop_square,
     crop_to_box,
+    growth,
     normalise,
     overlap,
 )
@@ -298,3 +299,24 @@ def test_the_folder_that_opencv_left_behind_is_no_opencv(tmp_path: Path, monkeyp
     monkeypatch.delitem(sys.modules, "cv2")
     with pytest.raises(MissingDependencyError, match=r"cannot be imported \(.*__version__"):
         imaging.import_cv2()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ((640, 360), (1280, 720), (2, 2)),
+        ((1280, 720), (640, 360), (0.5, 0.5)),
+        ((640, 360), (854, 480), (854 / 640, 4 / 3)),  # 853.3 made even
+        ((1920, 1080), (1920, 1088), (1, 1088 / 1080)),  # rows added up to a whole block
+        ((640, 480), (640, 480), (1, 1)),
+        ((640, 480), (640, 360), None),
+        ((640, 480), (480, 640), None),
+        ((640, 480), (1, 1), None),
+    ],
+)
+def test_frames_of_one_aspect_are_one_view_in_two_resolutions(before, after, expected) -> None:
+    found = growth(before, after)
+    if expected is None:
+        assert found is None
+    else:
+        np.testing.assert_allclose(found, expected)

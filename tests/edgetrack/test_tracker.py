@@ -6,6 +6,7 @@ import dataclasses
 import math
 import threading
 
+import cv2
 import numpy as np
 import pytest
 from synthetic_bundle import PRESENCE_ALONE, ColourNet, write_colour_bundle
@@ -21,6 +22,7 @@ from edgetrack import (
     Tracker,
     load,
 )
+from edgetrack.imaging import overlap
 
 UPDATING = {"update_interval": 1, "update_threshold": 0.0}
 
@@ -314,3 +316,37 @@ def test_a_lost_target_is_looked_for_elsewhere_from_the_sixteenth_frame_on(tmp_p
         assert not tracker.update(np.full_like(frames[0], 60)).ok
         looks.append(len(runs) - sum(looks))
     assert looks == [1] * 15 + [2] * 3
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0, 3.0])
+@pytest.mark.parametrize("look_around", [False, True])
+def test_a_stream_that_switches_its_resolution_is_followed_on(tmp_path, scene, factor, look_around) -> None:
+    """There and back again, in the middle of the film."""
+    frames, truth = scene
+    bundle = write_colour_bundle(tmp_path / "bundle", score=PRESENCE_ALONE)
+    tracker = Tracker(bundle.root, "onnxruntime-cpu", threads=1, look_around=look_around)
+    tracker.init(frames[0], truth[0])
+    for i, frame in enumerate(frames[1:], start=1):
+        scale = factor if 10 <= i < 20 else 1.0
+        track = tracker.update(cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
+        assert overlap(np.asarray(track.box), truth[i] * scale) > 0.5, i
+
+
+def test_a_failed_update_forgets_no_resolution(colour_model, scene) -> None:
+    frames, truth = scene
+    tracker = Tracker(colour_model)
+    tracker.init(frames[0], truth[0])
+    double = [cv2.resize(frame, None, fx=2, fy=2) for frame in frames[:3]]
+    with pytest.raises(FrameError):
+        tracker.update(double[1].astype(np.float32))
+    assert overlap(np.asarray(tracker.update(double[1]).box), truth[1] * 2) > 0.5
+    assert overlap(np.asarray(tracker.update(double[2]).box), truth[2] * 2) > 0.5
+
+
+def test_a_frame_of_another_aspect_is_another_view(colour_model, scene) -> None:
+    """Pixel coordinates hold, as of a picture that is cut: the target stands where it stood."""
+    frames, truth = scene
+    tracker = Tracker(colour_model)
+    tracker.init(frames[0], truth[0])
+    cut = frames[1][:, : 3 * frames[1].shape[1] // 4]
+    assert overlap(np.asarray(tracker.update(cut).box), truth[1]) > 0.5

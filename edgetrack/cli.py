@@ -194,12 +194,20 @@ def track(
     redetect_interval: Annotated[
         int | None, typer.Option(help="Frames from one such search to the next, at least; 1 by default.")
     ] = None,
+    allow_fallback: Annotated[
+        bool, typer.Option("--allow-fallback", help="Run what the backend cannot on the runtime's other devices.")
+    ] = False,
+    every_frame: Annotated[
+        bool,
+        typer.Option("--every-frame", help="Follow each frame of a camera or stream, however late, not the newest."),
+    ] = False,
 ) -> None:
     """Follow the target given by --box in the first frame through SOURCE.
 
     JSON lines: the first names schema, version, source, box format, models, backend and settings; then one line a
-    frame, with frame number, box (x, y, w, h), score, ok, state (tracked, lost or redetected), and latency in
-    milliseconds. Frame 0 is the box given; it has no score.
+    frame, with frame number, time (Unix, in seconds, when it was read; null for files), box (x, y, w, h), score, ok,
+    state (tracked, lost or redetected), and latency in milliseconds. Frame 0 is the box given; it has no score. Of a
+    camera or stream the newest frame is followed, and those that came meanwhile are passed over, but numbered.
     """
     target = _parse_box(box)
     if jsonl == "":
@@ -210,6 +218,7 @@ def track(
 
     from edgetrack import Tracker
     from edgetrack.imaging import check_box, check_target
+    from edgetrack.kinds import Options, in_force
     from edgetrack.outputs import require_video, require_writable
     from edgetrack.sources import is_live, open_source
 
@@ -227,7 +236,7 @@ def track(
     with ExitStack() as stack:
 
         def opened() -> Source:
-            frames = stack.enter_context(open_source(source))
+            frames = stack.enter_context(open_source(source, every_frame=every_frame))
             for path in (output, lines):
                 _refuse_overwriting(path, frames.files)
             check_box(target, frames.size)
@@ -246,6 +255,7 @@ def track(
             update_interval=update_interval,
             update_threshold=update_threshold,
             look_around=look_around,
+            allow_fallback=allow_fallback,
             cache_dir=cache_dir,
             redetect=redetect,
             redetect_interval=redetect_interval,
@@ -255,7 +265,13 @@ def track(
                 f"running on {tracker.model.backend}, the first backend that can; "
                 "`edgetrack doctor` says why the others were not used"
             )
-        _follow(opened() if frames is None else frames, tracker, target, output, jsonl, decode, redetect_interval)
+        options = Options(decode, window, update_interval, update_threshold, look_around)
+        settings = {
+            **in_force(tracker.model.manifest, options),
+            "redetect": tracker.search.manifest.name if tracker.search else None,
+            "redetect_interval": (redetect_interval or 1) if tracker.search else None,
+        }
+        _follow(opened() if frames is None else frames, tracker, target, output, jsonl, settings)
 
 
 def _follow(
@@ -264,10 +280,10 @@ def _follow(
     target: tuple[float, ...],
     output: Path | None,
     jsonl: str | None,
-    decode: str,
-    redetect_interval: int | None,
+    settings: dict[str, Any],
 ) -> None:
-    """Track through `source`, writing as it goes; raises `typer.Exit` when interrupted."""
+    """Track through `source`, writing as it goes; raises `typer.Exit` when interrupted. The JSON lines' header tells
+    of `settings`."""
     from time import perf_counter_ns
 
     from edgetrack import __version__
@@ -276,7 +292,7 @@ def _follow(
     from edgetrack.reporting import Latencies, caption
     from edgetrack.tracker import TrackState
 
-    loaded, search = tracker.model, tracker.search
+    loaded = tracker.model
     label = caption(tracker)
     latencies = Latencies()
     lost = 0
@@ -301,12 +317,10 @@ def _follow(
                 "backend": loaded.backend,
                 "precision": loaded.precision,
                 "threads": loaded.options.threads,
-                "decode": decode,
-                "redetect": search.manifest.name if search else None,
-                "redetect_interval": (redetect_interval or 1) if search else None,
+                **settings,
             }
             lines.write(header)
-            lines.write(_record(0, target, None, TrackState.TRACKED, init_ms))
+            lines.write(_record(0, source.read_at, target, None, TrackState.TRACKED, init_ms))
         if video:
             video.write(annotate(first, target, caption=label))
         progress = stack.enter_context(_progress(beside=jsonl == "-"))
@@ -320,13 +334,14 @@ def _follow(
                 latencies.add(found.latency_ms)
                 lost += not found.ok
                 if lines:
-                    lines.write(_record(index, found.box, found.score, found.state, found.latency_ms))
+                    number = index + source.skipped
+                    lines.write(_record(number, source.read_at, found.box, found.score, found.state, found.latency_ms))
                 if video:
                     video.write(annotate_track(frame, found, f"{label} | {latencies.fps:.0f} fps"))
                 progress.update(task, advance=1, description=_state(found))
         finally:
             progress.stop()
-            _say(_summary(latencies, lost, label, output, jsonl))
+            _say(_summary(latencies, source.skipped, lost, label, output, jsonl))
     stop.obey()
 
 
@@ -594,11 +609,18 @@ def _is_one_file(a: Path, b: Path) -> bool:
 
 
 def _record(
-    index: int, box: tuple[float, ...], score: float | None, state: TrackState, latency_ms: float
+    number: int,
+    read_at: float | None,
+    box: tuple[float, ...],
+    score: float | None,
+    state: TrackState,
+    latency_ms: float,
 ) -> dict[str, object]:
-    """One frame's JSON line: boxes to a thousandth of a pixel, times to a microsecond."""
+    """One frame's JSON line: boxes to a thousandth of a pixel, when it was read to a millisecond, what it took to a
+    microsecond."""
     return {
-        "frame": index,
+        "frame": number,
+        "time": None if read_at is None else round(read_at, 3),
         "box": [round(v, 3) for v in box],
         "score": None if score is None else round(score, 6),
         "ok": state != "lost",
@@ -607,13 +629,14 @@ def _record(
     }
 
 
-def _summary(latencies: Latencies, lost: int, label: str, output: Path | None, jsonl: str | None) -> str:
+def _summary(latencies: Latencies, skipped: int, lost: int, label: str, output: Path | None, jsonl: str | None) -> str:
     written = [str(target) for target in (output, jsonl) if target is not None and target != "-"]
     wrote = f"; wrote {', '.join(written)}" if written else ""
     if not latencies:
         return f"1 frame, nothing to track after it, {label}{wrote}"
+    passed = f", {skipped} passed over" if skipped else ""
     return (
-        f"{len(latencies) + 1} frames, lost in {lost}, {latencies.fps:.1f} fps "
+        f"{len(latencies) + 1} frames{passed}, lost in {lost}, {latencies.fps:.1f} fps "
         f"(median {latencies.median:.2f} ms, mean {latencies.mean:.2f} ms), {label}{wrote}"
     )
 

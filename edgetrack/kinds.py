@@ -48,6 +48,15 @@ def check(options: Options) -> None:
         raise OptionError(f"got look_around={options.look_around!r}; expected True, False, or None for the model's own")
 
 
+def in_force(manifest: Manifest, options: Options) -> dict[str, str | float | None]:
+    """By name, what `options` come to on a model: the manifest's where one was left out, 0 where there is no update.
+    Nothing where the kind of model has no such options."""
+    if manifest.kind == "vtt":
+        return {}
+    own = manifest.online.model_dump()
+    return {name: own[name] or 0 if value is None else value for name, value in options._asdict().items()}
+
+
 def graphs(manifest: Manifest, options: Options) -> tuple[str, ...]:
     """The graphs that the algorithm of a model will run.
 

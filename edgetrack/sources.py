@@ -21,6 +21,10 @@ decoders drop a frame or two at an edit on purpose. Elsewhere the number is dura
 sound track or a varying rate spoils: there, and for a recording from a network, the shortfall must exceed one second
 and a twentieth of the promise. MPEG streams promise nothing and can be cut unnoticed. A camera or a live stream has no
 end of its own, so its end is an error too.
+
+**What is live is not waited for.** Of a camera, and of a network stream that names no length, the newest frame is
+delivered, and those that came while nobody asked are passed over, unless `every_frame` is asked for. A pipeline queues
+what its ``appsink`` does not drop: ``appsink drop=true max-buffers=1`` keeps the newest.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ import errno
 import os
 import re
 import stat
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
@@ -39,6 +44,7 @@ import numpy as np
 from edgetrack.arguments import path_text, plain, require_utf8
 from edgetrack.errors import SourceError
 from edgetrack.imaging import import_cv2
+from edgetrack.newest import Newest
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -63,6 +69,8 @@ class Source:
         frame_count: frames to expect, or None for a live source; an estimate for some containers.
         size: (width, height) of the first frame in pixels; later frames of a folder may differ.
         files: what is read, so that nobody writes over it; empty for cameras, streams and pipelines.
+        skipped: frames that were passed over before the last one that was delivered, because it was newer.
+        read_at: when that one had been read, as Unix time in seconds; None where files are read.
     """
 
     def __init__(
@@ -82,8 +90,10 @@ class Source:
         self._frames = frames
         self._release = release
         self._closed = False
+        self.skipped = 0
+        self.read_at: float | None = None
         try:
-            self._first: Frame | None = next(frames, None)
+            self._first: Frame | None = self._read()
             if self._first is None:
                 raise SourceError(f"{name}: opened, but not one frame could be read")
         except BaseException:
@@ -101,7 +111,17 @@ class Source:
         if self._first is not None:
             frame, self._first = self._first, None
             return frame
-        return next(self._frames)
+        if (read := self._read()) is None:
+            raise StopIteration
+        return read
+
+    def _read(self) -> Frame | None:
+        frame = next(self._frames, None)
+        if isinstance(self._frames, Newest):
+            self.skipped, self.read_at = self._frames.skipped, self._frames.read_at
+        elif not self.files:
+            self.read_at = time.time()
+        return frame
 
     def close(self) -> None:
         """Release the file or device. Closing twice is fine; reading afterwards raises `SourceError`."""
@@ -118,12 +138,15 @@ class Source:
         self.close()
 
 
-def open_source(source: str | os.PathLike[str] | int | Sequence[str | os.PathLike[str]]) -> Source:
+def open_source(
+    source: str | os.PathLike[str] | int | Sequence[str | os.PathLike[str]], *, every_frame: bool = False
+) -> Source:
     """Open `source` and read its first frame; the module's docstring lists what it may be.
 
     Args:
         source: a path, image pattern, camera index, URL or pipeline as text, or a list of image paths in playing order.
             A `pathlib.Path` is a path or a pattern, whatever it looks like.
+        every_frame: whether each frame of a camera or live stream is delivered, however late, rather than the newest.
 
     Raises:
         SourceError: it is missing, empty or cannot be read. While iterating: an image that cannot be decoded (named),
@@ -133,21 +156,21 @@ def open_source(source: str | os.PathLike[str] | int | Sequence[str | os.PathLik
     given: Any = plain(source)
     # Python neither reads nor writes numbers of thousands of digits; no camera has one of a hundred.
     if isinstance(given, int) and not isinstance(given, bool) and given >= 0:
-        return _open_camera(min(given, 10**99))
+        return _open_camera(min(given, 10**99), every_frame)
     if isinstance(given, Sequence) and not isinstance(given, str | bytes):
         return _open_images(f"{len(given)} images", [Path(_text(path, "a path for each image")) for path in given])
     text = _text(given, "a path, an image pattern, a camera index, a URL, a pipeline or a list of image paths")
     if isinstance(given, os.PathLike):
-        return _open_path(text)
+        return _open_path(text, every_frame)
     if re.fullmatch(r"\d+", text):
-        return _open_camera(int(text[:99]))
+        return _open_camera(int(text[:99]), every_frame)
     if " ! " in text:
         return _open_pipeline(text)
     if re.match("file://", text, re.IGNORECASE):
-        return _open_path(_path_of_url(text))
+        return _open_path(_path_of_url(text), every_frame)
     if re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE):
-        return _open_stream(text)
-    return _open_path(text)
+        return _open_stream(text, every_frame)
+    return _open_path(text, every_frame)
 
 
 def is_live(source: str) -> bool:
@@ -185,12 +208,12 @@ def natural_key(path: Path) -> list[tuple[bool, int, str]]:
     return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
-def _open_path(text: str) -> Source:
+def _open_path(text: str, every_frame: bool) -> Source:
     path = Path(text)
     mode = _mode(path)
     # udev gives cameras names that stay, as links: in /dev/v4l, and where its rules say.
     if camera := re.fullmatch(r"/dev/video(\d+)", os.path.realpath(path)):
-        return _open_camera(int(camera[1]))
+        return _open_camera(int(camera[1]), every_frame)
     if stat.S_ISDIR(mode):
         images = _images_in(path, re.compile(".*"))
         if not images:
@@ -321,7 +344,7 @@ def _open_video(path: Path) -> Source:
     return Source(str(path), frames, fps=fps, frame_count=count, files=[path], release=capture.release)
 
 
-def _open_camera(index: int) -> Source:
+def _open_camera(index: int, every_frame: bool) -> Source:
     cv2 = import_cv2()
     capture = cv2.VideoCapture(min(index, 2**31 - 1))  # OpenCV counts in 32 bits; there is none with that number
     name = f"camera {index}"
@@ -330,10 +353,10 @@ def _open_camera(index: int) -> Source:
         raise SourceError(
             f"{name}: cannot be opened; check that it is plugged in, not in use, and readable by this user"
         )
-    return Source(name, _read_live(capture, name), fps=_rate(cv2, capture), release=capture.release)
+    return _live(cv2, capture, name, every_frame)
 
 
-def _open_stream(url: str) -> Source:
+def _open_stream(url: str, every_frame: bool) -> Source:
     cv2 = import_cv2()
     name = _redacted(url)
     capture = cv2.VideoCapture(require_utf8(url, SourceError, name))
@@ -342,10 +365,18 @@ def _open_stream(url: str) -> Source:
         raise SourceError(f"{name}: the stream cannot be opened; check the address, the network and the credentials")
     fps, count = _rate(cv2, capture), _count(cv2, capture)
     if count is None:
-        frames = _read_live(capture, name)
-    else:
-        frames = _read_promised(capture, name, count, _loose_tolerance(fps, count))
+        return _live(cv2, capture, name, every_frame)
+    frames = _read_promised(capture, name, count, _loose_tolerance(fps, count))
     return Source(name, frames, fps=fps, frame_count=count, release=capture.release)
+
+
+def _live(cv2: Any, capture: Any, name: str, every_frame: bool) -> Source:
+    """What has no end of its own, each frame or the newest."""
+    fps, frames = _rate(cv2, capture), _read_live(capture, name)
+    if every_frame:
+        return Source(name, frames, fps=fps, release=capture.release)
+    newest = Newest(frames, capture.release)
+    return Source(name, newest, fps=fps, release=newest.close)
 
 
 def _open_pipeline(pipeline: str) -> Source:

@@ -27,7 +27,7 @@ import edgetrack
 import edgetrack_runtimes
 from edgetrack import cli, errors
 from edgetrack.bundle import Bundle, pack
-from edgetrack.sources import open_source
+from edgetrack.sources import Source, natural_key, open_source, read_image
 
 BOX = "20,50,24,24"
 
@@ -107,6 +107,10 @@ def test_standard_output_is_json_lines_with_the_boxes_of_the_tracker(
         "precision": "fp32",
         "threads": 1,
         "decode": "fused",
+        "window": 0.5,
+        "update_interval": 0,
+        "update_threshold": 0.015,
+        "look_around": False,
         "redetect": None,
         "redetect_interval": None,
     }
@@ -120,6 +124,7 @@ def test_standard_output_is_json_lines_with_the_boxes_of_the_tracker(
         assert record["score"] == pytest.approx(expected.score, abs=1e-6)
         assert (record["ok"], record["state"]) == (expected.ok, expected.state.value)
         assert record["latency_ms"] > 0
+        assert record["time"] is None  # a file's frames have none
     assert "25 frames, lost in 0" in result.stderr
     assert "colour fp32 | onnxruntime-cpu" in result.stderr
 
@@ -151,7 +156,8 @@ def test_online_options_reach_the_tracker(
     monkeypatch.setattr(edgetrack, "Tracker", spy)
     options = ("--decode", "cached", "--window", 0.25, "--update-interval", 3, "--update-threshold", 0.1)
     options = (*options, "--no-look-around")
-    result = track(folder, *options, "--precision", "fp32", "--cache-dir", tmp_path / "engines")
+    options = (*options, "--precision", "fp32", "--cache-dir", tmp_path / "engines", "--allow-fallback")
+    result = track(folder, *options, "--jsonl", "-")
     assert result.exit_code == 0
     assert seen == {
         "precision": "fp32",
@@ -161,10 +167,14 @@ def test_online_options_reach_the_tracker(
         "update_interval": 3,
         "update_threshold": 0.1,
         "look_around": False,
+        "allow_fallback": True,
         "cache_dir": str(tmp_path / "engines"),
         "redetect": None,
         "redetect_interval": None,
     }
+    header = records(result.stdout)[0]
+    in_force = ("decode", "window", "update_interval", "update_threshold", "look_around")
+    assert {name: header[name] for name in in_force} == {name: seen[name] for name in in_force}
     without = track(folder, "--redetect-interval", 4)
     assert without.exit_code == 2
     assert "got redetect_interval=4 without redetect" in without.stderr
@@ -415,7 +425,7 @@ def test_what_is_live_is_opened_once_the_model_is_loaded(
         order.append("model")
         return real(*arguments, **options)
 
-    def opened(source: str) -> Any:
+    def opened(source: str, every_frame: bool) -> Any:
         order.append(source)
         return open_source(folder)
 
@@ -425,6 +435,34 @@ def test_what_is_live_is_opened_once_the_model_is_loaded(
         assert track(live).exit_code == 0
         assert order == ["model", live]
         order.clear()
+
+
+def test_frames_passed_over_are_numbered_and_said(track: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Camera(Source):
+        """The frames of a folder, of which every third was taken, with the times of a clock."""
+
+        def _read(self) -> np.ndarray | None:
+            frame = super()._read()
+            if frame is not None:
+                self.skipped += 0 if self.read_at is None else 2
+                self.read_at = 1.7e9 + 0.1 if self.read_at is None else self.read_at + 0.1
+            return frame
+
+    asked = []
+
+    def opened(source: str, every_frame: bool) -> Source:
+        asked.append(every_frame)
+        files = sorted(folder.iterdir(), key=natural_key)
+        return Camera("camera 0", map(read_image, files), files=files)
+
+    monkeypatch.setattr("edgetrack.sources.open_source", opened)
+    result = track("0", "--jsonl", "-")
+    _, *rest = records(result.stdout)
+    assert [record["frame"] for record in rest] == [3 * i for i in range(25)]
+    np.testing.assert_allclose([record["time"] for record in rest], 1.7e9 + 0.1 * np.arange(1, 26), atol=2e-3)
+    assert "25 frames, 48 passed over, lost in 0" in result.stderr
+    track("0", "--every-frame")
+    assert asked == [False, True]
 
 
 def test_every_error_has_a_documented_code() -> None:

@@ -6,9 +6,11 @@ import errno
 import math
 import os
 import re
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from threading import Semaphore
 from typing import Any
 
 import cv2
@@ -479,11 +481,86 @@ def test_a_device_that_is_no_camera_is_named() -> None:
 
 def test_camera_that_stops_is_an_error_after_its_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     use_capture(monkeypatch, FakeCapture(3, 0))
-    source = open_source("2")
+    source = open_source("2", every_frame=True)
     assert (source.frame_count, source.fps) == (None, 30)
     assert len([next(source) for _ in range(3)]) == 3
     with pytest.raises(SourceError, match="camera 2: stopped delivering after 3 frames"):
         next(source)
+
+
+class PacedCapture(FakeCapture):
+    """One whose frames come when `pace` is released."""
+
+    def __init__(self, held: int, promised: float = 0) -> None:
+        super().__init__(held, promised)
+        self.pace, self.reads = Semaphore(0), Semaphore(0)
+
+    def read(self) -> tuple[bool, np.ndarray | None]:
+        self.reads.release()
+        assert self.pace.acquire(timeout=10)
+        return super().read()
+
+    def show(self, count: int) -> None:
+        """Let `count` frames, or the end after them, come, and wait until they are read."""
+        for _ in range(count):
+            self.pace.release()
+            assert self.reads.acquire(timeout=10)
+
+    def start(self) -> None:
+        """Let the first frame come, and wait for nothing."""
+        self.pace.release()
+
+
+@pytest.mark.parametrize("name", ["0", "/dev/video3", "rtsp://10.0.0.7/live"])
+def test_of_what_is_live_the_newest_is_delivered(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    capture = PacedCapture(9)
+    use_capture(monkeypatch, capture)
+    capture.start()
+    before = time.time()
+    source = open_source(name)
+    for _ in range(2):  # of the first frame, and of the one that is waited for
+        assert capture.reads.acquire(timeout=10)
+    next(source)
+    assert source.skipped == 0
+    capture.show(5)
+    next(source)
+    assert source.skipped == 4
+    assert before <= source.read_at <= time.time()
+    capture.show(1)
+    next(source)
+    assert source.skipped == 4
+    capture.pace.release(3)
+    with pytest.raises(SourceError, match="stopped delivering after 9 frames"):
+        list(source)
+    source.close()
+    assert capture.released == 1
+
+
+def test_every_frame_of_what_is_live_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_capture(monkeypatch, FakeCapture(50, 0))
+    source = open_source("rtsp://10.0.0.7/live", every_frame=True)
+    time.sleep(0.05)
+    for _ in range(50):
+        next(source)
+        assert source.skipped == 0
+        assert abs(source.read_at - time.time()) < 60
+    with pytest.raises(SourceError, match="stopped delivering after 50 frames"):
+        next(source)
+
+
+def test_what_names_a_length_or_ends_of_itself_is_read_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(cv2.videoio_registry, "hasBackend", lambda _: True)
+    for name, promised in (("http://host/clip.mp4", 40), ("filesrc location=a.mp4 ! appsink", 0)):
+        use_capture(monkeypatch, FakeCapture(40, promised))
+        source = open_source(name)
+        time.sleep(0.02)
+        assert len(list(source)) == 40
+        assert source.skipped == 0
+        assert source.read_at is not None
+    monkeypatch.undo()
+    source = open_source(write_video(tmp_path / "clip.mp4"))
+    assert len(list(source)) == 40
+    assert (source.skipped, source.read_at) == (0, None)
 
 
 def test_stream_password_stays_out_of_names_and_messages(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,8 @@ _HALF = ("fp16", "bf16")
 
 
 class Model:
-    """The graphs of a bundle on one backend. Made by `load`; may be shared between threads and trackers.
+    """The graphs of a bundle on one backend. Made by `load`; may be shared between threads and trackers. As a context
+    manager it is closed at the end.
 
     Attributes:
         bundle: the bundle it came from.
@@ -96,6 +97,12 @@ class Model:
             for session in self._sessions.values():
                 session.close()
             self._sessions.clear()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def __repr__(self) -> str:
         closed = ", closed" if self._closed else ""
@@ -166,6 +173,8 @@ def load_for(
     if cache_text is None and cache_dir is not None:
         raise OptionError(f"got cache_dir={cache_dir!r}; expected the path of a folder, or None for the default")
     cache = None if cache_text is None else Path(cache_text)
+    if cache is not None and os.path.exists(cache) and not os.path.isdir(cache):
+        raise OptionError(f"got cache_dir={cache_text!r}, which is a file; expected a folder, which may be yet to make")
     if isinstance(model, Model):
         model.check_open()
         asked = {
@@ -236,17 +245,22 @@ def _first_that_opens(opened: Callable[[str], Model]) -> Model:
     for status in discover():
         backend = status.backend
         if not status.available:
-            refusals.append(f"{backend}: {status.reason}")
+            refusals.append(_of(backend, status.reason))
             continue
         try:
             model = opened(backend)
         except BackendError as error:
             logger.warning("%s is available but cannot run the model, trying the next backend: %s", backend, error)
-            refusals.append(f"{backend}: {error}")
+            refusals.append(_of(backend, str(error)))
             continue
         logger.info("backend auto: chose %s for %r; passed over: %s", backend, model, "; ".join(refusals) or "none")
         return model
     raise BackendUnavailableError("no backend can run the model:\n  " + "\n  ".join(refusals))
+
+
+def _of(backend: str, reason: str) -> str:
+    """A reason under the name of its backend, which many begin with."""
+    return f"{backend}: {reason.removeprefix(f'{backend}: ')}"
 
 
 def _variant(manifest: Manifest, precision: str, backend: str) -> tuple[str, str]:

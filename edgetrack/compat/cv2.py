@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -34,7 +33,7 @@ class Tracker:
         """Make a tracker of `model`; `options` are those of `edgetrack.Tracker`, and so are the errors."""
         return cls(edgetrack.Tracker(model, **options))
 
-    def init(self, image: NDArray[np.uint8], boundingBox: Sequence[float]) -> None:
+    def init(self, image: NDArray[Any], boundingBox: Sequence[float]) -> None:
         """Take the target at `boundingBox`, (x, y, w, h) in pixels, of the BGR uint8 `image`. May be called again.
 
         Raises:
@@ -43,7 +42,7 @@ class Tracker:
         self._tracker.init(image, boundingBox)
         self._score = 0.0
 
-    def update(self, image: NDArray[np.uint8]) -> tuple[bool, tuple[int, int, int, int]]:
+    def update(self, image: NDArray[Any]) -> tuple[bool, tuple[int, int, int, int]]:
         """Find the target: (True, (x, y, w, h)), or (False, (0, 0, 0, 0)) when it cannot be located in this image.
 
         Raises:

@@ -364,6 +364,13 @@ def test_closing(colour_bundle) -> None:
         session.run({"templates": np.zeros((2, 32, 32, 3), np.float32)})
 
 
+def test_a_model_is_closed_at_the_end_of_its_block(colour_bundle) -> None:
+    with load(colour_bundle.root, CPU, threads=1) as model:
+        model.session("template")
+    with pytest.raises(SessionClosedError, match="'colour' was closed"):
+        model.session("template")
+
+
 def test_a_closed_model_is_loaded_again_not_used(colour_bundle, scene) -> None:
     frames, truth = scene
     model = load(colour_bundle.root, "onnxruntime-cpu")
@@ -387,6 +394,14 @@ def test_names_that_are_none(colour_bundle, options) -> None:
 def test_a_cache_folder_that_is_no_path(colour_bundle, colour_model, folder, loaded) -> None:
     with pytest.raises(OptionError, match=r"got cache_dir=.*; expected the path of a folder, or None"):
         load(colour_model if loaded else colour_bundle.root, cache_dir=folder)
+
+
+def test_a_cache_folder_that_is_a_file(colour_bundle, tmp_path) -> None:
+    """Also for a backend that keeps nothing there."""
+    (tmp_path / "file").touch()
+    with pytest.raises(OptionError, match="which is a file; expected a folder"):
+        load(colour_bundle.root, CPU, cache_dir=tmp_path / "file")
+    load(colour_bundle.root, CPU, cache_dir=tmp_path / "yet to make")
 
 
 @pytest.mark.parametrize("value", ["no", 1, None, np.int64(0), np.zeros(2)], ids=repr)

@@ -428,6 +428,7 @@ def demo(
         "mean overlap": f"{result.overlap:.3f} over {result.frames - result.hidden} frames in sight"
         + (f"; hidden in {result.hidden}" if result.hidden else ""),
         "success rate": f"{result.success:.1%} of them with an overlap above 0.5",
+        "said": f"lost in {result.lost} frames, held though hidden or not there in {result.misled}",
         "wrote": f"{result.video}, {result.picture}",
     }
     for name, value in rows.items():

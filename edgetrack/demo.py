@@ -36,6 +36,8 @@ class DemoResult:
         hidden: those in which the target was out of sight; they do not count below.
         overlap: mean intersection over union with the true box.
         success: share of frames in which it is above 0.5.
+        lost: frames in which the target was said to be lost, hidden or not.
+        misled: frames in which it was said to be where it was not: hidden, or with an overlap of 0.5 at most.
         fps: frames per second of the tracker alone, of the median; drawing and encoding do not count.
         latency_ms: median time of one update.
         video, picture: the files written.
@@ -49,6 +51,8 @@ class DemoResult:
     hidden: int
     overlap: float
     success: float
+    lost: int
+    misled: int
     fps: float
     latency_ms: float
     video: Path
@@ -95,6 +99,7 @@ def run_demo(
     moments = MOMENTS if frames > max(MOMENTS) else tuple(np.linspace(0, frames - 1, 4).round().astype(int).tolist())
     pictures: dict[int, Image] = {}
     overlaps: list[float] = []
+    lost = misled = 0
     latencies = Latencies()
     scene = Scene(seed)
     with VideoFile(output / "demo.mp4", FPS, scene.size) as video:
@@ -106,8 +111,11 @@ def run_demo(
             else:
                 track = tracker.update(frame.image)
                 latencies.add(track.latency_ms)
+                iou = 0.0 if frame.hidden else float(overlap(np.asarray(track.box), np.asarray(frame.box)))
                 if not frame.hidden:
-                    overlaps.append(float(overlap(np.asarray(track.box), np.asarray(frame.box))))
+                    overlaps.append(iou)
+                lost += not track.ok
+                misled += track.ok and iou <= 0.5
                 label += f" | {latencies.fps:.0f} fps"
                 image = annotate_track(frame.image, track, label)
             video.write(image)
@@ -126,6 +134,8 @@ def run_demo(
         hidden=frames - 1 - len(overlaps),
         overlap=float(np.mean(overlaps)),
         success=float(np.mean(np.asarray(overlaps) > 0.5)),
+        lost=lost,
+        misled=misled,
         fps=latencies.fps,
         latency_ms=latencies.median,
         video=output / "demo.mp4",

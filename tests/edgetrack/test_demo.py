@@ -48,7 +48,10 @@ class FilmOfFour:
 
 
 class TrackerOfThree:
-    """Stands in for the tracker: exact, then far off while the target is hidden, then half a box off."""
+    """Stands in for the tracker: exact, then far off while the target is hidden, then half a box off; `oks` is what it
+    says of each."""
+
+    oks = (True, True, True)
 
     def __init__(self, model: str, backend: str, precision: str, threads: int, redetect: Any) -> None:
         self.search = SimpleNamespace(manifest=SimpleNamespace(name=redetect))
@@ -56,13 +59,14 @@ class TrackerOfThree:
         manifest = SimpleNamespace(name=model)
         self.model = SimpleNamespace(manifest=manifest, backend=backend, precision=precision, options=options)
         self.times = iter((2.0, 4.0, 30.0))
+        self.said = iter(self.oks)
         self.boxes = iter([(10.0, 10.0, 20.0, 10.0), (50.0, 40.0, 5.0, 5.0), (20.0, 10.0, 20.0, 10.0)])
 
     def init(self, frame: np.ndarray, box: tuple[float, ...]) -> None:
         assert box == (10.0, 10.0, 20.0, 10.0)
 
     def update(self, frame: np.ndarray) -> edgetrack.Track:
-        return edgetrack.Track(next(self.boxes), 0.5, True, next(self.times), {})
+        return edgetrack.Track(next(self.boxes), 0.5, next(self.said), next(self.times), {})
 
 
 def test_numbers_leave_out_the_first_frame_and_the_hidden_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -76,6 +80,25 @@ def test_numbers_leave_out_the_first_frame_and_the_hidden_ones(monkeypatch: pyte
     assert (result.fps, result.latency_ms) == (250, 4)
     assert (result.model, result.backend) == ("some-model + some-search", "some-backend")
     assert (result.precision, result.threads) == ("int8", 3)
+
+
+@pytest.mark.parametrize(
+    ("oks", "lost", "misled"),
+    [
+        ((True, True, True), 0, 2),
+        ((True, False, False), 2, 0),
+        ((False, True, False), 2, 1),
+        ((True, False, True), 1, 1),
+    ],
+)
+def test_what_is_said_of_the_target_is_counted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, oks: tuple[bool, ...], lost: int, misled: int
+) -> None:
+    monkeypatch.setattr(demo, "Scene", FilmOfFour)
+    monkeypatch.setattr(edgetrack, "Tracker", TrackerOfThree)
+    monkeypatch.setattr(TrackerOfThree, "oks", oks)
+    result = run_demo(tmp_path, "some-model", "some-backend", frames=4, seed=7, redetect="some-search")
+    assert (result.lost, result.misled) == (lost, misled)
 
 
 def test_too_short_a_film_and_a_bad_folder_are_refused(

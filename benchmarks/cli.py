@@ -140,6 +140,10 @@ def accuracy(
     window: Annotated[float | None, typer.Option(help="Penalty on leaving the centre, 0 to 1.")] = None,
     update_interval: Annotated[int | None, typer.Option(help="Frames between template updates; 0 for none.")] = None,
     update_threshold: Annotated[float | None, typer.Option(help="Update only above this mean likelihood.")] = None,
+    scale: Annotated[
+        float | None,
+        typer.Option(help="Frames and boxes times this, such as 0.25, for small targets.", min=0.01, max=4),
+    ] = None,
     processes: Annotated[int, typer.Option(help="Processes, each with whole sequences.", min=1)] = 1,
     ray: Annotated[
         bool, typer.Option("--ray", help="Let Ray place the processes; RAY_ADDRESS names a cluster.")
@@ -152,9 +156,14 @@ def accuracy(
     from benchmarks.accuracy import evaluate
     from benchmarks.contenders import Spec
     from benchmarks.datasets import read_dataset
+    from benchmarks.scaled import scaled
 
     spec = Spec(model, backend, precision, threads, decode, window, update_interval, update_threshold)
-    data = read_dataset(dataset, tuple(sequence or ()))
+    data, left_out = read_dataset(dataset, tuple(sequence or ())), ()
+    if scale is not None:
+        data, left_out = scaled(data, scale)
+    if left_out:
+        typer.echo(f"left out, smaller than a pixel: {', '.join(left_out)}", err=True)
     with _progress("track", len(data.sequences)) as advance:
         scores, content = evaluate(spec, data, out, protocol, processes=processes, cluster=ray, advance=advance)
     _print_scores(scores, content["contender"]["label"], quiet=json == "-")

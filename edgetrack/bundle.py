@@ -113,7 +113,8 @@ class OnlineSettings(_Part):
         window: strength of the Hanning penalty on the centre, 0 (none) to 1 (the paper's).
         update_interval: frames between template updates; None never updates.
         update_threshold: a template is taken when the mean of the four likelihoods is above this.
-        clip_margin: pixels of a box's width and height that are kept in view.
+        clip_margin: pixels of a box's width and height that are kept in view, and the least that these are; 10 is the
+            official tracker's.
         hold_size: whether the searched region keeps its size while the score is below its threshold; for scores that
             are calibrated.
         look_around: whether a lost target is looked for around where it was, too; for scores that are calibrated.

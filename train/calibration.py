@@ -40,6 +40,9 @@ SIZE_CHANGE = 0.25
 """Standard deviation of the logarithm of the factor by which a target's width and height change from one frame to the
 next, as a tracker sees it: more than the 0.06 to 0.10 by which its own right boxes change, for frames that are left out
 and targets that turn."""
+CLIP_MARGIN = 2.0
+"""Pixels that a SeqTrack's boxes are wide and high at least. The official tracker's are 10: of a target of 6 it can
+give no box that is right, which a score made of what the decoder says knows nothing of."""
 SIZE_EVIDENCE = -0.25
 """What the sizes of a target that is followed are as evidence, on the average: never certain, always a little off. A
 pair has no frame before, so that its fit knows nothing of it."""

@@ -270,7 +270,7 @@ def calibrate(
     import torch
 
     from edgetrack.decoding import CENTRE_STEPS, SIZE_STEPS
-    from train.calibration import SIZE_CHANGE
+    from train.calibration import CLIP_MARGIN, SIZE_CHANGE
     from train.calibration import calibrate as run
     from train.checkpoints import CheckpointError, load_model, save_model
     from train.data.labels import DatasetError
@@ -294,7 +294,8 @@ def calibrate(
             # A calibrated score says when the tracker is in doubt; the rest of what it does is the export's to default.
             change = SIZE_CHANGE if SIZE_STEPS[model.config.order] else 0.0
             facts["online"] = {"window": window, "size_change": change, "mean_within": within}
-            facts["online"] |= {"hold_size": True, "look_around": True, "match_illumination": True}
+            facts["online"] |= {"clip_margin": CLIP_MARGIN, "hold_size": True, "look_around": True}
+            facts["online"] |= {"match_illumination": True}
         else:
             facts["online"] = {"second_look": SECOND_LOOK, "match_illumination": True}
         facts |= {"score": score, "calibration": {"pairs": count, "absent": absent, "auroc": auroc, "error": deviation}}

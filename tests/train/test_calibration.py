@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from edgetrack.bundle import OverlapScore
 from edgetrack.decoding import Decoded, hanning_window
 from edgetrack.scoring import expected_overlap, score_features
-from train.calibration import EASE, SIZE_EVIDENCE, calibrate, logistic_regression
+from train.calibration import CLIP_MARGIN, EASE, SIZE_EVIDENCE, calibrate, logistic_regression
 from train.checkpoints import load_model, save_model
 from train.cli import app
 from train.data.mixture import datasets
@@ -106,6 +106,7 @@ def test_the_command_adds_the_map_to_the_weights(tmp_path: Path) -> None:
     assert metadata["training"] == {"step": 9}
     assert metadata["online"]["window"] == 0.5
     assert metadata["online"]["match_illumination"]
+    assert metadata["online"]["clip_margin"] == CLIP_MARGIN
     OverlapScore.model_validate(metadata["score"])
 
 

@@ -211,7 +211,7 @@ find what all pictures have, and most of the time that a step would take is thei
 _VTT_NANO = Recipe(
     vtt.PRESETS["vtt-nano"],
     mixture=Mixture(video=0.4, stills=0.3, scenes=0.3),
-    pairs=PairConfig(absent=0.2, template_jitter=0.1, window=0.5, shrink=0.25),
+    pairs=PairConfig(absent=0.2, template_jitter=0.1, window=0.5, shrink=0.25, shade=0.3),
     batch=32,
     steps=4000,
     lr=2.5e-4,

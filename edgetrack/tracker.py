@@ -196,8 +196,8 @@ class Tracker:
             raise NotInitialisedError("update() was called before init(); call init(frame, box) with the first box")
         frame = check_frame(frame)
         frame_size = (frame.shape[1], frame.shape[0])
-        state, factor = self._state, growth(self._frame_size, frame_size)
-        if frame_size != self._frame_size and factor is not None:
+        state = self._state
+        if frame_size != self._frame_size and (factor := growth(self._frame_size, frame_size)) is not None:
             state = state.rescaled(factor)
         state, estimate = self._algorithm.step(state, frame)
         self._state, self._frame_size = state, frame_size

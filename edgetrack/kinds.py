@@ -53,8 +53,8 @@ def in_force(manifest: Manifest, options: Options) -> dict[str, str | float | No
     Nothing where the kind of model has no such options."""
     if manifest.kind == "vtt":
         return {}
-    own = manifest.online.model_dump()
-    return {name: own[name] or 0 if value is None else value for name, value in options._asdict().items()}
+    own = {name: 0 if value is None else value for name, value in manifest.online.model_dump().items()}
+    return {name: own[name] if value is None else value for name, value in options._asdict().items()}
 
 
 def graphs(manifest: Manifest, options: Options) -> tuple[str, ...]:

@@ -114,6 +114,7 @@ def test_standard_output_is_json_lines_with_the_boxes_of_the_tracker(
         "redetect": None,
         "redetect_interval": None,
     }
+    assert header["look_around"] is False
     assert (first["frame"], first["box"], first["score"], first["ok"]) == (0, [20, 50, 24, 24], None, True)
     reference = edgetrack.Tracker(colour_model)
     reference.init(scene[0][0], (20, 50, 24, 24))

@@ -83,7 +83,7 @@ class Newest:
         except Exception as error:
             end = error
         finally:
-            self._release()
-            with self._changed:
+            with self._changed:  # first: whoever waits would wait for ever where releasing fails
                 self._end = end
                 self._changed.notify_all()
+            self._release()

@@ -190,6 +190,15 @@ def test_auto_says_why_no_backend_will_do(colour_bundle, opened, machine) -> Non
     assert "openvino-cpu: openvino-cpu cannot compile track" in str(caught.value)
 
 
+def test_a_reason_that_names_its_backend_is_not_named_twice(colour_bundle, monkeypatch) -> None:
+    reason = "openvino-cpu: openvino cannot be imported"
+    statuses = [BackendStatus("openvino-cpu", False, reason, None, ()), BackendStatus(CPU, False, "no", None, ())]
+    monkeypatch.setattr(edgetrack.model, "discover", lambda: statuses)
+    with pytest.raises(BackendUnavailableError) as caught:
+        load(colour_bundle.root)
+    assert str(caught.value).splitlines()[1:] == [f"  {reason}", f"  {CPU}: no"]
+
+
 def test_a_named_backend_is_used_or_raises(colour_bundle, opened, machine) -> None:
     machine(CPU)
     opened.refused.add(("openvino-npu", "template"))

@@ -124,3 +124,14 @@ def test_closing_releases_once_the_read_at_hand_is_done(camera: Camera, monkeypa
     assert camera.was_released.wait(WAIT)
     frames.close()
     assert camera.released == 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_release_that_fails_leaves_nobody_waiting() -> None:
+    def release() -> None:
+        raise OSError("the driver is gone")
+
+    frames = Newest(iter([np.zeros((2, 2, 3), np.uint8)]), release)
+    assert next(frames).shape == (2, 2, 3)
+    with pytest.raises(StopIteration):
+        next(frames)

@@ -293,9 +293,15 @@ def calibrate(
         if model.config.kind == "seqtrack":
             # A calibrated score says when the tracker is in doubt; the rest of what it does is the export's to default.
             change = SIZE_CHANGE if SIZE_STEPS[model.config.order] else 0.0
-            facts["online"] = {"window": window, "size_change": change, "mean_within": within}
-            facts["online"] |= {"clip_margin": CLIP_MARGIN, "hold_size": True, "look_around": True}
-            facts["online"] |= {"match_illumination": True}
+            facts["online"] = {
+                "window": window,
+                "clip_margin": CLIP_MARGIN,
+                "size_change": change,
+                "mean_within": within,
+                "hold_size": True,
+                "look_around": True,
+                "match_illumination": True,
+            }
         else:
             facts["online"] = {"second_look": SECOND_LOOK, "match_illumination": True}
         facts |= {"score": score, "calibration": {"pairs": count, "absent": absent, "auroc": auroc, "error": deviation}}

@@ -135,3 +135,4 @@ def test_a_release_that_fails_leaves_nobody_waiting() -> None:
     assert next(frames).shape == (2, 2, 3)
     with pytest.raises(StopIteration):
         next(frames)
+    frames.close()

@@ -100,9 +100,7 @@ def redetecting(local: Model, search: Model, options: Options, interval: int) ->
     manifest = require_pair(local.manifest, search.manifest)
     settings = _settings(manifest, options)._replace(only_sure=True, hold_size=True)
     tracker = seqtrack.SeqTrack(local, options.decode, settings)
-    return LongTerm(
-        tracker, vtt.VTT(search, look_twice=False), interval, manifest.online.clip_margin, _reach(manifest, options)
-    )
+    return LongTerm(tracker, vtt.VTT(search), interval, manifest.online.clip_margin, _reach(manifest, options))
 
 
 def require_pair(local: Manifest, search: Manifest) -> SeqTrackManifest:

@@ -1,12 +1,13 @@
 """Local tracking with global re-detection: follow the target from frame to frame, and search all of it when it is lost.
 
 While the local tracker's score is below its threshold the target is lost. Where it stays lost for
-`edgetrack.lookaround.PATIENCE` frames, for the reason given there, the whole frame is searched from then on, and a
-candidate is given to the local tracker to look at in the same frame: the best one where the search is sure of it, and
-else the best in the first search, in the next the second best that lies elsewhere, and so on in turn, because a search
-that errs would err in the same way again. The local tracker looks with the size at which the target was seen: a search
-knows better where than how large. Only if the local tracker sees it there, with the low prior of any place
-elsewhere (`edgetrack.lookaround`), the target is found again.
+`edgetrack.lookaround.PATIENCE` frames, for the reason given there, the whole frame is searched from then on: at once,
+or, for a target that is small in it, in one view of it after the other (`edgetrack.views`). A candidate is given to the
+local tracker to look at in the same frame: the best one where the search is sure of it, and else the best in the first
+search of a view, in the next the second best that lies elsewhere, and so on in turn, because a search that errs would
+err in the same way again. The local tracker looks with the size at which the target was seen: a search knows better
+where than how large. Only if the local tracker sees it there, with the low prior of any place elsewhere
+(`edgetrack.lookaround`), the target is found again.
 
 A local tracker that looks around does so first, which costs less than a search. Where nothing is found it goes on from
 its own answer, in a region of the size that the target had when it was seen last.
@@ -106,8 +107,10 @@ class LongTerm:
         if self._reach is not None:
             elsewhere = look_around(self._local, state.local, frame, state.seen, state.lost, self._reach, self._margin)
         if elsewhere is None and is_gone(state.lost) and not state.wait:
-            searched, best = self._search.step(state.searched, frame)
-            elsewhere = self._confirmed(state, frame, searched, best.ok)
+            views = self._search.views(state.seen, (frame.shape[1], frame.shape[0]))
+            rank, turn = divmod(state.searches, len(views))
+            searched, best = self._search.search(state.searched, frame, views[turn])
+            elsewhere = self._confirmed(state, frame, searched, 0 if best.ok else rank)
             wait, has_searched = self._interval - 1, True
         timings = {**found.timings, REDETECT: (perf_counter_ns() - started) / 1e6}
         if elsewhere is not None:
@@ -118,11 +121,11 @@ class LongTerm:
         return after, found._replace(timings=timings)
 
     def _confirmed(
-        self, state: State, frame: NDArray[np.uint8], searched: vtt.State, is_sure: bool
+        self, state: State, frame: NDArray[np.uint8], searched: vtt.State, rank: int
     ) -> tuple[seqtrack.State, Estimate] | None:
-        """What the local tracker finds at the candidate whose turn it is; None where it does not see the target."""
+        """What the local tracker finds at the candidate of this rank; None where it does not see the target."""
         candidates = _apart(searched.boxes)
-        candidate = candidates[0 if is_sure else state.searches % len(candidates)]
+        candidate = candidates[rank % len(candidates)]
         size = state.seen[2:]
         box = np.concatenate([candidate[:2] + 0.5 * candidate[2:] - 0.5 * size, size])
         there, found = look(self._local, state.local, frame, box, self._margin)

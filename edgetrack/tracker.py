@@ -101,8 +101,8 @@ class Tracker:
             is lost in, for which such a frame takes twice as long. A template is then replaced at a score of 0.9 or
             more alone.
         redetect: a model of kind "vtt", given as `model` is. The whole frame is searched with it for a lost target,
-            from the sixteenth frame that it is lost in, and what it finds is taken once `model`, of kind "seqtrack", is
-            sure of it, too. A template is then replaced at a score of 0.9 or more alone. Where `model` is loaded and
+            from the sixteenth frame that it is lost in, one part in a frame where the target was small, and what it
+            finds is taken once `model`, of kind "seqtrack", is sure of it, too. A template is then replaced at a score of 0.9 or more alone. Where `model` is loaded and
             this is not, it is loaded for the same backend with the same options, and where its bundle can in the same
             precision.
         redetect_interval: frames from one such search to the next, at least; 1 where it is left out.
@@ -206,11 +206,11 @@ class Tracker:
         return Track((x, y, w, h), estimate.score, estimate.ok, latency_ms, estimate.timings, estimate.redetected)
 
     def candidates(self) -> tuple[Candidate, ...]:
-        """All that a search of the whole frame considered in the last `update`, the best first.
+        """All that the search considered in the last `update`, the best first.
 
         The best, which is what was answered, is as it was seen closer where it was looked at again. The others, and
-        which of them all is the best, are as the search of the whole frame had it. Nothing before the first `update`,
-        and, with `redetect`, where the last one did not search.
+        which of them all is the best, are as the search of the whole frame had it. With `redetect` they are those of
+        the part that was searched, and nothing where the last `update` did not search. Nothing before the first.
 
         Raises:
             OptionError: the tracker never searches whole frames.

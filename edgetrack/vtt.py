@@ -19,6 +19,7 @@ from edgetrack.illumination import Illumination, gains, illumination, relit
 from edgetrack.imaging import canvas_to_boxes, crop_square, enclosing_square, letterbox, normalise, overlap, rescaled
 from edgetrack.online import Clock, Estimate
 from edgetrack.scoring import logistic, logit
+from edgetrack.views import views
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,7 +40,7 @@ FOUND = 0.25
 """Overlap above which the first frame's answer is of the target, so that its size says something."""
 
 SMALLEST_PART = 0.25
-"""The smallest part of the frame, in units of its sides, that is looked at again; training shows as little."""
+"""The smallest part of the frame, in units of its sides, that is looked at alone; training shows as little."""
 
 WORTH_IT = 0.875
 """Of the frame's sides, above which a part is so much of what has been seen that it is not looked at again."""
@@ -80,17 +81,15 @@ class VTT:
 
     Args:
         model: of kind "vtt".
-        look_twice: whether the best candidate is looked at again where the manifest says so. What is asked for
-            candidates alone need not.
     """
 
-    def __init__(self, model: Model, *, look_twice: bool = True) -> None:
+    def __init__(self, model: Model) -> None:
         manifest = model.manifest
         if manifest.kind != "vtt":
             raise OptionError(f"got {manifest.name!r}, of kind {manifest.kind!r}; expected a model of kind 'vtt'")
         self._manifest = manifest
         self._template, self._search = model.session("template"), model.session("search")
-        self._second_look = manifest.online.second_look if look_twice else 0.0
+        self._second_look = manifest.online.second_look
 
     def init(self, frame: NDArray[np.uint8], box: NDArray[np.float64]) -> State:
         """Take the target from `frame` at `box`: the square of its longer side is the template.
@@ -113,30 +112,53 @@ class VTT:
 
     def step(self, state: State, frame: NDArray[np.uint8]) -> tuple[State, Estimate]:
         """Find the target of `state` in `frame`."""
-        manifest, clock = self._manifest, Clock()
-        factors = np.ones(3) if state.illumination is None else gains(state.illumination, illumination(frame))
-        boxes, scores = self._look(state, frame, factors, clock)
-        part = self._part(boxes[0], (frame.shape[1], frame.shape[0]))
+        clock, factors, frame_size = Clock(), _factors(state, frame), (frame.shape[1], frame.shape[0])
+        boxes, scores = self._look(state, frame, (0, 0, *frame_size), factors, clock)
+        part = self._part(boxes[0], frame_size)
         if part is not None:
-            x, y, width, height = part
-            again, sure = self._look(state, frame[y : y + height, x : x + width], factors, clock)
-            boxes[0], scores[0] = again[0] + (x, y, 0, 0), sure[0]
+            again, sure = self._look(state, frame, part, factors, clock)
+            boxes[0], scores[0] = again[0], sure[0]
+        return self._found(state, boxes, scores, clock)
+
+    def search(self, state: State, frame: NDArray[np.uint8], view: tuple[int, int, int, int]) -> tuple[State, Estimate]:
+        """Find the target of `state` in a view of `frame`, (x, y, w, h) in whole pixels, at one look."""
+        clock = Clock()
+        boxes, scores = self._look(state, frame, view, _factors(state, frame), clock)
+        return self._found(state, boxes, scores, clock)
+
+    def views(self, target: NDArray[np.float64], frame_size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
+        """What to search in turn for a target that was seen at `target` last; see `edgetrack.views`."""
+        canvas = self._manifest.preprocessing.search
+        return views(target, frame_size, (canvas.width, canvas.height), SMALLEST_PART)
+
+    def _found(
+        self, state: State, boxes: NDArray[np.float64], scores: NDArray[np.float64], clock: Clock
+    ) -> tuple[State, Estimate]:
+        """The best first, stretched, with calibrated scores."""
+        calibration = self._manifest.score
         sizes = boxes[:, 2:] * state.stretch
         boxes = np.concatenate([boxes[:, :2] + 0.5 * (boxes[:, 2:] - sizes), sizes], axis=1)
-        calibrated = np.asarray([calibrated_score(manifest.score, value) for value in scores.tolist()])
+        calibrated = np.asarray([calibrated_score(calibration, value) for value in scores.tolist()])
         score = float(calibrated[0])
         clock.lap("postprocess")
         found = replace(state, box=boxes[0], boxes=boxes, scores=calibrated)
-        return found, Estimate(score, score >= manifest.score.ok_threshold, clock.stages)
+        return found, Estimate(score, score >= calibration.ok_threshold, clock.stages)
 
     def _look(
-        self, state: State, image: NDArray[np.uint8], factors: NDArray[np.float64], clock: Clock
+        self,
+        state: State,
+        frame: NDArray[np.uint8],
+        view: tuple[int, int, int, int],
+        factors: NDArray[np.float64],
+        clock: Clock,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Boxes (N, 4), x, y, w, h in pixels of `image`, and probabilities (N,) of the candidates, the best first.
+        """Boxes (N, 4), x, y, w, h in pixels of `frame`, and probabilities (N,) of the candidates in a view of it.
 
-        The channels of `image` are multiplied by `factors`.
+        The best come first. The channels of `frame` are multiplied by `factors`.
         """
         preprocessing = self._manifest.preprocessing
+        x, y, width, height = view
+        image = frame[y : y + height, x : x + width]
         canvas = letterbox(image, preprocessing.search.width, preprocessing.search.height)
         search = normalise(relit(canvas.image, factors), preprocessing.mean, preprocessing.std)[None]
         extent = canvas.extent.astype(np.float32)[None]
@@ -146,7 +168,7 @@ class VTT:
         scores = out["scores"][0].astype(np.float64)
         order = np.argsort(-scores, kind="stable")
         boxes = out["boxes"][0].astype(np.float64)[order]
-        return canvas_to_boxes(boxes, canvas.extent, (image.shape[1], image.shape[0])), scores[order]
+        return canvas_to_boxes(boxes, canvas.extent, (width, height)) + np.asarray([x, y, 0, 0]), scores[order]
 
     def _part(self, box: NDArray[np.float64], frame_size: tuple[int, int]) -> tuple[int, int, int, int] | None:
         """The part of the frame, x, y, w, h in whole pixels, that is looked at again for a target at `box`.
@@ -166,6 +188,11 @@ class VTT:
         size = np.clip(np.rint(sides / scale * share), 1, frame).astype(int)
         corner = np.clip(np.rint(box[:2] + 0.5 * (box[2:] - size)), 0, frame - size).astype(int)
         return int(corner[0]), int(corner[1]), int(size[0]), int(size[1])
+
+
+def _factors(state: State, frame: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """What the channels of `frame` are multiplied by to be in the light that `state` asks for."""
+    return np.ones(3) if state.illumination is None else gains(state.illumination, illumination(frame))
 
 
 def calibrated_score(calibration: TopScore | LogisticScore, probability: float) -> float:

@@ -46,15 +46,28 @@ class ScriptedLocal:
 
 
 class ScriptedSearch:
-    """Answers the candidates, by their x, that the script says, and counts."""
+    """Answers the candidates, by their x, that the script says, and counts.
 
-    def __init__(self, answers: list[float | tuple[float, ...]], sure: bool = False) -> None:
+    Args:
+        answers: the candidates' x in each search, the best first.
+        sure: whether it says that the best is the target.
+        number_of_views: of a frame; by the x of each it is known which was searched.
+    """
+
+    def __init__(self, answers: list[float | tuple[float, ...]], sure: bool = False, number_of_views: int = 1) -> None:
         self.answers, self.sure, self.frames = answers, sure, []
+        self.number_of_views, self.searched = number_of_views, []
 
     def init(self, frame: np.ndarray, box: np.ndarray) -> vtt.State:
         return vtt.State(box, {}, np.ones(2), None, np.empty((0, 4)), np.empty(0))
 
-    def step(self, state: vtt.State, frame: np.ndarray) -> tuple[vtt.State, Estimate]:
+    def views(self, target: np.ndarray, frame_size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
+        return [(x, 0, 10, 10) for x in range(self.number_of_views)]
+
+    def search(
+        self, state: vtt.State, frame: np.ndarray, view: tuple[int, int, int, int]
+    ) -> tuple[vtt.State, Estimate]:
+        self.searched.append(view[0])
         answer = self.answers[len(self.frames)]
         self.frames.append(answer)
         boxes = np.asarray([[x, 0.0, 10.0, 10.0] for x in (answer if isinstance(answer, tuple) else (answer,))])

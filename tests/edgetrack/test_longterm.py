@@ -56,6 +56,28 @@ def test_other_candidates_are_looked_at_in_turn_where_they_lie_apart() -> None:
     assert [x for number, x in local.looks[2:] if x in candidates] == [100, 20, 60, 140, 100, 20, 60]
 
 
+def test_views_are_searched_in_turn_and_of_each_the_best_candidate_is_looked_at_first() -> None:
+    local = ScriptedLocal([0, 5, *[None] * 7])
+    search = ScriptedSearch([(100.0, 60.0), (140.0, 20.0), (180.0, 70.0)] * 3, number_of_views=3)
+    follow(local, search)
+    assert search.searched == [0, 1, 2, 0, 1, 2, 0]
+    assert [x for _, x in local.looks[2:] if x >= 20] == [100, 140, 180, 60, 20, 70, 100]
+
+
+def test_of_a_view_in_which_the_search_is_sure_the_best_is_looked_at_every_time() -> None:
+    local = ScriptedLocal([0, 5, *[None] * 4])
+    search = ScriptedSearch([(100.0, 60.0), (140.0, 20.0)] * 2, sure=True, number_of_views=2)
+    follow(local, search)
+    assert [x for _, x in local.looks[2:] if x >= 20] == [100, 140, 100, 140]
+
+
+def test_a_target_that_was_seen_in_between_is_looked_for_in_the_first_view_again() -> None:
+    local = ScriptedLocal([0, *[None] * 3, 0, None])
+    search = ScriptedSearch([100.0] * 4, number_of_views=2)
+    assert follow(local, search) == ["L", "L", "L", "T0", "L"]
+    assert search.searched == [0, 1, 0, 0]
+
+
 def test_a_target_that_was_seen_in_between_is_looked_for_at_the_best_candidate_again() -> None:
     local, search = ScriptedLocal([0, 5, None, 5, None]), ScriptedSearch([(100.0, 60.0)] * 2)
     assert follow(local, search) == ["T5", "L", "T5", "L"]
@@ -115,8 +137,8 @@ def test_a_model_that_is_told_of_earlier_boxes_is_told_of_the_candidate() -> Non
 
 def test_a_candidate_is_looked_at_with_the_size_that_was_seen() -> None:
     class Wide(ScriptedSearch):
-        def step(self, state: vtt.State, frame: np.ndarray) -> tuple[vtt.State, Estimate]:
-            found, estimate = super().step(state, frame)
+        def search(self, state: vtt.State, *rest: object) -> tuple[vtt.State, Estimate]:
+            found, estimate = super().search(state, *rest)
             box = np.asarray([130.0, 0.0, 40.0, 20.0])  # about the centre (150, 10)
             return replace(found, box=box, boxes=box[None]), estimate
 
@@ -174,6 +196,31 @@ def test_the_target_is_found_again_far_away(bundles: tuple[Path, Path], backend:
         assert (track.timings["redetect"] > 0) == searched
     states = [track.state.value for track in tracks]
     assert states == ["tracked"] * 5 + ["lost"] * 5 + ["redetected"] + ["tracked"] * 5
+
+
+def test_a_target_that_is_small_in_the_frame_is_found_again_in_a_part_of_it(
+    bundles: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A square of 16 px is a little of each of four cells of 40 px; five that are wholly a little like it are more."""
+    local, search = bundles
+    frames = [np.full((240, 400, 3), 60, np.uint8) for _ in range(30)]
+    for frame in frames:
+        for cell in range(5):
+            frame[0:40, 80 + 40 * cell : 120 + 40 * cell] = (54, 72, 94)
+    for frame in frames[:3]:
+        frame[152:168, 32:48] = (30, 120, 230)
+    for frame in frames[6:]:
+        frame[192:208, 352:368] = (30, 120, 230)
+    found = {}
+    for shown in (1e-9, 0.5):
+        monkeypatch.setattr("edgetrack.views.SHOWN", shown)
+        together = Tracker(local, "onnxruntime-cpu", threads=1, redetect=search)
+        together.init(frames[0], (32, 152, 16, 16))
+        tracks = [together.update(frame) for frame in frames[1:]]
+        assert [track.state for track in tracks[:5]] == [TrackState.TRACKED] * 2 + [TrackState.LOST] * 3
+        found[shown] = next((track.box for track in tracks if track.redetected), None)
+    assert found[1e-9] is None
+    assert np.abs(np.asarray(found[0.5][:2]) + np.asarray(found[0.5][2:]) / 2 - (360, 200)).max() < 4
 
 
 def test_alone_it_is_not(bundles: tuple[Path, Path]) -> None:

@@ -30,6 +30,7 @@ from edgetrack.cli import app
 from edgetrack.errors import EdgeTrackError
 from edgetrack.illumination import gains, illumination, relit
 from edgetrack.imaging import Canvas, canvas_to_boxes, enclosing_square, letterbox
+from edgetrack.views import views
 from edgetrack.vtt import VTT, calibrated_score
 
 BACKENDS = ("onnxruntime-cpu", "openvino-cpu")
@@ -195,15 +196,29 @@ def test_what_is_no_box_is_not_looked_at_again(
     assert tracker.update(frame_with(64, 32)).ok
 
 
-def test_candidates_for_another_tracker_are_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = load(write_cells_bundle(tmp_path / "twice", online={"second_look": 0.5}).root, "onnxruntime-cpu")
-    search = VTT(model, look_twice=False)
-    state = search.init(frame_with(0, 0), np.asarray([0.0, 0, 32, 32]))
+@pytest.mark.parametrize("matched", [False, True])
+def test_a_search_of_a_view_is_one_look_at_what_is_there(tmp_path: Path, matched: bool) -> None:
+    """What is found is what a tracker finds that is given that part as its frame, only that it lies elsewhere."""
+    online = {"second_look": 0.5, "match_illumination": matched}
+    model = load(write_cells_bundle(tmp_path / "twice", online=online).root, "onnxruntime-cpu")
+    search, once = VTT(model), VTT(load(write_cells_bundle(tmp_path / "once").root, "onnxruntime-cpu"))
+    size, target = (320, 192), np.asarray([16.0, 16, 32, 32])
+    first, frame = frame_with(16, 16, size), frame_with(200, 96, size)
+    if matched:
+        frame = (frame * 0.8).astype(np.uint8)  # its light is told by the whole of it
+    state, by_hand = search.init(first, target), once.init(first, target)
     session, fed = model.session("search"), []
     run = session.run
-    monkeypatch.setattr(session, "run", lambda feeds: fed.append(feeds) or run(feeds))
-    search.step(state, frame_with(64, 32))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "run", lambda feeds: fed.append(feeds) or run(feeds))
+        found, estimate = search.search(state, frame, (160, 64, 120, 72))
     assert len(fed) == 1
+    light = gains(illumination(first), illumination(frame)) if matched else np.ones(3)
+    by_hand = dataclasses.replace(by_hand, stretch=state.stretch)
+    there, wanted = once.step(by_hand, relit(frame, light)[64:136, 160:280])
+    np.testing.assert_allclose(found.boxes, there.boxes + np.asarray([160, 64, 0, 0]), atol=0.6 if matched else 1e-9)
+    assert estimate.score == pytest.approx(wanted.score, abs=0.02 if matched else 1e-9)
+    assert search.views(target, size) == views(target, size, (80, 48), 0.25)
 
 
 def test_absence_is_reported_and_does_not_last(cells: Bundle) -> None:

@@ -1,3 +1,10 @@
-from benchmarks.cli import main
+from train.entry import run
 
-main()
+
+def main() -> None:
+    from benchmarks.cli import main
+
+    main()
+
+
+run(main)

@@ -102,9 +102,9 @@ class Tracker:
             more alone.
         redetect: a model of kind "vtt", given as `model` is. The whole frame is searched with it for a lost target,
             from the sixteenth frame that it is lost in, one part in a frame where the target was small, and what it
-            finds is taken once `model`, of kind "seqtrack", is sure of it, too. A template is then replaced at a score of 0.9 or more alone. Where `model` is loaded and
-            this is not, it is loaded for the same backend with the same options, and where its bundle can in the same
-            precision.
+            finds is taken once `model`, of kind "seqtrack", is sure of it, too. A template is then replaced at a score
+            of 0.9 or more alone. Where `model` is loaded and this is not, it is loaded for the same backend with the
+            same options, and where its bundle can in the same precision.
         redetect_interval: frames from one such search to the next, at least; 1 where it is left out.
 
     Window, updates and looking around default to the model's manifest. They and `decode` are SeqTrack's: VTT has no

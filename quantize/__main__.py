@@ -1,3 +1,10 @@
-from quantize.cli import app
+from train.entry import run
 
-app()
+
+def main() -> None:
+    from quantize.cli import app
+
+    app()
+
+
+run(main)

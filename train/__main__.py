@@ -1,3 +1,10 @@
-from train.cli import app
+from train.entry import run
 
-app()
+
+def main() -> None:
+    from train.cli import app
+
+    app()
+
+
+run(main)

@@ -209,8 +209,8 @@ class Tracker:
         """All that the search considered in the last `update`, the best first.
 
         The best, which is what was answered, is as it was seen closer where it was looked at again. The others, and
-        which of them all is the best, are as the search of the whole frame had it. With `redetect` they are those of
-        the part that was searched, and nothing where the last `update` did not search. Nothing before the first.
+        which of them all is the best, are as the first look had it, at the whole frame or, for a small target, at a
+        part of it. Nothing before the first `update`, and, with `redetect`, where the last one did not search.
 
         Raises:
             OptionError: the tracker never searches whole frames.

@@ -1,9 +1,12 @@
 """VTT online: the whole frame is searched for the target of the first one, every time anew.
 
-The template is fixed and nothing is assumed of where the target was. Three things go beyond the paper. A model may look
+The template is fixed and nothing is assumed of where the target was. Four things go beyond the paper. A model may look
 twice: at the whole frame, and then at the part of it about the best candidate, where a target that was a cell or two of
-the canvas is many. And the first frame, in which the target is known, is searched too: how far the answer's width and
-height are from the target's says how far they will be. And frames may be brought to the light of the first one.
+the canvas is many. Such a model follows a target that is too small to be made out in the whole frame: it looks once, at
+the part about the place where it was seen in the frame before, and where it was not, twice again, beginning with one
+view of the frame after the other (`edgetrack.views`). And the first frame, in which the target is known, is searched
+too: how far the answer's width and height are from the target's says how far they will be. And frames may be brought to
+the light of the first one.
 """
 
 from __future__ import annotations
@@ -60,6 +63,8 @@ class State:
         illumination: the first frame's; None where frames are taken as they are.
         boxes: float64 (N, 4), all candidates, the best first; at `init` none. The best is as the second look has it.
         scores: float64 (N,), theirs.
+        seen: float64 (4,), where the target was seen last, as `box`.
+        lost: frames since then.
     """
 
     box: NDArray[np.float64]
@@ -68,10 +73,13 @@ class State:
     illumination: Illumination | None
     boxes: NDArray[np.float64]
     scores: NDArray[np.float64]
+    seen: NDArray[np.float64]
+    lost: int
 
     def rescaled(self, factor: NDArray[np.float64]) -> State:
         """The same target in a frame of another size; see `edgetrack.online.State`."""
-        return replace(self, box=rescaled(self.box, factor), boxes=rescaled(self.boxes, factor))
+        box, boxes, seen = (rescaled(each, factor) for each in (self.box, self.boxes, self.seen))
+        return replace(self, box=box, boxes=boxes, seen=seen)
 
 
 class VTT:
@@ -102,9 +110,9 @@ class VTT:
         template = normalise(crop, preprocessing.mean, preprocessing.std)[None]
         outputs = self._template.run({"template": template})
         kernel = {name: self._search.upload(name, value) for name, value in outputs.items()}
-        # A copy: the caller may go on to change the array.
         first = illumination(frame) if self._manifest.online.match_illumination else None
-        state = State(box.copy(), kernel, np.ones(2), first, np.empty((0, 4)), np.empty(0))
+        box = box.copy()  # the caller may go on to change the array
+        state = State(box, kernel, np.ones(2), first, np.empty((0, 4)), np.empty(0), box, 0)
         answer = self.step(state, frame)[0].box
         if overlap(answer, box) <= FOUND:
             return state
@@ -113,12 +121,16 @@ class VTT:
     def step(self, state: State, frame: NDArray[np.uint8]) -> tuple[State, Estimate]:
         """Find the target of `state` in `frame`."""
         clock, factors, frame_size = Clock(), _factors(state, frame), (frame.shape[1], frame.shape[0])
-        boxes, scores = self._look(state, frame, (0, 0, *frame_size), factors, clock)
-        part = self._part(boxes[0], frame_size)
+        views = self.views(state.seen, frame_size)
+        near = self._part(state.seen, frame_size) if len(views) > 1 and not state.lost else None
+        boxes, scores = self._look(state, frame, near or views[max(state.lost - 1, 0) % len(views)], factors, clock)
+        part = self._part(boxes[0], frame_size) if near is None else None
         if part is not None:
             again, sure = self._look(state, frame, part, factors, clock)
             boxes[0], scores[0] = again[0], sure[0]
-        return self._found(state, boxes, scores, clock)
+        found, estimate = self._found(state, boxes, scores, clock)
+        seen, lost = (found.box, 0) if estimate.ok else (state.seen, state.lost + 1)
+        return replace(found, seen=seen, lost=lost), estimate
 
     def search(self, state: State, frame: NDArray[np.uint8], view: tuple[int, int, int, int]) -> tuple[State, Estimate]:
         """Find the target of `state` in a view of `frame`, (x, y, w, h) in whole pixels, at one look."""
@@ -127,7 +139,12 @@ class VTT:
         return self._found(state, boxes, scores, clock)
 
     def views(self, target: NDArray[np.float64], frame_size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
-        """What to search in turn for a target that was seen at `target` last; see `edgetrack.views`."""
+        """What to search in turn for a target that was seen at `target` last; see `edgetrack.views`.
+
+        The whole frame alone for a model that looks at nothing closer.
+        """
+        if not self._second_look:
+            return [(0, 0, *frame_size)]
         canvas = self._manifest.preprocessing.search
         return views(target, frame_size, (canvas.width, canvas.height), SMALLEST_PART)
 

@@ -59,7 +59,7 @@ class ScriptedSearch:
         self.number_of_views, self.searched = number_of_views, []
 
     def init(self, frame: np.ndarray, box: np.ndarray) -> vtt.State:
-        return vtt.State(box, {}, np.ones(2), None, np.empty((0, 4)), np.empty(0))
+        return vtt.State(box, {}, np.ones(2), None, np.empty((0, 4)), np.empty(0), box, 0)
 
     def views(self, target: np.ndarray, frame_size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
         return [(x, 0, 10, 10) for x in range(self.number_of_views)]

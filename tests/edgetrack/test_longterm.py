@@ -199,10 +199,10 @@ def test_the_target_is_found_again_far_away(bundles: tuple[Path, Path], backend:
 
 
 def test_a_target_that_is_small_in_the_frame_is_found_again_in_a_part_of_it(
-    bundles: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    bundles: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A square of 16 px is a little of each of four cells of 40 px; five that are wholly a little like it are more."""
-    local, search = bundles
+    local, search = bundles[0], write_cells_bundle(tmp_path / "cells", side=1.0, online={"second_look": 0.5}).root
     frames = [np.full((240, 400, 3), 60, np.uint8) for _ in range(30)]
     for frame in frames:
         for cell in range(5):

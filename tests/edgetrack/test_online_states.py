@@ -14,10 +14,17 @@ FACTOR = np.asarray([2.0, 3.0])
 LOCAL = seqtrack.State(
     np.asarray([1.0, 2, 3, 4]), np.asarray([5.0, 6, 7, 8]), (), {}, 7, 0.5, None, (np.asarray([9.0, 1, 2, 3]),) * 2
 )
-SEARCHED = vtt.State(
-    np.asarray([4.0, 3, 2, 1]), {}, np.asarray([1.1, 0.9]), None, np.arange(8.0).reshape(2, 4), np.asarray([0.9, 0.1])
-)
 SEEN = np.asarray([7.0, 7, 8, 9])
+SEARCHED = vtt.State(
+    np.asarray([4.0, 3, 2, 1]),
+    {},
+    np.asarray([1.1, 0.9]),
+    None,
+    np.arange(8.0).reshape(2, 4),
+    np.asarray([0.9, 0.1]),
+    SEEN,
+    2,
+)
 STATES = {
     "seqtrack": LOCAL,
     "vtt": SEARCHED,

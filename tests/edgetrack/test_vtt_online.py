@@ -22,6 +22,7 @@ from edgetrack import (
     ManifestError,
     NotInitialisedError,
     OptionError,
+    Track,
     Tracker,
     load,
 )
@@ -194,6 +195,64 @@ def test_what_is_no_box_is_not_looked_at_again(
     if math.isnan(box[0]):
         assert (track.score, track.ok) == (0, False)
     assert tracker.update(frame_with(64, 32)).ok
+
+
+def looks(tracker: Tracker, frame: np.ndarray) -> tuple[Track, list[tuple[int, ...]]]:
+    """What a tracker finds, and the parts of the frame, (x, y, w, h), that it looks at for that."""
+    parts = []
+
+    def noted(image: np.ndarray, width: int, height: int) -> Canvas:
+        start = image.__array_interface__["data"][0] - frame.__array_interface__["data"][0]
+        y, x = divmod(start // 3, frame.shape[1])
+        parts.append((x, y, image.shape[1], image.shape[0]))
+        return letterbox(image, width, height)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgetrack.vtt.letterbox", noted)
+        return tracker.update(frame), parts
+
+
+def test_a_small_target_is_followed_in_the_part_about_it_and_else_looked_for_in_one_view_after_the_other(
+    tmp_path: Path,
+) -> None:
+    """A square of 30 px is 3.75 of the canvas in a frame of 640 x 384, where 3.84 are wanted; in a quarter it is 15."""
+    size = (640, 384)
+    tracker = looking_twice(tmp_path / "twice", side=1.0)
+    tracker.init(frame_with(300, 200, size, 30), (300, 200, 30, 30))
+    seen = np.asarray([300.0, 200, 30, 30])
+    for x, y in ((310, 210), (330, 200), (350, 190)):
+        track, parts = looks(tracker, frame_with(x, y, size, 30))
+        assert track.ok
+        corner = np.rint(seen[:2] + seen[2:] / 2 - (80, 48)).astype(int).tolist()
+        assert parts == [(*corner, 160, 96)]  # once, and the smallest part that training shows
+        seen = np.asarray(track.box)
+        assert np.abs(seen[:2] + seen[2:] / 2 - (x + 15, y + 15)).max() <= 16
+    empty, wanted = frame_with(0, 0, size, 0), views(seen, size, (80, 48), 0.25)
+    near = looks(tracker, empty)
+    assert not near[0].ok
+    assert len(near[1]) == 1
+    for view in [*wanted, wanted[0]]:
+        track, parts = looks(tracker, empty)
+        assert not track.ok
+        assert parts[0] == view
+        assert len(parts) == 2
+    # It is back where the second of the views shows it, which was the first of the parts.
+    there = frame_with(wanted[1][0] + 160, wanted[1][1] + 90, size, 30)
+    track, parts = looks(tracker, there)
+    assert track.ok
+    assert parts[0] == wanted[1]
+    assert len(looks(tracker, there)[1]) == 1
+
+
+@pytest.mark.parametrize(("share", "side"), [(0.5, 40), (0.0, 12)])
+def test_the_whole_frame_is_searched_for_what_is_large_or_by_a_model_that_looks_at_nothing_closer(
+    tmp_path: Path, share: float, side: int
+) -> None:
+    size = (640, 384)
+    tracker = looking_twice(tmp_path / "once", share)
+    tracker.init(frame_with(300, 200, size, side), (300, 200, side, side))
+    for frame in [frame_with(10, 10, size, side), *[frame_with(0, 0, size, 0)] * 3]:
+        assert looks(tracker, frame)[1][0] == (0, 0, 640, 384)
 
 
 @pytest.mark.parametrize("matched", [False, True])

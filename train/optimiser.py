@@ -38,11 +38,17 @@ def build(objective: Objective, recipe: Recipe) -> torch.optim.AdamW:
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up, then constant; over the last `decay` steps a tenth ("step") or down to zero ("linear")."""
-    left = (recipe.steps - step) / recipe.decay if recipe.decay else math.inf
+    """Linear warm-up, then constant; over the last `decay` steps a tenth ("step") or down to zero ("linear").
+
+    A run that is shorter than warm-up and decay has both of them shorter by the same factor, and reaches the recipe's
+    rate all the same.
+    """
+    shorter = min(1.0, recipe.steps / max(recipe.warmup + recipe.decay, 1))
+    warmup, decay = recipe.warmup * shorter, recipe.decay * shorter
+    left = (recipe.steps - step) / decay if decay else math.inf
     if recipe.schedule == "step":
         left = 0.1 if left <= 1 else 1.0
-    return recipe.lr * min(1.0, (step + 1) / max(recipe.warmup, 1), left)
+    return recipe.lr * min(1.0, (step + 1) / max(warmup, 1), left)
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:

@@ -106,6 +106,8 @@ class Recipe:
         for name in ("batch", "accumulate", "steps"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected a whole number of at least 1")
+        if type(self.ema) not in (int, float) or not 0 <= self.ema < 1:
+            raise ValueError(f"ema is {self.ema!r}; expected a number of at least 0 and less than 1")
         if not all(isinstance(pattern, str) for pattern in self.frozen):
             raise ValueError(f"frozen is {list(self.frozen)}; expected a list of parameters' names")
         for name, allowed in (("precision", PRECISIONS), ("schedule", SCHEDULES)):

@@ -313,6 +313,37 @@ def test_learning_rate_warms_up_holds_and_decays() -> None:
     assert 0 < rates[-1] < 0.03
 
 
+@pytest.mark.parametrize("schedule", ["linear", "step"])
+def test_a_short_run_reaches_the_learning_rate_too(schedule: str) -> None:
+    long = replace(SEQTRACK, steps=60, warmup=20, decay=40, lr=1.0, schedule=schedule)
+    short = replace(long, steps=30)
+    assert max(learning_rate(short, step) for step in range(30)) == 1.0
+    # Each of its steps is as two of those of the shortest run that has room for both.
+    assert [learning_rate(short, step) for step in range(10, 30)] == pytest.approx(
+        [learning_rate(long, 2 * step) for step in range(10, 30)]
+    )
+    assert learning_rate(short, 4) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"absent": 2}, r"pairs\.absent is 2; expected a probability"),
+        ({"shade": -0.1}, r"pairs\.shade is -0\.1; expected a probability"),
+        ({"flip": True}, r"pairs\.flip is True; expected a probability"),
+    ],
+)
+def test_chances_are_probabilities(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(SEQTRACK.pairs, **changes)
+
+
+@pytest.mark.parametrize("ema", [1, 2, -0.1, "0.9"])
+def test_an_average_that_would_never_move_is_refused(ema: Any) -> None:
+    with pytest.raises(ValueError, match=r"ema is .*; expected a number of at least 0 and less than 1"):
+        replace(SEQTRACK, ema=ema)
+
+
 def test_overlap_of_centred_boxes() -> None:
     a = torch.tensor([[0.5, 0.5, 0.2, 0.2], [0.5, 0.5, 0.2, 0.2], [0.1, 0.1, 0.1, 0.1]])
     b = torch.tensor([[0.5, 0.5, 0.2, 0.2], [0.6, 0.5, 0.2, 0.2], [0.9, 0.9, 0.1, 0.1]])

@@ -67,7 +67,14 @@ class PairConfig:
     they are, jitter of one spread with width and height apart, of light only brightness, by up to a fifth, and as the
     target's box the part of it that the search crop shows."""
 
+    def __post_init__(self) -> None:
+        for name in CHANCES:
+            chance = getattr(self, name)
+            if type(chance) not in (int, float) or not 0 <= chance <= 1:
+                raise ValueError(f"pairs.{name} is {chance!r}; expected a probability, a number from 0 to 1")
 
+
+CHANCES = (*("stray", "flip", "grey", "dim", "shade", "occlude", "distract", "paint", "absent", "window", "shrink"),)
 OFFICIAL = PairConfig(
     scale_jitter=0.5,
     template_jitter=0.0,

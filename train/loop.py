@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -19,16 +19,26 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from train.checkpoints.averaging import summary
-from train.checkpoints.files import CheckpointError, differences, digest, read_tensors, save_model, whole, write_tensors
+from train.checkpoints.files import (
+    CheckpointError,
+    check_kind,
+    differences,
+    digest,
+    read_tensors,
+    save_model,
+    whole,
+    write_tensors,
+)
 from train.checkpoints.positions import at_resolution, with_slots
 from train.data.pairs import Pair, PairDataset
-from train.data.readers import Spec
+from train.data.readers import titles
 from train.distributed import Processes, processes
 from train.evaluation import picture_sheet, validate
 from train.log import RunLog
 from train.objective import Objective, objective
 from train.optimiser import build, learning_rate, set_learning_rate
 from train.recipes import Recipe
+from train.stopping import Stop, Stopped, leave_to_parent
 
 STATE = "state.safetensors"
 WEIGHTS = "model.safetensors"
@@ -96,6 +106,7 @@ def fit(
             weights, on other data or that has done more steps; or `start` is no such weights.
         ValueError: the recipe freezes what would be random, or everything.
         FloatingPointError: the loss is not finite; the batch is in `out`.
+        Stopped: it was interrupted or terminated, and saved; on one process.
     """
     with processes() as ranks:
         Run(recipe, out, ranks, start, make, data).train(
@@ -137,7 +148,7 @@ class Run:
         self.evaluated = copy.deepcopy(self.objective.model)
         self.before: list[dict[str, Any]] = []
         self.origin: str | None = RANDOM
-        self.data = [Spec.parse(str(root)).title for root in data]
+        self.data = titles(data)
         resumed = (out / STATE).is_file()
         if start is not None and not resumed:
             self._begin_from(start)
@@ -150,7 +161,7 @@ class Run:
         self.average = {name: t.detach().clone() for name, t in self.objective.model.state_dict().items()}
         self.optimiser = build(self.objective, recipe)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=recipe.precision == "fp16")
-        self.step, self.seconds = 0, 0.0
+        self.step, self.saved, self.seconds = 0, 0, 0.0
         self.record: dict[str, float | None] = {}
         if resumed:
             self._check_recipe()
@@ -170,6 +181,7 @@ class Run:
             num_workers=workers,
             prefetch_factor=4 if workers else None,
             pin_memory=ranks.device.type == "cuda",
+            worker_init_fn=leave_to_parent,
         )
         validation_loader = DataLoader(validation, 64)
         module = ranks.wrap(self.objective)
@@ -183,9 +195,13 @@ class Run:
         with (
             Progress(*columns, console=Console(stderr=True), disable=not ranks.is_first) as progress,
             RunLog(self.out, self.step) if ranks.is_first else nullcontext() as log,
+            # Of several processes each would stop at another step, and wait for the others.
+            Stop(enabled=ranks.count == 1) as stop,
         ):
             task = progress.add_task("train", total=recipe.steps, completed=self.step)
             while self.step < recipe.steps:
+                if stop.number is not None:
+                    self._stop(stop.number, time.perf_counter() - began)
                 parts = [self._to_device(next(batches)) for _ in range(recipe.accumulate)]
                 losses = self._update(module, parts)
                 since += losses
@@ -208,6 +224,15 @@ class Run:
                 since.zero_()
                 logged = self.step
                 ranks.wait()
+
+    def _stop(self, number: int, seconds: float) -> NoReturn:
+        """Save what was learned since the last checkpoint, which is measured when it is next due."""
+        if self.step > self.saved:
+            self.seconds = seconds
+            self.record = self._progress()
+            self._save()
+        saved = f", which is saved in {self.out}; the same command goes on from there" if self.step else ""
+        raise Stopped(f"stopped at step {self.step} of {self.recipe.steps}{saved}", number)
 
     def _progress(self) -> dict[str, float | None]:
         pairs, hours = self.step * self.recipe.batch, round(self.seconds / 3600, 3)
@@ -272,10 +297,11 @@ class Run:
             "scaler": self.scaler.state_dict(),
         }
         write_tensors(self.out / STATE, tensors, facts)
+        self.saved = self.step
         self._save_weights()
 
     def _save_weights(self) -> None:
-        training = {**self.record, "before": self.before}
+        training = {**self.record, "before": self.before, "data": self.data}
         facts = {"training": training, "recipe": self.recipe.to_dict(), **self.objective.facts}
         save_model(self.out / WEIGHTS, self.objective.model, self.average, **facts)
 
@@ -292,6 +318,7 @@ class Run:
         expected = self.objective.model.state_dict()
         tensors = with_slots(at_resolution(tensors, expected), expected)
         if problems := differences(tensors, expected):
+            check_kind(start, facts)
             raise CheckpointError(f"{start} does not fit the recipe's model: {'; '.join(problems[:5])}")
         self.objective.model.load_state_dict(tensors)
         self.before = history(facts)
@@ -349,7 +376,7 @@ class Run:
             state.setdefault(int(index), {})[name] = tensor
         self.optimiser.load_state_dict({"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]})
         self.scaler.load_state_dict(facts["scaler"])
-        self.step, self.seconds = facts["step"], facts["seconds"]
+        self.step, self.saved, self.seconds = facts["step"], facts["step"], facts["seconds"]
         # Runs begun earlier do not have all of these; what they measured is in their log alone.
         self.before, self.origin = facts.get("before", []), facts.get("origin")
         self.record = facts.get("record", self._progress())

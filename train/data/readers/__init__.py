@@ -7,6 +7,7 @@ be narrowed with a list: ``lasot:/data/LaSOT,only=training_set.txt`` or ``/data/
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -70,6 +71,11 @@ class Spec:
         if separator and not Path(where).exists():
             raise DatasetError(f"{text!r}: no dataset is called {name!r}; expected one of {', '.join(READERS)}")
         return cls(Path(where).expanduser(), None, Lists(**options))
+
+
+def titles(roots: Sequence[str | Path]) -> list[str]:
+    """The datasets' titles, by which a run and its weights know their data, wherever it lies."""
+    return [Spec.parse(str(root)).title for root in roots]
 
 
 def read(text: str | Path) -> Content:

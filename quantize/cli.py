@@ -48,6 +48,7 @@ def export(
     except (CheckpointError, EdgeTrackError, ExportError, OpsetError, ValueError) as error:
         _fail(error)
     _print_differences(differences)
+    _say_uncalibrated(checkpoint, metadata)
     typer.echo(out)
 
 
@@ -141,6 +142,7 @@ def qat(
     from train.loop import WEIGHTS, fit
     from train.memory import keep_freed_memory
     from train.recipes import override
+    from train.stopping import Stopped
 
     keep_freed_memory()
     begun, outcome = out / "start.safetensors", out / WEIGHTS
@@ -170,6 +172,9 @@ def qat(
         train, validation = datasets(recipe, data or [], validation_pairs=held_out)
         make = distillation(teacher, asked)
         fit(recipe, train, validation, out, start=begun, data=data or [], workers=workers, every=every, make=make)
+    except Stopped as stopped:
+        typer.echo(stopped, err=True)
+        raise typer.Exit(stopped.exit_code) from None
     except (CheckpointError, DatasetError, FloatingPointError, TypeError, ValueError) as error:
         _fail(error)
     typer.echo(outcome)
@@ -257,7 +262,19 @@ def build(
         _fail(error)
     _print_differences(differences)
     _print_proof(out)
+    _say_uncalibrated(checkpoint, metadata)
     typer.echo(out)
+
+
+def _say_uncalibrated(checkpoint: Path, metadata: dict[str, Any]) -> None:
+    """A bundle of weights without a calibration tracks, and nothing in what it answers shows what it lacks."""
+    if "score" not in metadata:
+        typer.echo(
+            f"note: the score of {checkpoint} is not calibrated: it does not tell when the target is lost, and what "
+            "edgetrack adds to the papers is off; weights that train fit wrote are calibrated by: python -m train "
+            f"calibrate {checkpoint}",
+            err=True,
+        )
 
 
 def _refuse_beside(context: typer.Context, quantised: str) -> None:

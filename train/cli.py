@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -44,13 +45,18 @@ def fit(
     held_out: Annotated[int, typer.Option(min=1, help="Pairs, kept from training, of each validation.")] = 512,
     compiled: Annotated[bool, typer.Option("--compile", help="Train through torch.compile.")] = False,
 ) -> None:
-    """Train a recipe, or go on with the run in --out. Under torchrun, on all its processes."""
+    """Train a recipe, or go on with the run in --out. Under torchrun, on all its processes.
+
+    Ctrl-C saves the run before it ends it.
+    """
     import torch
 
     from train.checkpoints import CheckpointError
     from train.data.labels import DatasetError
+    from train.loop import WEIGHTS
     from train.loop import fit as run
     from train.memory import keep_freed_memory
+    from train.stopping import Stopped
 
     torch.set_num_threads(threads)
     keep_freed_memory()
@@ -67,6 +73,12 @@ def fit(
             every=every,
             compiled=compiled,
         )
+        if os.environ.get("RANK", "0") == "0":
+            again = "".join(f" --data {root}" for root in data or [])
+            _say(f"its score says nothing yet; calibrate it: python -m train calibrate {out / WEIGHTS}{again}")
+    except Stopped as stopped:
+        typer.echo(stopped, err=True)
+        raise typer.Exit(stopped.exit_code) from None
     except (CheckpointError, DatasetError, FloatingPointError, ValueError) as error:
         _fail(error)
 
@@ -275,6 +287,7 @@ def calibrate(
     from train.checkpoints import CheckpointError, load_model, save_model
     from train.data.labels import DatasetError
     from train.data.mixture import datasets
+    from train.data.readers import titles
     from train.recipes import recipe_of
 
     torch.set_num_threads(threads)
@@ -283,6 +296,15 @@ def calibrate(
         if "recipe" not in metadata:
             raise CheckpointError(f"{checkpoint} names no recipe; expected weights written by: python -m train fit")
         recipe = recipe_of(checkpoint, metadata)
+        given, trained = titles(data or []), metadata.get("training", {}).get("data")
+        if trained is not None and sorted(given) != sorted(trained):
+            was, now = (", ".join(each) or "drawn scenes" for each in (trained, given))
+            _say(
+                f"{checkpoint} was trained on {was}; it is calibrated on {now}. What was held out is told by all the "
+                "data together: give the same --data"
+            )
+        elif not given:
+            _say("without --data the score is calibrated on drawn scenes, which says little of films")
         _, held_out = datasets(recipe, data or [], validation_pairs=pairs, validation_absent=absent)
         if model.config.kind == "seqtrack" and not CENTRE_STEPS[model.config.order]:
             window = 0.0  # corners have no tokens for the centre to penalise, and a bundle of them says so
@@ -304,11 +326,16 @@ def calibrate(
             }
         else:
             facts["online"] = {"second_look": SECOND_LOOK, "match_illumination": True}
-        facts |= {"score": score, "calibration": {"pairs": count, "absent": absent, "auroc": auroc, "error": deviation}}
+        measured = {"pairs": count, "absent": absent, "data": given, "auroc": auroc, "error": deviation}
+        facts |= {"score": score, "calibration": measured}
         save_model(checkpoint, model, **facts)
     except (CheckpointError, DatasetError, ValueError) as error:
         _fail(error)
     typer.echo(f"AUROC {auroc:.3f}, expected calibration error {deviation:.3f} on {count} held-out pairs")
+
+
+def _say(what: str) -> None:
+    typer.echo(f"note: {what}", err=True)
 
 
 def _fail(error: Exception) -> NoReturn:

@@ -194,6 +194,23 @@ def test_a_model_is_called_as_its_bundle_is(tmp_path: Path, monkeypatch: pytest.
     assert (result.exit_code, names) == (0, ["tracker-v1.2"])
 
 
+@pytest.mark.parametrize("facts", [{}, {"score": {"source": "likelihood", "ok_threshold": 0.0}}])
+def test_a_score_that_is_not_calibrated_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, facts: dict[str, object]
+) -> None:
+    monkeypatch.setattr("quantize.export.export_bundle", lambda *_, **__: [])
+    path = tmp_path / "model.safetensors"
+    save_model(path, random_model("isolated"), **facts)
+    for command in (["export"], ["build", "--examples", "4"]):
+        with monkeypatch.context() as patch:
+            patch.setattr("quantize.cli._print_proof", lambda bundle: None)
+            patch.setattr("quantize.cli.PROVED", 2)
+            result = CliRunner().invoke(app, [*command, str(path), "--out", str(tmp_path / "small")])
+        assert result.exit_code == 0, result.output
+        told = f"note: the score of {path} is not calibrated" in result.stderr
+        assert told == (not facts)
+
+
 def test_a_setting_that_does_not_fit_is_said_before_anything_is_exported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

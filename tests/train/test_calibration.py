@@ -110,6 +110,28 @@ def test_the_command_adds_the_map_to_the_weights(tmp_path: Path) -> None:
     OverlapScore.model_validate(metadata["score"])
 
 
+@pytest.mark.parametrize(
+    ("trained", "notes"),
+    [
+        (None, ["note: without --data the score is calibrated on drawn scenes"]),
+        ([], ["note: without --data the score is calibrated on drawn scenes"]),
+        (["clips"], ["note: {} was trained on clips; it is calibrated on drawn scenes. "]),
+    ],
+)
+def test_data_that_the_weights_were_not_trained_on_are_said(
+    tmp_path: Path, trained: list[str] | None, notes: list[str]
+) -> None:
+    path = tmp_path / "model.safetensors"
+    training = {"step": 9} if trained is None else {"step": 9, "data": trained}
+    save_model(path, finder(), recipe=RECIPE.to_dict(), training=training)
+    result = CliRunner().invoke(app, ["calibrate", str(path), "--pairs", "32"])
+    assert result.exit_code == 0, result.output
+    said = [line for line in result.stderr.splitlines() if line.startswith("note: ")]
+    assert len(said) == len(notes)
+    assert all(line.startswith(note.format(path)) for line, note in zip(said, notes, strict=True))
+    assert load_model(path)[1]["calibration"]["data"] == []
+
+
 @pytest.mark.parametrize("absent", [0.0, 1.0])
 def test_the_share_without_the_target_is_as_asked(absent: float) -> None:
     _, held_out = datasets(RECIPE, [], validation_pairs=8, validation_absent=absent)

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 import quantize.cli
 import train.cli
 from train.checkpoints import save_model
+from train.checkpoints.files import read_tensors
 from train.models.registry import PRESETS, build
 from train.recipes import RECIPES, override
 
@@ -77,6 +78,17 @@ def test_a_short_run_validates_on_as_many_pairs_as_asked(tmp_path: Path, monkeyp
     assert result.exit_code == 0, result.output
     assert lengths == [3]
     assert json.loads((tmp_path / "log.jsonl").read_text())["pairs"] == 2
+    assert f"calibrate it: python -m train calibrate {tmp_path / 'model.safetensors'}\n" in result.stderr
+    assert read_tensors(tmp_path / "model.safetensors")[1]["training"]["data"] == []
+
+
+def test_int8_weights_in_the_wrong_place_are_told_for_what_they_are(tmp_path: Path) -> None:
+    path = CHECKOUT / "train" / "weights" / "seqtrack-nano-int8.safetensors"
+    begun = fit(tmp_path / "run", "--start", str(path))
+    calibrated = CliRunner().invoke(train.cli.app, ["calibrate", str(path)])
+    for result in (begun, calibrated):
+        assert result.exit_code == 1
+        assert f"{path} holds INT8 weights, which are for quantize's --int8 and --start" in result.stderr
 
 
 def test_what_begins_random_is_not_frozen(tmp_path: Path) -> None:

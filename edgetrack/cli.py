@@ -437,22 +437,22 @@ def demo(
 
 @app.command(epilog=EPILOG)
 def doctor(
+    model: Annotated[
+        list[str] | None, typer.Argument(help="Shipped models' names or paths of bundles; all that ship by default.")
+    ] = None,
     run: Annotated[
-        bool,
-        typer.Option(
-            "--run", help="Run every shipped model on every backend too. TensorRT takes minutes to build them."
-        ),
+        bool, typer.Option("--run", help="Run every model on every backend too. TensorRT takes minutes to build them.")
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Say what this machine can run: packages, backends and why not, shipped models and whether they are intact.
+    """Say what this machine can run: packages, backends and why not, models and whether they are intact.
 
-    With --run also which of them give the right answers where. Exits with 4 if a shipped model is damaged, and with 5
-    if OpenCV is missing, no backend works, one answers wrongly or one that works runs a model in no precision.
+    With --run also which of them give the right answers where. Exits with 4 if a model is damaged or missing, and with
+    5 if OpenCV is missing, no backend works, one answers wrongly or one that works runs a model in no precision.
     """
     from edgetrack.doctor import diagnose
 
-    diagnosis = diagnose(run=run)
+    diagnosis = diagnose(model, run=run)
     if as_json:
         _print(json.dumps(diagnosis.as_json(), indent=2))
     else:
@@ -480,7 +480,7 @@ def _print_diagnosis(diagnosis: Diagnosis) -> None:
         _print(f"{backend.backend:<22}{works:<7}{version:<12}{detail.removeprefix(backend.backend + ': ')}")
     _print()
     for model in diagnosis.models:
-        state = "intact" if model.sound else "damaged"
+        state = "intact" if model.sound else "unusable"
         _print(f"{model.name:<22}{state:<9}{_size(model.bytes or 0) if model.sound else model.reason}")
         for found in model.runs:
             _print(f"  {found.backend:<20}{found.precision:<10}{found.reason or 'answers as it should'}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,9 +33,10 @@ class Run:
 
 @dataclass(frozen=True)
 class ModelCheck:
-    """A shipped model: whether its manifest, files and hashes are in order, and if not, why.
+    """A model: whether its manifest, files and hashes are in order, and if not, why.
 
     Attributes:
+        name: a shipped one's name, or the path of a bundle.
         runs: where it was run: each backend that answers, in each precision variant, and a GPU or NPU in fp16, too.
     """
 
@@ -75,10 +76,11 @@ class Diagnosis:
         return {"schema": "edgetrack.doctor", "version": 1, **asdict(self)}
 
 
-def diagnose(*, run: bool = False) -> Diagnosis:
-    """Look at everything; loads every runtime that is installed and reads every shipped model.
+def diagnose(models: Sequence[str] | None = None, *, run: bool = False) -> Diagnosis:
+    """Look at everything; loads every runtime that is installed and reads every model.
 
     Args:
+        models: shipped names and bundles' paths; None for all that ship.
         run: also run every model on every backend that answers; see `ModelCheck.runs`.
     """
     import numpy as np
@@ -101,7 +103,7 @@ def diagnose(*, run: bool = False) -> Diagnosis:
         opencv=opencv,
         opencv_reason=opencv_reason,
         backends=backends,
-        models=tuple(_models([status.backend for status in backends if status.available] if run else [])),
+        models=tuple(_models(models, [status.backend for status in backends if status.available] if run else [])),
     )
 
 
@@ -125,11 +127,11 @@ def _opencv() -> dict[str, str | bool]:
     return {"version": cv2.__version__, "ffmpeg": ffmpeg, "gstreamer": has_gstreamer()}
 
 
-def _models(backends: list[str]) -> list[ModelCheck]:
+def _models(models: Sequence[str] | None, backends: list[str]) -> list[ModelCheck]:
     from edgetrack.bundle import find_model, read_bundle, shipped_models
 
     checks = []
-    for name in shipped_models():
+    for name in shipped_models() if models is None else models:
         try:
             manifest = read_bundle(find_model(name)).manifest
         except BundleError as error:

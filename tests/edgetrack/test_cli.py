@@ -673,7 +673,7 @@ def test_doctor_fails_for_a_damaged_model_and_for_nothing_to_run_on(
     (shipped / "track.onnx").write_bytes(b"")
     result = run("doctor")
     assert result.exit_code == 4
-    assert "damaged" in result.stdout
+    assert "unusable" in result.stdout
     assert "track.onnx" in result.stdout
 
 
@@ -693,6 +693,16 @@ def test_doctor_runs_the_models_and_fails_for_a_wrong_answer(run: Run, shipped: 
     assert wrong.exit_code == 5
     assert wrong.stdout.count("wrongly") == len(answering)
     assert run("doctor").exit_code == 0  # which only reads them
+
+
+def test_doctor_checks_the_models_it_is_given(run: Run, shipped: Path, colour_bundle: Bundle) -> None:
+    bundle = colour_bundle.root
+    found = json.loads(run("doctor", bundle, shipped.name, "--run", "--json").stdout)["models"]
+    assert [model["name"] for model in found] == [str(bundle), shipped.name]
+    assert all(model["sound"] and model["runs"] for model in found)
+    missing = run("doctor", shipped / "nowhere")
+    assert missing.exit_code == 4
+    assert "unusable" in missing.stdout
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,6 +43,14 @@ MODEL_HELP = (
     "opencv:mosse, or opencv:nano:BACKBONE.onnx,HEAD.onnx."
 )
 RESULTS = Path("runs/benchmarks")
+
+
+class Place(str, Enum):
+    """Where a target that has vanished comes back."""
+
+    NEAR = "near"
+    FAR = "far"
+    WIDE = "wide"
 
 
 def _writable(target: str | None) -> str | None:
@@ -174,7 +183,10 @@ def accuracy(
 
 def _median(content: dict[str, Any]) -> str:
     if not content["update_ms"]:
-        return "no times: those kept are of other threads or processes, or of another machine"
+        return (
+            "no times: those kept are of other threads or processes, or of another command or machine; give another "
+            "--out to track again"
+        )
     return f"median {content['update_ms']['p50']:.2f} ms a frame"
 
 
@@ -341,7 +353,13 @@ def _print_peers(compared: list[dict[str, Any]], title: str, *, quiet: bool) -> 
     console.print(table)
     names = ("auc", "tpr", "tnr", "max_gm", "auroc", "ece")
     headings = [TITLES[name] for name in names]
-    for part, what in (("given", "as it is"), ("near", "vanishes, back in place"), ("far", "vanishes, back far away")):
+    parts = {
+        "given": "as it is",
+        "near": "vanishes, back in place",
+        "far": "vanishes, back far away",
+        "wide": "small in a wide view, vanishes, back elsewhere",
+    }
+    for part, what in parts.items():
         table = Table("tracker", *headings, "returns", "found", "frames", "ms p99", "max", title=f"{title}: {what}")
         for each in compared:
             values = each["behaviour"][part]
@@ -371,7 +389,7 @@ def _cells(values: dict[str, Any], names: tuple[str, ...]) -> list[str]:
 def returns(
     dataset: DatasetOption,
     out: Annotated[Path, typer.Option(help="The folder to write, in GOT-10k's layout.")],
-    near: Annotated[bool, typer.Option("--near", help="Bring the target back at its place, not far away.")] = False,
+    place: Annotated[Place, typer.Option(help="Where the target comes back.")] = Place.FAR,
     seed: SeedOption = 0,
     draws: DrawsOption = 1,
     sequence: SequenceOption = None,
@@ -379,8 +397,13 @@ def returns(
     """Write the sequences that peers makes of a dataset: the target is painted over for 60 frames and then returns."""
     from benchmarks.datasets import read_dataset
     from benchmarks.returns import returning, write
+    from benchmarks.wide import wide
 
-    made, left_out = returning(read_dataset(dataset, tuple(sequence or ())), not near, seed, draws)
+    data = read_dataset(dataset, tuple(sequence or ()))
+    if place is Place.WIDE:
+        made, left_out = wide(data, seed, draws)
+    else:
+        made, left_out = returning(data, place is Place.FAR, seed, draws)
     with _progress("write", len(made.sequences)) as advance:
         write(made, out, advance)
     typer.echo(f"{len(made.sequences)} sequences in {out}")

@@ -1,5 +1,5 @@
 """What a tracker says when its target is gone, and whether it finds it again: measured on any sequences that say where
-the target is absent, real ones or those of `benchmarks.returns`.
+the target is absent, real ones or those of `benchmarks.returns` and `benchmarks.wide`.
 
 Success rates hide this: the official protocols leave absent frames out.
 """
@@ -53,15 +53,15 @@ def behaviour(tracked: Tracked) -> dict[str, Any]:
     }
 
 
-def summary(near: Tracked, far: Tracked) -> dict[str, Any]:
-    """The few figures for which one looks first, of sequences made by `benchmarks.returns`, near and far.
+def summary(near: Tracked, far: Tracked, wide: Tracked) -> dict[str, Any]:
+    """The few figures for which one looks first, of sequences made by `benchmarks.returns` and `benchmarks.wide`.
 
     Returns:
         gone_ok: share of the frames without the target that are answered ok.
         score_seen, score_gone: mean scores where the target is seen and held before it vanishes, and where it is gone.
         separation: chance that a frame of the first kind scores higher than one of the second.
-        found_near, found_far: share of the sequences in which the target was found again.
-        sequences: how many the target came back in, near and far.
+        found_near, found_far, found_wide: share of the sequences in which the target was found again.
+        sequences: how many the target came back in, by kind.
     """
     seen, gone, answered = [], [], []
     for result, track in near:
@@ -79,7 +79,8 @@ def summary(near: Tracked, far: Tracked) -> dict[str, Any]:
         "separation": reliability(labels, np.concatenate([higher, lower]))["auroc"],
         "found_near": behaviour(near)["found"],
         "found_far": behaviour(far)["found"],
-        "sequences": {"near": len(near), "far": len(far)},
+        "found_wide": behaviour(wide)["found"],
+        "sequences": {"near": len(near), "far": len(far), "wide": len(wide)},
     }
 
 

@@ -12,6 +12,7 @@ from benchmarks.contenders import OPENCV, Contender, Spec
 from benchmarks.datasets import Dataset
 from benchmarks.results import ResultsError
 from benchmarks.returns import returning
+from benchmarks.wide import wide
 
 
 def available(weights: Path | None, threads: int | None) -> tuple[list[Spec], dict[str, str]]:
@@ -46,28 +47,36 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Accuracy, times and behaviour at a loss of each contender.
 
-    seed, draws: of the sequences whose target comes back far away; see `benchmarks.returns.returning`.
+    seed, draws: of the sequences whose target comes back far away, and of those in a wide view; see
+        `benchmarks.returns` and `benchmarks.wide`.
 
     Returns:
         For each what `evaluate` returns, with "behaviour" on the dataset as it is ("given") and on what is made of it
-        ("near", "far"), the "loss" that these come to, and the names of the sequences "left_out" of what is made.
+        ("near", "far", "wide"), the "loss" that these come to, and the names of the sequences "left_out" of near and
+        far.
     """
     near, left_out = returning(dataset, far=False)
     far, _ = returning(dataset, far=True, seed=seed, draws=draws)
+    wide_views, _ = wide(dataset, seed, draws)
     runs = []
     for spec in specs:
         contender = spec.make()
         advance(contender.label)
-        runs.append([_tracked(spec, contender, each, out) for each in (dataset, near, far)])
+        runs.append([_tracked(spec, contender, each, out) for each in (dataset, near, far, wide_views)])
     # Judged when all have been run: it loads more than a device would, beside which nothing should be timed.
     return [
         {
             **content,
-            "behaviour": {"given": loss.behaviour(given), "near": loss.behaviour(here), "far": loss.behaviour(away)},
-            "loss": loss.summary(here, away),
+            "behaviour": {
+                "given": loss.behaviour(given),
+                "near": loss.behaviour(here),
+                "far": loss.behaviour(away),
+                "wide": loss.behaviour(small),
+            },
+            "loss": loss.summary(here, away, small),
             "left_out": list(left_out),
         }
-        for (content, given), (_, here), (_, away) in runs
+        for (content, given), (_, here), (_, away), (_, small) in runs
     ]
 
 

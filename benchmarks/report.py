@@ -392,14 +392,14 @@ def _losses(entries: Sequence[Entry]) -> str:
     rows, trust = [], []
     for entry in with_loss:
         loss, behaviour = entry.accuracy["loss"], entry.accuracy["behaviour"]
-        near, far = behaviour["near"], behaviour["far"]
+        near, far, wide = (behaviour[place] for place in ("near", "far", "wide"))
         rows.append(
             [
                 escape(entry.label),
                 _percent(loss["gone_ok"]),
                 " / ".join(_decimal(loss[name]) for name in ("score_seen", "score_gone")),
-                *(count(each["found"], each["returns"]) for each in (near, far)),
-                " / ".join(_decimal(each["frames_to_find"], 0) for each in (near, far)),
+                *(count(each["found"], each["returns"]) for each in (near, far, wide)),
+                " / ".join(_decimal(each["frames_to_find"], 0) for each in (near, far, wide)),
                 " / ".join(_decimal(far["update_ms"].get(name), 0) for name in ("p99", "max")),
             ]
         )
@@ -413,10 +413,11 @@ def _losses(entries: Sequence[Entry]) -> str:
         "score seen / gone",
         "found near",
         "found far",
+        "found wide",
         "frames to find",
         "ms p99 / max",
     ]
-    places = {"given": "as it is", "near": "near", "far": "far"}
+    places = {"given": "as it is", "near": "near", "far": "far", "wide": "wide"}
     measures = [
         f"{name}, {places[place]}" for place in with_loss[0].accuracy["behaviour"] for name in ("GM", "AUROC", "ECE")
     ]
@@ -426,8 +427,9 @@ def _losses(entries: Sequence[Entry]) -> str:
             head,
             rows,
             "Real sequences in which the target is painted over for 60 frames and is then back, in its place (near) or "
-            "elsewhere in the frame, beyond a local tracker's reach (far). Ok though gone: percent of the frames "
-            "without it. Frames to find: the median, near / far.",
+            "elsewhere in the frame, beyond a local tracker's reach (far), or the film, one of nine pictures in a "
+            "frame, is in another place (wide). Ok though gone: percent of the frames without it, near. Frames to "
+            "find: the median, near / far / wide. Times are of far.",
         )
         + _tabulate(
             ["tracker", *measures],

@@ -85,15 +85,15 @@ def returning(
     """
     made, left_out = [], []
     for sequence in dataset.sequences:
-        film = _film(sequence, lengths)
-        places = np.empty((0, 2), np.int64) if film is None else _far_shifts(film, lengths)
-        if film is None or not len(places):
+        shot = film(sequence, lengths)
+        places = np.empty((0, 2), np.int64) if shot is None else _far_shifts(shot, lengths)
+        if shot is None or not len(places):
             left_out.append(sequence.name)
             continue
         for draw in range(draws if far else 1):
             generator = np.random.default_rng([seed, zlib.crc32(sequence.name.encode()), draw])
             dx, dy = places[generator.integers(len(places))].tolist() if far else (0, 0)
-            made.append(_returning(film, f"{sequence.name}-{draw}", (dx, dy), lengths))
+            made.append(_returning(shot, f"{sequence.name}-{draw}", (dx, dy), lengths))
     if not made:
         raise ResultsError(
             f"{dataset.name}: of its {len(left_out)} sequences none can be made into one whose target vanishes and "
@@ -104,7 +104,7 @@ def returning(
     return Dataset(name, "oxuva", tuple(made)), tuple(left_out)
 
 
-def _film(sequence: Sequence, lengths: Lengths) -> Sequence | None:
+def film(sequence: Sequence, lengths: Lengths) -> Sequence | None:
     """The frames before the target is first out of sight, back and forth until there are enough."""
     with np.errstate(invalid="ignore"):
         seen = ~sequence.absent & np.isfinite(sequence.truth).all(axis=1) & (sequence.truth[:, 2:] > 0).all(axis=1)

@@ -75,23 +75,24 @@ def write_into(path: Path, table: str) -> None:
 def _vanishing(entries: list[Entry]) -> list[str]:
     if not entries:
         return []
-    films, returns = (entries[0].accuracy["behaviour"][place]["returns"] for place in ("near", "far"))
+    films, returns, views = (entries[0].accuracy["behaviour"][place]["returns"] for place in ("near", "far", "wide"))
     places = returns // max(films, 1)
     lines = [
         "",
         f"The target painted over for 60 frames in the {films} of these films that have room for it elsewhere, and "
-        f"then back in its place (near) or elsewhere (far, at {places} place{'s' * (places != 1)} each):",
+        f"then back in its place (near) or elsewhere (far, at {places} place{'s' * (places != 1)} each); and, {views} "
+        "times, each film as one of nine pictures in a frame, in another place once the target is back (wide):",
         "",
-        _row("tracker", "ok though gone", "found near", "found far", "AUC near", "AUC far", "ECE far"),
-        _row("---", *["---:"] * 6),
+        _row("tracker", "ok though gone", "found near", "found far", "found wide", "AUC near", "AUC far", "ECE far"),
+        _row("---", *["---:"] * 7),
     ]
     for entry in sorted(entries, key=lambda entry: -entry.accuracy["behaviour"]["far"]["auc"]):
-        near, far = (entry.accuracy["behaviour"][place] for place in ("near", "far"))
+        near, far, wide = (entry.accuracy["behaviour"][place] for place in ("near", "far", "wide"))
         lines.append(
             _row(
                 entry.label,
                 f"{100 * entry.accuracy['loss']['gone_ok']:.0f}%",
-                *(count(each["found"], each["returns"]) for each in (near, far)),
+                *(count(each["found"], each["returns"]) for each in (near, far, wide)),
                 *(f"{100 * each['auc']:.1f}" for each in (near, far)),
                 "–" if far["ece"] is None else f"{far['ece']:.3f}",
             )

@@ -101,16 +101,17 @@ def test_scores_that_are_no_probabilities_have_no_calibration() -> None:
 def test_summary_of_a_tracker_that_sees_and_of_one_that_does_not() -> None:
     scores = [np.nan, 0.9, 0.9, 0.1, 0.2, 0.3, 0.8]
     near, far = tracked("TTT---T", "TTx...T", scores), tracked("TTT---T", "TTx...x", scores)
-    assert summary([near], [far, near]) == {
+    assert summary([near], [far, near], [far]) == {
         "gone_ok": 0.0,
         "score_seen": 0.9,  # the second frame alone: in the third the box is elsewhere
         "score_gone": pytest.approx(0.2),
         "separation": 1.0,
         "found_near": 1.0,
         "found_far": 0.5,
-        "sequences": {"near": 1, "far": 2},
+        "found_wide": 0.0,
+        "sequences": {"near": 1, "far": 2, "wide": 1},
     }
     blind = tracked("TTT---T", "xxxxxxx")
-    said = summary([blind], [blind])
+    said = summary([blind], [blind], [near])
     assert (said["gone_ok"], said["score_seen"], said["separation"]) == (1.0, None, None)
-    assert (said["found_near"], said["found_far"]) == (0.0, 0.0)
+    assert (said["found_near"], said["found_far"], said["found_wide"]) == (0.0, 0.0, 1.0)

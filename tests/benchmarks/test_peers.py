@@ -46,7 +46,7 @@ def test_each_model_is_compared_alone_and_together(content: dict) -> None:
 def test_together_they_find_again_what_the_local_tracker_does_not(content: dict) -> None:
     local, search, together = content["contenders"]
     for each in (local, search, together):
-        assert each["loss"]["sequences"] == {"near": 1, "far": 2}
+        assert each["loss"]["sequences"] == {"near": 1, "far": 2, "wide": 2}
         assert each["behaviour"]["far"]["returns"] == 2
         assert each["left_out"] == []
     assert together["loss"]["found_far"] == 1
@@ -81,6 +81,7 @@ def test_times_kept_from_other_threads_are_not_given(
         "given": {},
         "near": {},
         "far": {},
+        "wide": {},
     }
     result = CliRunner().invoke(app, ["report", str(record), "--out", str(page)])
     assert result.exit_code == 0, result.output

@@ -322,16 +322,17 @@ def test_what_vanishes_has_a_table_of_its_own() -> None:
     for each, far_auc, ece in ((several[0], 0.25, None), (several[1], 0.5, 0.0625)):
         near = {"auc": 0.375, "returns": 4, "found": 0.75, "ece": 0.5}
         far = {"auc": far_auc, "returns": 8, "found": 0.25, "ece": ece}
-        each |= {"loss": {"gone_ok": 0.25}, "behaviour": {"given": near, "near": near, "far": far}}
+        wide = {"auc": 0.5, "returns": 12, "found": 0.5, "ece": None}
+        each |= {"loss": {"gone_ok": 0.25}, "behaviour": {"given": near, "near": near, "far": far, "wide": wide}}
     assert markdown(gather(several)).splitlines()[-2:] == [
-        "| t1 | 25% | 3 of 4 | 2 of 8 | 37.5 | 50.0 | 0.062 |",
-        "| t0 | 25% | 3 of 4 | 2 of 8 | 37.5 | 25.0 | – |",
+        "| t1 | 25% | 3 of 4 | 2 of 8 | 6 of 12 | 37.5 | 50.0 | 0.062 |",
+        "| t0 | 25% | 3 of 4 | 2 of 8 | 6 of 12 | 37.5 | 25.0 | – |",
     ]
     assert "in the 4 of these films that have room" in markdown(gather(several))
-    assert "(far, at 2 places each)" in markdown(gather(several))
+    assert "(far, at 2 places each); and, 12 times, each film" in markdown(gather(several))
     assert "far" not in markdown(gather(several[2:]))
     none = {"returns": 0, "found": None, "auc": 0.5, "ece": None}
-    several[0]["behaviour"] = {"given": none, "near": none, "far": none}
+    several[0]["behaviour"] = dict.fromkeys(("given", "near", "far", "wide"), none)
     assert "in the 0 of these films" in markdown(gather(several[:1]))
 
 
@@ -400,6 +401,7 @@ def page_of_all() -> str:
         "separation": 0.8,
         "found_near": 1.0,
         "found_far": 0.0,
+        "found_wide": 0.0,
     }
     compared = parity(
         [
@@ -421,7 +423,7 @@ def page_of_all() -> str:
     place = {"max_gm": 0.7, "auroc": 0.9, "ece": None, "returns": 8, "found": 0.25, "frames_to_find": 3.0}
     place |= {"update_ms": {"p99": 5.0, "max": 7.0}}
     several[1]["contender"]["precision"] = "int8"
-    several[0] |= {"loss": loss, "behaviour": dict.fromkeys(("given", "near", "far"), place)}
+    several[0] |= {"loss": loss, "behaviour": dict.fromkeys(("given", "near", "far", "wide"), place)}
     saved = {"model": "m", "backend": "b", "milliseconds": {"fp32": 9.0}, "of_fp32": {"fp32": 1.0, "int8": 0.56}}
     saved["bytes"] = {"fp32": 1000, "int8": 292}
     others = [compared, realtime("d"), {**record("ratios"), "entries": [entry]}, ablated()]

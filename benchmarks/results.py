@@ -19,6 +19,7 @@ from uuid import uuid4
 import numpy as np
 
 from benchmarks.metrics import Flags, Floats
+from train.data.labels import DatasetError, read_table
 
 
 class ResultsError(Exception):
@@ -72,21 +73,15 @@ def reports(boxes: Floats) -> Flags:
 
 
 def read_numbers(path: Path, columns: int | None = None) -> Floats:
-    """The numbers in a text file, (N, columns); separated by commas, tabs, semicolons or blanks.
+    """As `train.data.labels.read_table`: truth and results are read alike wherever they are read.
 
-    A line without any is a row of NaN, so that the rows after it stay with their frames; at the end of the file it is
-    nothing.
+    Raises:
+        ResultsError: the file is missing, empty, or not what is expected.
     """
     try:
-        lines = path.read_text().replace(",", " ").replace(";", " ").rstrip().splitlines()
-        rows = [[float(word) for word in line.split()] for line in lines]
-        width = columns or max(map(len, rows), default=0)
-        numbers = np.asarray([row or [np.nan] * width for row in rows], np.float64)
-    except (OSError, ValueError) as error:
-        raise ResultsError(f"{path}: expected lines of numbers ({error})") from None
-    if numbers.ndim != 2 or (columns is not None and numbers.shape[1] != columns):
-        raise ResultsError(f"{path}: expected {columns or 'equally many'} numbers on each line")
-    return numbers
+        return read_table(path, columns)
+    except DatasetError as error:
+        raise ResultsError(str(error)) from error
 
 
 def track_path(folder: Path, name: str) -> Path | None:

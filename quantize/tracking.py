@@ -16,7 +16,7 @@ from edgetrack.errors import BoxError
 from edgetrack.imaging import check_box
 from edgetrack.sources import open_source
 from edgetrack_runtimes import discover
-from train.data.labels import DatasetError, found_in, read_names, read_table
+from train.data.labels import DatasetError, found_in, read_flags, read_names, read_table
 from train.success import Floats, overlaps, success_curve
 
 ABSENT = {"absence.label": 1, "cover.label": 0}
@@ -50,7 +50,7 @@ def read_sequences(root: Path) -> list[Truth]:
         boxes = read_table(folder / "groundtruth.txt", 4)
         for file, absent in ABSENT.items():
             if (folder / file).is_file():
-                labels = read_table(folder / file)
+                labels = read_flags(folder / file)
                 if len(labels) != len(boxes):
                     raise DatasetError(f"{folder}: {len(boxes)} boxes but {len(labels)} entries of {file}")
                 boxes[labels == absent] = np.nan

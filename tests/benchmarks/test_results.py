@@ -64,10 +64,13 @@ def test_an_empty_line_is_a_frame_without_a_box(tmp_path: Path) -> None:
 
 def test_a_broken_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("1,2,3\n")
-    with pytest.raises(ResultsError, match=r"a\.txt: expected 4 numbers"):
+    with pytest.raises(ResultsError, match=r"a\.txt: line 1 has 3 numbers; expected 4"):
         read_track(tmp_path, "a")
     (tmp_path / "a.txt").write_text("1,2,3,x\n")
-    with pytest.raises(ResultsError, match=r"a\.txt: expected lines of numbers"):
+    with pytest.raises(ResultsError, match=r"a\.txt: line 1: could not convert .*'x'; expected 4"):
+        read_track(tmp_path, "a")
+    (tmp_path / "a.txt").write_text("\n")
+    with pytest.raises(ResultsError, match=r"a\.txt holds no numbers; expected 4"):
         read_track(tmp_path, "a")
     with pytest.raises(ResultsError, match="no results for b"):
         read_track(tmp_path, "b")

@@ -69,6 +69,13 @@ def test_tracks_keep_only_frames_that_show_the_target(tracks: Path) -> None:
     assert (car.group, dog.group) == ("group-Car", "group-Dog")
 
 
+def test_an_empty_line_is_a_frame_without_a_box(tracks: Path) -> None:
+    (tracks / "Dog" / "groundtruth.txt").write_text("10,12,20,20\n\n12,12,20,20\n13,12,20,20\n14,12,20,20\n\n\n")
+    _, dog = read_tracks(tracks)
+    assert [path.name for path in dog.frames] == [f"{i:08d}.jpg" for i in (1, 3, 4, 5)]
+    assert dog.boxes[:, 0].tolist() == [10, 12, 13, 14]
+
+
 def test_clips_that_are_left_out_are_named(tracks: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tracks / "Dog" / "absence.label").write_text("1\n1\n0\n1\n1\n")
     assert [track.name for track in read_tracks(tracks)] == ["Car"]

@@ -14,7 +14,7 @@ import pytest
 
 from train.data.labels import DatasetError, Pick, Tracks
 from train.data.mixture import datasets
-from train.data.readers import READERS, Spec, coco, lasot, read
+from train.data.readers import READERS, Spec, coco, got10k, lasot, read, trackingnet
 from train.data.readers.content import Lists
 from train.recipes import RECIPES
 
@@ -207,6 +207,17 @@ def test_boxes_without_area_are_not_used(trackingnet_root: Path) -> None:
     assert read(trackingnet_root).tracks[0].times.tolist() == [0, 1, 3, 4, 5]
 
 
+@pytest.mark.parametrize("separator", [",", ", ", "\t", ";", " "])
+def test_an_empty_line_is_a_frame_without_a_box_whatever_stands_between_numbers(got_root: Path, separator: str) -> None:
+    lines = [line.replace(",", separator) for line in boxes()]
+    lines[2] = ""
+    (got_root / "GOT-10k_Train_000001" / "groundtruth.txt").write_text("\ufeff" + "\n".join([*lines, "", "  ", ""]))
+    track = read(got_root).tracks[0]
+    assert track.times.tolist() == [0, 3, 5]  # 1 is covered, 4 absent
+    assert track.boxes.tolist() == [[i, 12, 20, 18] for i in (0, 3, 5)]
+    assert track.length == FRAMES
+
+
 def test_coco_reads_boxes_without_crowds(coco_root: Path, cache_home: Path) -> None:
     content = read(coco_root)
     assert content.name == "coco"
@@ -298,9 +309,10 @@ def test_a_dataset_is_written_with_its_lists() -> None:
     ("file", "change", "message"),
     [
         ("groundtruth.txt", lambda lines: lines[:-1], "5 boxes but 6 entries of full_occlusion"),
-        ("groundtruth.txt", lambda lines: [*lines[:2], "1,2,3", *lines[3:]], r"groundtruth\.txt.*4 numbers a line"),
-        ("groundtruth.txt", lambda lines: [*lines[:2], "", *lines[3:]], "5 boxes but 6 entries"),
-        ("groundtruth.txt", lambda lines: [], r"0 boxes"),
+        ("groundtruth.txt", lambda lines: [*lines[:2], "1,2,3", *lines[3:]], r"truth\.txt: line 3 has 3 .*expected 4"),
+        ("groundtruth.txt", lambda lines: [*lines[:2], "", *lines[2:]], "7 boxes but 6 entries"),
+        ("groundtruth.txt", lambda lines: ["", *lines[1:4], "x,2,3,4", ""], r"truth\.txt: line 5: .*'x'; expected 4"),
+        ("groundtruth.txt", lambda lines: [], r"groundtruth\.txt holds no numbers"),
         ("full_occlusion.txt", lambda lines: [lines[0][:-2]], "6 boxes but 5 entries of full_occlusion"),
         ("out_of_view.txt", lambda lines: ["0,x,0,0,0,0"], r"out_of_view\.txt"),
         ("out_of_view.txt", None, r"out_of_view\.txt: No such file"),
@@ -333,7 +345,8 @@ def test_a_frame_without_a_box_is_named(got_root: Path, trackingnet_root: Path) 
 def test_opening_reads_no_labels(
     lasot_root: Path, got_root: Path, trackingnet_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(np, "loadtxt", lambda *args, **kwargs: pytest.fail("labels were read"))
+    for reader in (lasot, got10k, trackingnet):
+        monkeypatch.setattr(reader, "read_table", lambda *args: pytest.fail("labels were read"))
     datasets(SMALL, [lasot_root, got_root, trackingnet_root])
 
 

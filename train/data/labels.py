@@ -6,7 +6,6 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import TypeVar, overload
 
@@ -52,24 +51,38 @@ def found_in(root: Path) -> str:
 
 
 def read_table(path: Path, columns: int | None = None) -> NDArray[np.float64]:
-    """Comma-separated numbers: (N, columns), one row a line, or (N,) with `columns` None, whatever the line breaks.
+    """The numbers in a text file, (N, columns); separated by commas, tabs, semicolons or blanks.
+
+    A line without any is a row of NaN, so that the rows after it stay with their frames; at the end of the file it is
+    nothing.
 
     Raises:
-        DatasetError: the file is missing, or not what is expected; the message names the row.
+        DatasetError: the file is missing, empty, or not what is expected; the message names the line.
     """
-    expected = f"{columns} numbers a line, separated by commas" if columns else "numbers"
+    expected = f"expected {columns or 'as many'} numbers on each line, separated by commas, tabs, semicolons or blanks"
     try:
-        text = path.read_text()
-        values = np.loadtxt(StringIO(text), delimiter=",", ndmin=2) if text.strip() else np.zeros((0, columns or 0))
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
     except OSError as error:
-        raise DatasetError(f"{path}: {error.strerror}; expected a file of {expected}") from error
-    except ValueError as error:
-        raise DatasetError(f"{path}: {error}; expected {expected}") from error
-    if columns is None:
-        return values.ravel()
-    if values.shape[1] != columns:
-        raise DatasetError(f"{path}: got {values.shape[1]} numbers a line; expected {expected}")
-    return values
+        raise DatasetError(f"{path}: {error.strerror}; {expected}") from error
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path}: {error}; {expected}") from error
+    rows: list[list[float]] = []
+    for line in text.replace(",", " ").replace(";", " ").rstrip().splitlines():
+        try:
+            rows.append([float(word) for word in line.split()])
+        except ValueError as error:
+            raise DatasetError(f"{path}: line {len(rows) + 1}: {error}; {expected}") from error
+    if not rows:
+        raise DatasetError(f"{path} holds no numbers; {expected}")
+    width = columns or max(map(len, rows))
+    if wrong := [number for number, row in enumerate(rows, 1) if len(row) not in (0, width)]:
+        raise DatasetError(f"{path}: line {wrong[0]} has {len(rows[wrong[0] - 1])} numbers; {expected}")
+    return np.asarray([row or [np.nan] * width for row in rows])
+
+
+def read_flags(path: Path) -> NDArray[np.float64]:
+    """One number a frame, (N,), on lines or all on one; otherwise as `read_table`."""
+    return read_table(path).ravel()
 
 
 def read_names(path: Path) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from train.data.labels import DatasetError, Numbered, Track, Tracks, check_lengths, read_names, read_table
+from train.data.labels import DatasetError, Numbered, Track, Tracks, check_lengths, read_flags, read_names, read_table
 from train.data.readers.content import Content, Lists
 
 LAYOUT = (
@@ -46,7 +46,7 @@ class _Reader:
     def __call__(self, name: str) -> Track:
         folder = self.folder / name
         boxes = read_table(folder / "groundtruth.txt", 4)
-        absence, cover = read_table(folder / "absence.label"), read_table(folder / "cover.label")
+        absence, cover = read_flags(folder / "absence.label"), read_flags(folder / "cover.label")
         ends = Numbered(folder, "{:08d}.jpg", np.asarray([len(boxes), len(boxes) + 1]))
         check_lengths(folder, len(boxes), (ends[0], ends[1]), absence=len(absence), cover=len(cover))
         return Track.visible_part(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from train.data.labels import DatasetError, Numbered, Track, Tracks, check_lengths, found_in, read_table
+from train.data.labels import DatasetError, Numbered, Track, Tracks, check_lengths, found_in, read_flags, read_table
 from train.data.readers.content import Content, Lists
 
 LAYOUT = (
@@ -140,8 +140,8 @@ class _Reader:
     def __call__(self, name: str) -> Track:
         folder = self.root / name.rpartition("-")[0] / name
         boxes = read_table(folder / "groundtruth.txt", 4)
-        occluded = read_table(folder / "full_occlusion.txt")
-        outside = read_table(folder / "out_of_view.txt")
+        occluded = read_flags(folder / "full_occlusion.txt")
+        outside = read_flags(folder / "out_of_view.txt")
         ends = Numbered(folder / "img", "{:08d}.jpg", np.asarray([len(boxes), len(boxes) + 1]))
         check_lengths(folder, len(boxes), (ends[0], ends[1]), full_occlusion=len(occluded), out_of_view=len(outside))
         return Track.visible_part(

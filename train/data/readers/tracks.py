@@ -18,6 +18,7 @@ from train.data.labels import (
     Track,
     Tracks,
     found_in,
+    read_flags,
     read_names,
     read_picture,
     read_table,
@@ -42,7 +43,7 @@ def read(root: Path, lists: Lists) -> Content:
 
 def read_tracks(root: Path, lists: Lists = Lists()) -> list[Track]:  # noqa: B008 (frozen)
     """Tracks of a folder with ``list.txt``, and per track frames, in natural order, ``groundtruth.txt`` and, where the
-    target is absent, ``absence.label`` 1 or a box of ``nan``; ``meta.json`` may name a ``video_group``.
+    target is absent, ``absence.label`` 1, a box of ``nan`` or an empty line; ``meta.json`` may name a ``video_group``.
 
     Raises:
         DatasetError: a track is broken, or the split is kept for measuring.
@@ -59,7 +60,7 @@ def read_tracks(root: Path, lists: Lists = Lists()) -> list[Track]:  # noqa: B00
             raise DatasetError(f"{folder}: {len(frames)} frames but boxes of shape {boxes.shape}")
         visible = np.ones(len(boxes), bool)
         if (folder / "absence.label").is_file():
-            absence = read_table(folder / "absence.label")
+            absence = read_flags(folder / "absence.label")
             if len(absence) != len(frames):
                 raise DatasetError(f"{folder}: {len(frames)} frames but {len(absence)} entries of absence.label")
             visible = absence == 0

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from benchmarks.contenders import digest
 from benchmarks.metrics import Flags, Floats
 from benchmarks.results import Result, ResultsError, Track, read_numbers
-from edgetrack.sources import IMAGE_SUFFIXES, natural_key, read_image
+from edgetrack.sources import IMAGE_SUFFIXES, images_in, natural_key, read_image
 from train.data.labels import DatasetError, read_names
 
 OTB_ATTRIBUTES = frozenset(["IV", "SV", "OCC", "DEF", "MB", "FM", "IPR", "OPR", "OV", "BC", "LR"])
@@ -128,7 +128,7 @@ def images(folder: Path) -> tuple[Path, ...]:
     """The images of a folder, in natural order."""
     if not folder.is_dir():
         raise ResultsError(f"{folder}: no such folder of frames")
-    found = sorted((p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES), key=natural_key)
+    found = images_in(folder)
     if not found:
         raise ResultsError(f"{folder}: no frames in it; expected images ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return tuple(found)

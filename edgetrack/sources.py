@@ -215,7 +215,7 @@ def _open_path(text: str, every_frame: bool) -> Source:
     if camera := re.fullmatch(r"/dev/video(\d+)", os.path.realpath(path)):
         return _open_camera(int(camera[1]), every_frame)
     if stat.S_ISDIR(mode):
-        images = _images_in(path, re.compile(".*"))
+        images = images_in(path)
         if not images:
             suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
             raise SourceError(f"{text}: a folder without images; expected files ending in {suffixes}")
@@ -227,7 +227,7 @@ def _open_path(text: str, every_frame: bool) -> Source:
             f"{text}: neither a file nor a folder; expected one of them, or a camera by its number or as /dev/video0"
         )
     if pattern := _pattern(path.name):
-        images = _images_in(path.parent, pattern) if stat.S_ISDIR(_mode(path.parent)) else []
+        images = images_in(path.parent, pattern) if stat.S_ISDIR(_mode(path.parent)) else []
         if not images:
             raise SourceError(f"{_redacted(text)}: no image fits this pattern")
         return _open_images(text, images)
@@ -266,7 +266,12 @@ def _pattern(name: str) -> re.Pattern[str] | None:
     return re.compile(regex)
 
 
-def _images_in(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
+def images_in(folder: Path, pattern: re.Pattern[str] = re.compile(".*")) -> list[Path]:
+    """The images of a folder whose names fit the pattern, in natural order.
+
+    Raises:
+        SourceError: it cannot be listed.
+    """
     # Hidden files are left out: copies from a Mac bring "._1.jpg", which is no image.
     try:
         found = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]

@@ -92,6 +92,18 @@ def test_frames_without_leading_zeros_keep_their_own_boxes(tracks: Path) -> None
     ]
 
 
+@pytest.mark.parametrize("suffix", [".bmp", ".PNG", ".tif", ".webp"])
+def test_frames_are_what_a_tracker_reads_as_images(tracks: Path, suffix: str) -> None:
+    for i in range(1, 6):
+        path = tracks / "Dog" / f"{i:08d}.jpg"
+        assert cv2.imwrite(str(path.with_suffix(suffix)), cv2.imread(str(path)))
+        path.unlink()
+    (tracks / "Dog" / "._00000001.jpg").write_bytes(b"what a Mac leaves beside a picture")
+    _, dog = read_tracks(tracks)
+    assert [path.name for path in dog.frames] == [f"{i:08d}{suffix}" for i in range(1, 6)]
+    assert ImageCache().read(dog.frames[0]).shape == (60, 80, 3)
+
+
 def test_a_box_beside_the_picture_is_no_target_and_is_told_once(tracks: Path, caplog: pytest.LogCaptureFixture) -> None:
     # Pictures are 80 x 60. Half outside counts as seen; to touch the border from outside does not.
     rows = ["70,12,20,20", "80,12,20,20", "-20,12,20,20", "10,60,20,20", "-10,-10,20,20"]
@@ -143,7 +155,27 @@ def test_a_link_to_an_evaluation_split_is_seen_through(tracks: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda root: (root / "Car" / "00000001.jpg").unlink(), "4 frames but boxes"),
+        (
+            lambda root: (root / "Car" / "00000001.jpg").unlink(),
+            r"Car/groundtruth\.txt has 5 lines but .*Car holds 4 images \(4 \.jpg\), from 00000002\.jpg to "
+            r"00000005\.jpg; expected one for each image",
+        ),
+        (
+            lambda root: [(root / "Car" / f"{number:08d}.jpg").unlink() for number in (3, 4)],
+            r"3 images \(3 \.jpg\), from 00000001\.jpg to 00000005\.jpg, of whose numbers 00000003 is the first that",
+        ),
+        (
+            lambda root: (root / "Car" / "sheet.png").write_bytes(b""),
+            r"5 lines but .*Car holds 6 images \(5 \.jpg, 1 \.png\), from 00000001\.jpg to sheet\.png; expected",
+        ),
+        (
+            lambda root: [path.unlink() for path in (root / "Car").glob("*.jpg")],
+            r"5 lines but .*Car holds no image \(of \.bmp, \.jpeg, .*\.webp\); expected",
+        ),
+        (
+            lambda root: (root / "Car" / "absence.label").write_text("0\n" * 4),
+            r"Car/absence\.label has 4 entries but .*Car holds 5 images",
+        ),
         (lambda root: (root / "Car" / "groundtruth.txt").unlink(), "groundtruth.txt"),
         (lambda root: (root / "Car" / "groundtruth.txt").write_text("a,b,c,d\n"), "groundtruth.txt"),
         (lambda root: (root / "list.txt").unlink(), "list.txt"),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetrack.sources import natural_key
+from edgetrack.sources import IMAGE_SUFFIXES, images_in
 from train.data.labels import (
     MIN_SIDE,
     Box,
@@ -29,7 +32,6 @@ from train.data.readers.content import Content, Lists
 LAYOUT = (
     "list.txt and NAME/{groundtruth.txt, 00000001.jpg}, perhaps NAME/absence.label, and in NAME/meta.json a video_group"
 )
-IMAGES = (".jpg", ".jpeg", ".png")
 
 
 def recognises(root: Path) -> bool:
@@ -55,14 +57,12 @@ def read_tracks(root: Path, lists: Lists = Lists()) -> list[Track]:  # noqa: B00
     for name in lists.choose(read_names(root / "list.txt")):
         folder = root / name
         boxes = read_table(folder / "groundtruth.txt", 4)
-        frames = sorted((path for path in folder.iterdir() if path.suffix.lower() in IMAGES), key=natural_key)
-        if len(boxes) != len(frames):
-            raise DatasetError(f"{folder}: {len(frames)} frames but boxes of shape {boxes.shape}")
+        frames = images_in(folder)
+        _check_count(folder / "groundtruth.txt", f"{len(boxes)} lines", len(boxes), frames)
         visible = np.ones(len(boxes), bool)
         if (folder / "absence.label").is_file():
             absence = read_flags(folder / "absence.label")
-            if len(absence) != len(frames):
-                raise DatasetError(f"{folder}: {len(frames)} frames but {len(absence)} entries of absence.label")
+            _check_count(folder / "absence.label", f"{len(absence)} entries", len(absence), frames)
             visible = absence == 0
         visible &= ~_outside(name, np.where(visible[:, None], boxes, np.nan), frames)
         track = Track.visible_part(
@@ -83,11 +83,37 @@ def read_tracks(root: Path, lists: Lists = Lists()) -> list[Track]:  # noqa: B00
     return tracks
 
 
+def _check_count(labels: Path, content: str, count: int, frames: Sequence[Path]) -> None:
+    """Raise DatasetError unless a file of labels has one for each image beside it."""
+    if count == len(frames):
+        return
+    found = f"no image (of {', '.join(sorted(IMAGE_SUFFIXES))})"
+    if frames:
+        suffixes = Counter(path.suffix.lower() for path in frames)
+        listed = ", ".join(f"{number} {suffix}" for suffix, number in suffixes.items())
+        found = f"{len(frames)} images ({listed}), from {frames[0].name} to {frames[-1].name}"
+    if missing := _gap(frames):
+        found += f", of whose numbers {missing} is the first that is missing"
+    raise DatasetError(
+        f"{labels} has {content} but {labels.parent} holds {found}; expected one for each image, where empty lines at "
+        "the end do not count"
+    )
+
+
+def _gap(frames: Sequence[Path]) -> str | None:
+    """The first number that is skipped where images are numbered, with its zeros."""
+    names = [re.fullmatch(r"(.*?)(\d+)", path.stem) for path in frames]
+    numbered = [name for name in names if name]
+    if len(numbered) < len(names) or len({name[1] for name in numbered}) != 1:
+        return None
+    numbers = sorted(int(name[2]) for name in numbered)
+    skipped = next((before + 1 for before, after in pairwise(numbers) if after > before + 1), None)
+    return None if skipped is None else str(skipped).zfill(len(numbered[0][2]))
+
+
 def _outside(name: str, boxes: Box, frames: Sequence[Path]) -> NDArray[np.bool_]:
     """Which boxes (N, 4) share nothing with the picture, where tools go on with them when the target has left; they are
     logged. The first frame is read for its size: the large datasets, whose own labels tell, are not asked so."""
-    if not frames:
-        return np.zeros(0, bool)
     height, width = read_picture(frames[0]).shape[:2]
     beside = (boxes[:, :2] >= (width, height)).any(1) | (boxes[:, :2] + boxes[:, 2:] <= 0).any(1)
     if beside.any():

@@ -292,6 +292,19 @@ def test_a_wrong_root_says_what_was_found_and_what_is_expected(name: str, tmp_pa
     assert expected in str(caught.value)
 
 
+@pytest.mark.parametrize("prefix", ["", "tracks:"])
+def test_clips_without_their_list_are_told_that_it_is_missing(prefix: str, tmp_path: Path) -> None:
+    root = tmp_path / "clips"
+    write(root / "ride" / "groundtruth.txt", boxes())
+    picture(root / "ride" / "00000001.jpg")
+    picture(root / "cover.jpg")
+    with pytest.raises(DatasetError) as caught:
+        read(f"{prefix}{root}")
+    assert str(caught.value).startswith(f"{root} has no list.txt, which names its clips' folders, one a line, such")
+    assert "such as ride: it holds cover.jpg, ride/; expected list.txt and NAME/{groundtruth.txt" in str(caught.value)
+    assert "lasot" not in str(caught.value)
+
+
 def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"'lassot'; expected one of lasot, got10k"):
         read(f"lassot:{tmp_path}")

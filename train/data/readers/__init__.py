@@ -90,6 +90,13 @@ def read(text: str | Path) -> Content:
         raise DatasetError(f"{spec.root}: {found_in(spec.root)}; expected {expected}")
     refuse_evaluation_split(spec.root)
     name = spec.name or next((name for name, reader in READERS.items() if reader.recognises(spec.root)), None)
+    if name in (None, "tracks") and not tracks.recognises(spec.root):
+        labelled = sorted(path.parent.name for path in spec.root.glob("*/groundtruth.txt"))
+        if labelled:
+            raise DatasetError(
+                f"{spec.root} has no list.txt, which names its clips' folders, one a line, such as {labelled[0]}: "
+                f"{found_in(spec.root)}; expected {tracks.LAYOUT}"
+            )
     if name is None:
         layouts = "".join(f"\n  {name}: {reader.LAYOUT}" for name, reader in READERS.items())
         raise DatasetError(f"{spec.root} is no dataset: {found_in(spec.root)}; expected one of{layouts}")

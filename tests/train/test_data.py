@@ -76,6 +76,18 @@ def test_an_empty_line_is_a_frame_without_a_box(tracks: Path) -> None:
     assert dog.boxes[:, 0].tolist() == [10, 12, 13, 14]
 
 
+@pytest.mark.parametrize("absence", [True, False])
+def test_a_covered_target_is_not_seen(tracks: Path, absence: bool) -> None:
+    # GOT-10k's cover counts eighths that are visible.
+    (tracks / "Dog" / "cover.label").write_text("8\n0\n1\n8\n8\n")
+    if absence:
+        (tracks / "Dog" / "absence.label").write_text("0\n0\n0\n1\n0\n")
+    else:
+        (tracks / "Dog" / "absence.label").unlink()
+    _, dog = read_tracks(tracks)
+    assert dog.times.tolist() == ([0, 2, 4] if absence else [0, 2, 3, 4])
+
+
 def test_clips_that_are_left_out_are_named(tracks: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tracks / "Dog" / "absence.label").write_text("1\n1\n0\n1\n1\n")
     assert [track.name for track in read_tracks(tracks)] == ["Car"]
@@ -175,6 +187,10 @@ def test_a_link_to_an_evaluation_split_is_seen_through(tracks: Path, tmp_path: P
         (
             lambda root: (root / "Car" / "absence.label").write_text("0\n" * 4),
             r"Car/absence\.label has 4 entries but .*Car holds 5 images",
+        ),
+        (
+            lambda root: (root / "Car" / "cover.label").write_text("8 8 8 8 8 8"),
+            r"Car/cover\.label has 6 entries but .*Car holds 5 images",
         ),
         (lambda root: (root / "Car" / "groundtruth.txt").unlink(), "groundtruth.txt"),
         (lambda root: (root / "Car" / "groundtruth.txt").write_text("a,b,c,d\n"), "groundtruth.txt"),

@@ -30,7 +30,8 @@ from train.data.labels import (
 from train.data.readers.content import Content, Lists
 
 LAYOUT = (
-    "list.txt and NAME/{groundtruth.txt, 00000001.jpg}, perhaps NAME/absence.label, and in NAME/meta.json a video_group"
+    "list.txt and NAME/{groundtruth.txt, 00000001.jpg}, perhaps NAME/absence.label, NAME/cover.label, and in "
+    "NAME/meta.json a video_group"
 )
 
 
@@ -45,7 +46,8 @@ def read(root: Path, lists: Lists) -> Content:
 
 def read_tracks(root: Path, lists: Lists = Lists()) -> list[Track]:  # noqa: B008 (frozen)
     """Tracks of a folder with ``list.txt``, and per track frames, in natural order, ``groundtruth.txt`` and, where the
-    target is absent, ``absence.label`` 1, a box of ``nan`` or an empty line; ``meta.json`` may name a ``video_group``.
+    target is absent, ``absence.label`` 1, ``cover.label`` 0, a box of ``nan`` or an empty line; ``meta.json`` may name
+    a ``video_group``.
 
     Raises:
         DatasetError: a track is broken, or the split is kept for measuring.
@@ -59,11 +61,8 @@ def read_tracks(root: Path, lists: Lists = Lists()) -> list[Track]:  # noqa: B00
         boxes = read_table(folder / "groundtruth.txt", 4)
         frames = images_in(folder)
         _check_count(folder / "groundtruth.txt", f"{len(boxes)} lines", len(boxes), frames)
-        visible = np.ones(len(boxes), bool)
-        if (folder / "absence.label").is_file():
-            absence = read_flags(folder / "absence.label")
-            _check_count(folder / "absence.label", f"{len(absence)} entries", len(absence), frames)
-            visible = absence == 0
+        absence, cover = _flags(folder / "absence.label", frames, 0), _flags(folder / "cover.label", frames, 8)
+        visible = (absence == 0) & (cover > 0)  # as GOT-10k's own are read
         visible &= ~_outside(name, np.where(visible[:, None], boxes, np.nan), frames)
         track = Track.visible_part(
             name,
@@ -76,11 +75,20 @@ def read_tracks(root: Path, lists: Lists = Lists()) -> list[Track]:  # noqa: B00
     if few:
         logging.getLogger(__name__).warning(
             f"{root}: left out {', '.join(track.name for track in few)}: fewer than two frames show the target, with a "
-            f"box of at least {MIN_SIDE:.0f} pixels a side that is in the picture and no label of absence"
+            f"box of at least {MIN_SIDE:.0f} pixels a side that is in the picture and no label of absence or full cover"
         )
     if not tracks:
         raise DatasetError(f"{root}: no sequence with two visible frames")
     return tracks
+
+
+def _flags(path: Path, frames: Sequence[Path], default: float) -> NDArray[np.float64]:
+    """A sequence's labels, one for each of its frames; `default` for all where there is no such file."""
+    if not path.is_file():
+        return np.full(len(frames), default)
+    flags = read_flags(path)
+    _check_count(path, f"{len(flags)} entries", len(flags), frames)
+    return flags
 
 
 def _check_count(labels: Path, content: str, count: int, frames: Sequence[Path]) -> None:

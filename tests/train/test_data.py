@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from shared import shared
 
 from train.data.images import ImageCache
 from train.data.labels import DatasetError
@@ -126,6 +127,51 @@ def test_a_box_beside_the_picture_is_no_target_and_is_told_once(tracks: Path, ca
     assert [path.name for path in dog.frames] == ["00000001.jpg", "00000005.jpg"]
     (message,) = (record.getMessage() for record in caplog.records if "Dog" in record.getMessage())
     assert message.startswith("Dog: 3 boxes, the first of frame 2, lie outside the picture of 80x60 pixels")
+
+
+def corner_warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if "look like x1, y1, x2, y2" in record.getMessage()]
+
+
+def test_boxes_that_look_like_corners_are_told(tracks: Path, caplog: pytest.LogCaptureFixture) -> None:
+    # x, y, width and height of 45, 12, 20, 20 and so on, in pictures of 80 x 60, and a target that is absent once.
+    rows = ["45,12,65,32", "46,12,66,32", "nan,nan,nan,nan", "5,12,25,32", "6,12,26,32"]
+    (tracks / "Dog" / "groundtruth.txt").write_text("\n".join(rows))
+    read_tracks(tracks)
+    (message,) = corner_warnings(caplog)
+    assert message.startswith("Dog: 2 of 4 boxes reach over the right or lower border of the picture of 80x60 pixels")
+    assert "boxes are x, y, width, height" in message
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ["45,12,20,60"] * 5,  # as corners the right would be left of the left
+        ["30,12,90,40"] * 5,  # as corners the right would be outside the picture
+        ["45,12,65,32"] + ["5,12,25,32"] * 4,  # only a fifth is over the border
+    ],
+)
+def test_a_target_that_leaves_the_picture_has_no_corners(
+    tracks: Path, caplog: pytest.LogCaptureFixture, rows: list[str]
+) -> None:
+    (tracks / "Dog" / "groundtruth.txt").write_text("\n".join(rows))
+    read_tracks(tracks)
+    assert not corner_warnings(caplog)
+
+
+def test_real_boxes_look_like_corners_only_when_they_are(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = shared("data", "sequences", "train")
+    names = [track.name for track in read_tracks(root)]
+    assert not corner_warnings(caplog)
+    for name in names:
+        (tmp_path / name).mkdir()
+        for image in (root / name).glob("*.jpg"):
+            (tmp_path / name / image.name).symlink_to(image)
+        x, y, w, h = np.genfromtxt(root / name / "groundtruth.txt", delimiter=",").T
+        np.savetxt(tmp_path / name / "groundtruth.txt", np.stack([x, y, x + w, y + h], 1), delimiter=",")
+    (tmp_path / "list.txt").write_text("\n".join(names))
+    read_tracks(tmp_path)
+    assert len(corner_warnings(caplog)) > 0.8 * len(names)
 
 
 def test_stills_are_split_from_backgrounds(stills: Path) -> None:

@@ -34,6 +34,10 @@ LAYOUT = (
     "NAME/meta.json a video_group"
 )
 
+OVER, SLACK = 0.2, 8.0
+"""Share of a sequence's boxes that reach over the picture's right or lower border, and by how many pixels, from which
+on they may be corners. Of the sequences at hand one has a ninth there, which the target leaves, and the others none."""
+
 
 def recognises(root: Path) -> bool:
     return (root / "list.txt").is_file()
@@ -63,7 +67,11 @@ def read_tracks(root: Path, lists: Lists = Lists()) -> list[Track]:  # noqa: B00
         _check_count(folder / "groundtruth.txt", f"{len(boxes)} lines", len(boxes), frames)
         absence, cover = _flags(folder / "absence.label", frames, 0), _flags(folder / "cover.label", frames, 8)
         visible = (absence == 0) & (cover > 0)  # as GOT-10k's own are read
-        visible &= ~_outside(name, np.where(visible[:, None], boxes, np.nan), frames)
+        # The first frame is read for its size: the large datasets, whose own labels tell, are not asked so.
+        height, width = read_picture(frames[0]).shape[:2]
+        shown = np.where(visible[:, None], boxes, np.nan)
+        visible &= ~_outside(name, shown, width, height)
+        _warn_of_corners(name, shown, width, height)
         track = Track.visible_part(
             name,
             _video_group(folder / "meta.json") or name,
@@ -119,10 +127,9 @@ def _gap(frames: Sequence[Path]) -> str | None:
     return None if skipped is None else str(skipped).zfill(len(numbered[0][2]))
 
 
-def _outside(name: str, boxes: Box, frames: Sequence[Path]) -> NDArray[np.bool_]:
+def _outside(name: str, boxes: Box, width: int, height: int) -> NDArray[np.bool_]:
     """Which boxes (N, 4) share nothing with the picture, where tools go on with them when the target has left; they are
-    logged. The first frame is read for its size: the large datasets, whose own labels tell, are not asked so."""
-    height, width = read_picture(frames[0]).shape[:2]
+    logged."""
     beside = (boxes[:, :2] >= (width, height)).any(1) | (boxes[:, :2] + boxes[:, 2:] <= 0).any(1)
     if beside.any():
         logging.getLogger(__name__).warning(
@@ -130,6 +137,20 @@ def _outside(name: str, boxes: Box, frames: Sequence[Path]) -> NDArray[np.bool_]
             f"picture of {width}x{height} pixels: the target is taken as absent there"
         )
     return beside
+
+
+def _warn_of_corners(name: str, boxes: Box, width: int, height: int) -> None:
+    """Log that boxes (N, 4) look like x1, y1, x2, y2: so read all lie in the picture, and as x, y, w, h many do not."""
+    boxes = boxes[np.isfinite(boxes).all(1)]
+    size = np.asarray([width, height])
+    over = (boxes[:, :2] + boxes[:, 2:] > size + SLACK).any(1)
+    corners = (boxes[:, :2] <= boxes[:, 2:]) & (boxes[:, 2:] <= size + SLACK)
+    if corners.all() and over.sum() > OVER * len(boxes):
+        logging.getLogger(__name__).warning(
+            f"{name}: {over.sum()} of {len(boxes)} boxes reach over the right or lower border of the picture of "
+            f"{width}x{height} pixels: boxes are x, y, width, height, and these look like x1, y1, x2, y2; if they are, "
+            "write x2 - x1 and y2 - y1 for the last two"
+        )
 
 
 def _video_group(path: Path) -> str | None:

@@ -193,14 +193,24 @@ def test_stills_without_their_images_are_refused(stills: Path, labelled: bool) -
 
 @pytest.mark.parametrize("split", ["dev", "val", "test"])
 def test_an_evaluation_split_is_never_trained_on(tracks: Path, stills: Path, split: str, tmp_path: Path) -> None:
+    message = f"the folder's name, '{split}', says .*: never train on it; if it is not, rename the folder"
     for source in (tracks, stills):
-        target = tmp_path / split / source.name
-        target.parent.mkdir(exist_ok=True)
-        source.rename(target)
-        with pytest.raises(DatasetError, match="never train on it"):
+        target = tmp_path / source.name / split
+        source.rename(tmp_path / "moved")
+        target.parent.mkdir()
+        (tmp_path / "moved").rename(target)
+        with pytest.raises(DatasetError, match=message):
             datasets(SMALL, [target])
-        with pytest.raises(DatasetError, match="never train on it"):
+        with pytest.raises(DatasetError, match=message):
             (read_tracks if source is tracks else read_stills)(target)
+
+
+@pytest.mark.parametrize("split", ["dev", "val", "test"])
+def test_a_folder_above_may_have_any_name(tracks: Path, stills: Path, split: str, tmp_path: Path) -> None:
+    (tmp_path / split).mkdir()
+    for source in (tracks, stills):
+        source.rename(tmp_path / split / source.name)
+    datasets(SMALL, [tmp_path / split / source.name for source in (tracks, stills)])
 
 
 def test_a_link_to_an_evaluation_split_is_seen_through(tracks: Path, tmp_path: Path) -> None:

@@ -33,10 +33,17 @@ class DatasetError(Exception):
 
 
 def refuse_evaluation_split(root: Path) -> None:
-    """Raise DatasetError when `root` is, or lies in, a split that is kept for measuring."""
-    for part in root.resolve().parts[-2:]:
-        if EVALUATION_SPLIT.fullmatch(part):
-            raise DatasetError(f"{root} is the split {part!r}, which is kept for measuring: never train on it")
+    """Raise DatasetError when `root` is called as splits are that are kept for measuring.
+
+    What lies above says nothing: people keep their work in a folder ``dev`` or ``test``. The readers of known datasets
+    look at what a folder holds besides.
+    """
+    name = root.resolve().name
+    if EVALUATION_SPLIT.fullmatch(name):
+        raise DatasetError(
+            f"{root}: the folder's name, {name!r}, says that it is a split that is kept for measuring: never train on "
+            "it; if it is not, rename the folder"
+        )
 
 
 def found_in(root: Path) -> str:

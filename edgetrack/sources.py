@@ -286,8 +286,11 @@ def _open_images(name: str, paths: list[Path]) -> Source:
     return Source(name, map(read_image, paths), frame_count=len(paths), files=paths)
 
 
-def read_image(path: Path) -> Frame:
+def read_image(path: Path, flags: int | None = None) -> Frame:
     """Read one image as BGR uint8 (H, W, 3); grey, 16-bit and alpha are converted.
+
+    Args:
+        flags: OpenCV's, for a smaller one than ``IMREAD_COLOR`` gives.
 
     Raises:
         SourceError: the file is missing, is not an image, or was cut off; the message names it.
@@ -301,7 +304,8 @@ def read_image(path: Path) -> Frame:
     if data.startswith(b"\xff\xd8") and not _has_end(data):
         raise SourceError(f"{path}: a JPEG that is cut off ({len(data)} bytes, no end marker)")
     try:
-        image: Frame | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+        flags = cv2.IMREAD_COLOR if flags is None else flags
+        image: Frame | None = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     except cv2.error as error:  # too large for it, or for the memory
         raise SourceError(f"{path}: an image that OpenCV refuses to decode: {error.err}") from error
     if image is None:

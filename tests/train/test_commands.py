@@ -123,7 +123,9 @@ def test_pictures_that_cannot_be_read_are_named_without_a_traceback(workers: str
     loaded = CliRunner().invoke(train.cli.app, ["loader", "seqtrack-nano", *more])
     for result in (fit(tmp_path / "run", "--set", "batch=2", *more), loaded):
         assert result.exit_code == 1
-        assert re.search(r"^error: \S+\.jpg is not a readable image$", result.stderr, re.MULTILINE)
+        assert re.search(
+            r"^error: \S+\.jpg: not an image that OpenCV can decode \(10 bytes\)$", result.stderr, re.MULTILINE
+        )
         assert "Traceback" not in result.stderr
 
 
@@ -134,7 +136,9 @@ def test_calibration_names_a_picture_that_cannot_be_read(broken: Path, tmp_path:
         train.cli.app, ["calibrate", str(tmp_path / "model.safetensors"), "--data", str(broken), "--pairs", "4"]
     )
     assert result.exit_code == 1
-    assert re.search(r"^error: \S+\.jpg is not a readable image$", result.stderr, re.MULTILINE)
+    assert re.search(
+        r"^error: \S+\.jpg: not an image that OpenCV can decode \(10 bytes\)$", result.stderr, re.MULTILINE
+    )
 
 
 def test_what_cannot_be_written_is_said_and_nothing_is_left(tmp_path: Path) -> None:

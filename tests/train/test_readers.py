@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -395,6 +396,17 @@ def test_broken_tracks_are_passed_over_in_training_and_named_once(
     messages = [record.getMessage() for record in caplog.records]
     assert sum("airplane-2" in message for message in messages) == 1
     assert sum("00000002.jpg" in message for message in messages) == 1
+
+
+def test_a_picture_that_is_cut_off_is_passed_over(lasot_root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    # A decoder gives it all the same, what it lacks filled with grey.
+    half = lasot_root / "airplane" / "airplane-10" / "img" / "00000004.jpg"
+    half.write_bytes(half.read_bytes()[: half.stat().st_size // 2])
+    assert cv2.imread(str(half)) is not None
+    train, _ = datasets(replace(SMALL, steps=10, mixture=replace(SMALL.mixture, scenes=0.0)), [lasot_root])
+    assert all(train[i].search.shape == (64, 64, 3) for i in range(30))
+    (message,) = (record.getMessage() for record in caplog.records)
+    assert re.fullmatch(rf"passed over: {half}: a JPEG that is cut off \(\d+ bytes, no end marker\)", message)
 
 
 def test_a_dataset_that_is_broken_altogether_stops_training(lasot_root: Path) -> None:

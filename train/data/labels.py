@@ -13,6 +13,9 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from edgetrack.errors import SourceError
+from edgetrack.sources import read_image
+
 Box = NDArray[np.float64]
 
 MIN_SIDE = 8.0
@@ -108,15 +111,15 @@ def read_names(path: Path) -> list[str]:
 
 
 def read_picture(path: Path, flags: int = cv2.IMREAD_COLOR) -> NDArray[np.uint8]:
-    """An image as OpenCV reads it with these flags.
+    """As `edgetrack.sources.read_image`.
 
     Raises:
-        DatasetError: the file is missing, or no image.
+        DatasetError: the file is missing, is not an image, or was cut off.
     """
-    image = cv2.imread(str(path), flags)
-    if image is None:
-        raise DatasetError(f"{path} is {'not a readable image' if path.exists() else 'missing'}")
-    return image
+    try:
+        return read_image(path, flags)
+    except SourceError as error:
+        raise DatasetError(str(error)) from error
 
 
 class Numbered(Sequence[Path]):

@@ -140,7 +140,9 @@ def test_lasots_extension_and_testing_folders_are_refused(lasot_root: Path, tmp_
     with pytest.raises(DatasetError, match="only videos of LaSOT's testing split"):
         read(tmp_path / "testing_only")
     lasot_video(lasot_root, "atv-1")
-    with pytest.raises(DatasetError, match="for measuring only"):
+    with pytest.raises(
+        DatasetError, match=r"for measuring only.*of your own go in .* as list\.txt and NAME/\{groundtr"
+    ):
         read(lasot_root)
 
 

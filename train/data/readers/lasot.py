@@ -10,10 +10,11 @@ import numpy as np
 
 from train.data.labels import DatasetError, Numbered, Track, Tracks, check_lengths, found_in, read_flags, read_table
 from train.data.readers.content import Content, Lists
+from train.data.readers.tracks import LAYOUT as OWN
 
 LAYOUT = (
     "airplane/airplane-1/{groundtruth.txt, full_occlusion.txt, out_of_view.txt, img/00000001.jpg}, "
-    "one folder per category"
+    "one folder for each of its 70 categories"
 )
 
 TESTING: dict[str, tuple[int, ...]] = {
@@ -111,8 +112,8 @@ def read(root: Path, lists: Lists) -> Content:
         numbers = sorted(int(match[2]) for match in inside if match and match[1] == folder.name)
         if numbers and folder.name not in TESTING:
             raise DatasetError(
-                f"{folder} is not one of LaSOT's 70 categories: those of its extension are for measuring only; "
-                "move the folder elsewhere"
+                f"{folder} is not one of LaSOT's 70 categories, and those of its extension are for measuring only: "
+                f"move the folder elsewhere; videos of your own go in another folder, as {OWN}"
             )
         names += [f"{folder.name}-{number}" for number in numbers]
     names = lists.choose(names)

@@ -30,6 +30,7 @@ what its ``appsink`` does not drop: ``appsink drop=true max-buffers=1`` keeps th
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import stat
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Frame: TypeAlias = NDArray[np.uint8]
+
+logger = logging.getLogger("edgetrack")
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 EXACT_TOLERANCE = 2
@@ -283,6 +286,7 @@ def images_in(folder: Path, pattern: re.Pattern[str] = re.compile(".*")) -> list
 def _open_images(name: str, paths: list[Path]) -> Source:
     if not paths:
         raise SourceError("got an empty list of images; expected at least one path")
+    warn_of_depth(paths[0])
     return Source(name, map(read_image, paths), frame_count=len(paths), files=paths)
 
 
@@ -311,6 +315,32 @@ def read_image(path: Path, flags: int | None = None) -> Frame:
     if image is None:
         raise SourceError(f"{path}: not an image that OpenCV can decode ({len(data)} bytes)")
     return image
+
+
+LEVELS = 32
+"""Of 256, that a 16-bit image read by its upper 8 bits has at least where it was meant to be read so."""
+
+
+def warn_of_depth(path: Path) -> None:
+    """Log that hardly anything of a 16-bit image is left when it is read by its upper 8 bits, as `read_image` does.
+
+    Thermal cameras write temperatures so, which fill a few of them. An image that cannot be read is passed over.
+    """
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        return  # they have 8 bits, and decoding takes a while
+    cv2 = import_cv2()
+    try:
+        image = read_image(path, cv2.IMREAD_UNCHANGED)
+    except SourceError:
+        return
+    if image.dtype != np.uint16:
+        return
+    low, high = (np.percentile(image, [1, 99]) / 256).astype(int).tolist()
+    if high - low + 1 < LEVELS:
+        logger.warning(
+            f"{path} has 16 bits, of which the upper 8 are read: in it nearly all pixels are from {low} to {high} of "
+            "255; scale such images to 8 bits first, all of a film alike"
+        )
 
 
 def _has_end(jpeg: bytes) -> bool:

@@ -137,6 +137,27 @@ def test_grey_alpha_and_16_bit_images_become_bgr_uint8(tmp_path: Path) -> None:
         assert abs(int(image[0, 0, 0]) - 77) <= 1
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "dtype", "warned"),
+    [
+        (7000, 8000, np.uint16, True),  # a thermal camera's
+        (0, 1023, np.uint16, True),  # ten bits
+        (0, 65535, np.uint16, False),
+        (20000, 40000, np.uint16, False),
+        (100, 104, np.uint8, False),
+    ],
+)
+def test_a_16_bit_image_of_which_hardly_anything_is_left_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, low: int, high: int, dtype: type, warned: bool
+) -> None:
+    image = np.random.default_rng(0).integers(low, high + 1, (40, 60)).astype(dtype)
+    cv2.imwrite(str(tmp_path / "1.png"), image)
+    cv2.imwrite(str(tmp_path / "2.png"), image)
+    assert len(list(open_source(tmp_path))) == 2
+    said = f"nearly all pixels are from {low // 256} to {high // 256} of 255"
+    assert [said in record.getMessage() for record in caplog.records] == [True] * warned
+
+
 # What cannot be read.
 
 

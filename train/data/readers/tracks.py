@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetrack.sources import IMAGE_SUFFIXES, images_in
+from edgetrack.sources import IMAGE_SUFFIXES, images_in, warn_of_depth
 from train.data.labels import (
     MIN_SIDE,
     Box,
@@ -69,6 +69,7 @@ def read_tracks(root: Path, lists: Lists = Lists()) -> list[Track]:  # noqa: B00
         visible = (absence == 0) & (cover > 0)  # as GOT-10k's own are read
         # The first frame is read for its size: the large datasets, whose own labels tell, are not asked so.
         height, width = read_picture(frames[0]).shape[:2]
+        warn_of_depth(frames[0])
         shown = np.where(visible[:, None], boxes, np.nan)
         visible &= ~_outside(name, shown, width, height)
         _warn_of_corners(name, shown, width, height)

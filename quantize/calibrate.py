@@ -73,6 +73,12 @@ METHODS: dict[str, Callable[[Histogram], float]] = {
 
 
 @torch.no_grad()
+def check_method(method: str) -> None:
+    """Raises ValueError for an unknown one: before examples are drawn, which takes a while."""
+    if method not in METHODS:
+        raise ValueError(f"the method is {method!r}; expected one of {', '.join(METHODS)}")
+
+
 def calibrate(model: Model, batches: Iterable[Pair], method: str = "mse") -> None:
     """Set the scale of every activation of `model`, as `place` returned it, from what goes through it while activations
     are not rounded; weights are.
@@ -80,8 +86,7 @@ def calibrate(model: Model, batches: Iterable[Pair], method: str = "mse") -> Non
     Raises:
         ValueError: an unknown method, no batch, or a layer through which nothing but zeros went, or what is not finite.
     """
-    if method not in METHODS:
-        raise ValueError(f"the method is {method!r}; expected one of {', '.join(METHODS)}")
+    check_method(method)
     observed = {module: Histogram() for module in roundings(model).values()}
     names = {module: name for name, module in roundings(model).items()}
 

@@ -190,6 +190,9 @@ def sensitivity(
     """Report each layer's share of what quantisation without training changes: one JSON line a layer, most first."""
     import json
 
+    from rich.console import Console
+    from rich.progress import Progress
+
     from quantize.sensitivity import shares
     from train.checkpoints import CheckpointError
     from train.data.labels import DatasetError
@@ -197,7 +200,9 @@ def sensitivity(
     try:
         model, metadata = _calibrated(checkpoint, data or [], method, examples, [])
         recipe = _recipe(checkpoint, metadata, data or [])
-        report = shares(model, _examples(recipe, data or [], WEIGHED, held_out=True))
+        weighed = _examples(recipe, data or [], WEIGHED, held_out=True)
+        with Progress(console=Console(stderr=True)) as progress:
+            report = shares(model, weighed, lambda layers: progress.track(layers, description="round one layer"))
     except (CheckpointError, DatasetError, ValueError) as error:
         _fail(error)
     for layer in report:
@@ -344,10 +349,11 @@ def _calibrated(
 ) -> tuple[Model, dict[str, Any]]:
     """The checkpoint's model, equalised, with rounding layers and ranges, and its metadata with how they were found: on
     examples as `recipe` draws them, by default the checkpoint's own."""
-    from quantize.calibrate import calibrate
+    from quantize.calibrate import calibrate, check_method
     from quantize.equalise import equalise
     from quantize.placement import place
 
+    check_method(method)
     model, metadata = _load(checkpoint, threads)
     batches = _examples(recipe or _recipe(checkpoint, metadata, data), data, examples, held_out=False)
     equalise(model, batches)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -32,15 +32,23 @@ class LayerShare(NamedTuple):
 
 
 @torch.no_grad()
-def shares(model: Model, batches: Sequence[Pair]) -> list[LayerShare]:
-    """Round one layer at a time of a calibrated model; the layer that matters most comes first."""
+def shares(
+    model: Model,
+    batches: Sequence[Pair],
+    through: Callable[[Sequence[str]], Iterable[str]] = iter,
+) -> list[LayerShare]:
+    """Round one layer at a time of a calibrated model; the layer that matters most comes first.
+
+    through: goes through the layers' names, and may show how far it is.
+    """
     model.eval()
     layers = quantised_layers(model)
     try:
         set_rounding(model, False)
         wanted = [answer(model, pair) for pair in batches]
         divergences = {}
-        for name, layer in layers.items():
+        for name in through(list(layers)):
+            layer = layers[name]
             set_rounding(layer, True)
             found = [divergence(answer(model, pair), expected) for pair, expected in zip(batches, wanted, strict=True)]
             divergences[name] = torch.cat(found).mean().clamp(min=0).item()

@@ -265,6 +265,11 @@ def track(
                 f"running on {tracker.model.backend}, the first backend that can; "
                 "`edgetrack doctor` says why the others were not used"
             )
+        if tracker.model.manifest.score.ok_threshold <= 0:
+            _say(
+                f"the score of {tracker.model.manifest.name!r} is not calibrated: no target is ever said to be lost, "
+                "whatever the score"
+            )
         options = Options(decode, window, update_interval, update_threshold, look_around)
         settings = {
             **in_force(tracker.model.manifest, options),

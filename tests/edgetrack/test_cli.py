@@ -19,7 +19,7 @@ from typing import IO, Any
 import cv2
 import numpy as np
 import pytest
-from synthetic_bundle import ColourNet, write_colour_bundle
+from synthetic_bundle import PRESENCE_ALONE, ColourNet, write_colour_bundle
 from synthetic_vtt import write_cells_bundle
 from typer.testing import CliRunner
 
@@ -593,6 +593,14 @@ def test_an_interrupted_demo_can_be_played(
     result = run("demo", *options, "--output", tmp_path)
     assert result.exit_code == 143
     assert len(list(open_source(tmp_path / "demo.mp4"))) == 4
+
+
+@pytest.mark.parametrize("score", [{"source": "likelihood", "ok_threshold": 0.0}, PRESENCE_ALONE])
+def test_a_score_by_which_no_target_is_lost_is_said(run: Run, folder: Path, tmp_path: Path, score: Any) -> None:
+    model = write_colour_bundle(tmp_path / "colour", score=score).root
+    result = run("track", folder, "--box", BOX, "--model", model, "--backend", "onnxruntime-cpu")
+    assert result.exit_code == 0
+    assert ("the score of 'colour' is not calibrated" in result.stderr) == (score is not PRESENCE_ALONE)
 
 
 def test_the_backend_that_auto_chose_is_said(run: Run, colour_bundle: Bundle, folder: Path) -> None:

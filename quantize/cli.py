@@ -44,11 +44,14 @@ def export(
 
     try:
         model, metadata = _load(checkpoint)
+        had_int8 = _holds_int8(out)
         differences = export_bundle(model, out, name=name or _named(out), metadata=metadata, settings=settings or ())
     except (CheckpointError, EdgeTrackError, ExportError, OpsetError, ValueError) as error:
         _fail(error)
     _print_differences(differences)
     _say_uncalibrated(checkpoint, metadata)
+    if had_int8:
+        typer.echo(f"note: {out} held INT8, too, and holds FP32 alone now; build writes both", err=True)
     typer.echo(out)
 
 
@@ -269,6 +272,17 @@ def build(
     _print_proof(out)
     _say_uncalibrated(checkpoint, metadata)
     typer.echo(out)
+
+
+def _holds_int8(out: Path) -> bool:
+    """Whether a bundle with INT8 is there already."""
+    from edgetrack import EdgeTrackError
+    from edgetrack.bundle import read_bundle
+
+    try:
+        return "int8" in read_bundle(out).manifest.variants
+    except EdgeTrackError:
+        return False
 
 
 def _say_uncalibrated(checkpoint: Path, metadata: dict[str, Any]) -> None:

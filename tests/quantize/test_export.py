@@ -18,7 +18,7 @@ from test_vtt_export import random_vtt
 from typer.testing import CliRunner
 
 import edgetrack
-from edgetrack.bundle import OnlineSettings, SearchOnlineSettings, read_bundle
+from edgetrack.bundle import OnlineSettings, SearchOnlineSettings, find_model, read_bundle
 from edgetrack.imaging import clip_box, crop_square, crop_to_box, normalise
 from edgetrack_runtimes import SessionOptions, open_session
 from quantize.cli import app
@@ -192,6 +192,15 @@ def test_a_model_is_called_as_its_bundle_is(tmp_path: Path, monkeypatch: pytest.
     save_model(tmp_path / "model.safetensors", random_model("isolated"))
     result = CliRunner().invoke(app, ["export", str(tmp_path / "model.safetensors"), "--out", str(tmp_path / out)])
     assert (result.exit_code, names) == (0, ["tracker-v1.2"])
+
+
+def test_that_int8_is_gone_from_a_bundle_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quantize.export.export_bundle", lambda *_, **__: [])
+    save_model(tmp_path / "model.safetensors", random_model("isolated"))
+    for out, had_int8 in ((find_model("vtt-nano"), True), (tmp_path / "new", False)):
+        result = CliRunner().invoke(app, ["export", str(tmp_path / "model.safetensors"), "--out", str(out)])
+        assert result.exit_code == 0
+        assert (f"note: {out} held INT8, too" in result.stderr) == had_int8
 
 
 @pytest.mark.parametrize("facts", [{}, {"score": {"source": "likelihood", "ok_threshold": 0.0}}])

@@ -174,6 +174,8 @@ class Run:
                 path.write_text(json.dumps(recipe.to_dict(), indent=2) + "\n")
             if self.step and not self._weights_are_written():
                 self._save_weights()
+            if not self.step:
+                self._draw(validation)  # what is wrong with boxes is seen there, before hours are spent on them
         ranks.wait()
         loader = DataLoader(
             train,
@@ -219,11 +221,15 @@ class Run:
                         **{name: round(v, 4) if math.isfinite(v) else None for name, v in measured.items()},
                     }
                     log.write(self.record)
-                    picture_sheet(self.evaluated, validation, self.out / PICTURES, ranks.device)
+                    self._draw(validation)
                     self._save()
                 since.zero_()
                 logged = self.step
                 ranks.wait()
+
+    def _draw(self, validation: PairDataset) -> None:
+        self.evaluated.load_state_dict(self.average)
+        picture_sheet(self.evaluated, validation, self.out / PICTURES, self.ranks.device)
 
     def _stop(self, number: int, seconds: float) -> NoReturn:
         """Save what was learned since the last checkpoint, which is measured when it is next due."""

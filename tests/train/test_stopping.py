@@ -44,6 +44,7 @@ def test_a_stopped_run_is_saved_at_its_step_and_ends_where_an_uninterrupted_one_
 ) -> None:
     run(SEQTRACK, tmp_path / "whole", every=100)
     stopped = run_stopped(tmp_path / "parts", example=14, number=number)  # in the fourth step, of four examples
+    assert (tmp_path / "parts" / "predictions.png").is_file()  # drawn before the first step
     assert stopped.exit_code == 128 + number
     assert str(stopped).startswith("stopped at step 4 of 6, which is saved in ")
     _, facts = read_tensors(tmp_path / "parts" / "model.safetensors")

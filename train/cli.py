@@ -52,6 +52,7 @@ def fit(
     import torch
 
     from train.checkpoints import CheckpointError
+    from train.checkpoints.files import read_tensors
     from train.data.labels import DatasetError
     from train.loop import WEIGHTS
     from train.loop import fit as run
@@ -73,7 +74,7 @@ def fit(
             every=every,
             compiled=compiled,
         )
-        if os.environ.get("RANK", "0") == "0":
+        if os.environ.get("RANK", "0") == "0" and "score" not in read_tensors(out / WEIGHTS)[1]:
             again = "".join(f" --data {root}" for root in data or [])
             _say(f"its score says nothing yet; calibrate it: python -m train calibrate {out / WEIGHTS}{again}")
     except Stopped as stopped:

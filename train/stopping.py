@@ -41,7 +41,9 @@ class Stop:
 
     def __enter__(self) -> Stop:
         if self._enabled:
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            # What a shell has a job in the background ignore stays ignored.
+            heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._note) for number in heeded}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

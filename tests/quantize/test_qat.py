@@ -208,7 +208,7 @@ def test_a_checkpoint_of_one_kind_is_not_taken_for_the_other(checkpoint: Path, t
     with pytest.raises(CheckpointError, match="python -m quantize ptq"):
         load_quantised(checkpoint)
     save_quantised(tmp_path / "int8.safetensors", calibrated_model("isolated"), [])
-    with pytest.raises(CheckpointError, match="seqtrack-int8"):
+    with pytest.raises(CheckpointError, match="holds INT8 weights"):
         load_model(tmp_path / "int8.safetensors")
     result = CliRunner().invoke(
         app, ["ptq", str(checkpoint), "--out", str(tmp_path / "x"), "--keep-float", "none.such"]

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import quantize.cli
 import train.cli
 from train.checkpoints import save_model
-from train.checkpoints.files import read_tensors
+from train.checkpoints.files import read_tensors, write_tensors
 from train.models.registry import PRESETS, build
 from train.recipes import RECIPES, override
 
@@ -79,7 +79,12 @@ def test_a_short_run_validates_on_as_many_pairs_as_asked(tmp_path: Path, monkeyp
     assert lengths == [3]
     assert json.loads((tmp_path / "log.jsonl").read_text())["pairs"] == 2
     assert f"calibrate it: python -m train calibrate {tmp_path / 'model.safetensors'}\n" in result.stderr
-    assert read_tensors(tmp_path / "model.safetensors")[1]["training"]["data"] == []
+    weights, facts = read_tensors(tmp_path / "model.safetensors")
+    assert facts["training"]["data"] == []
+    write_tensors(tmp_path / "model.safetensors", weights, {**facts, "score": {}})
+    again = fit(tmp_path, "--set", "batch=2", "--set", "steps=1", "--held-out", "3")
+    assert again.exit_code == 0, again.output
+    assert "calibrate it" not in again.stderr  # the run was done, and the weights are as they were
 
 
 def test_int8_weights_in_the_wrong_place_are_told_for_what_they_are(tmp_path: Path) -> None:

@@ -81,6 +81,11 @@ def gains(wanted: Illumination, seen: Illumination) -> NDArray[np.float64]:
     return np.exp(factors)
 
 
+def lighting_factors(wanted: Illumination | None, frame: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """What B, G and R of `frame` are multiplied by to look as under the one wanted, as `gains`; ones without one."""
+    return np.ones(3) if wanted is None else gains(wanted, illumination(frame))
+
+
 def _believed(logarithm: NDArray[np.float64], unsure: float, largest: float) -> NDArray[np.float64]:
     """What exceeds `unsure`, in either direction, and no more than `largest` of it, whose logarithm is meant."""
     beyond = np.maximum(np.abs(logarithm) - unsure, 0)

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgetrack.decoding import Decoded, averaged, box_to_tokens, greedy_decode, hanning_window, resized, tokens_to_box
 from edgetrack.errors import OptionError
-from edgetrack.illumination import Illumination, gains, illumination, relit
+from edgetrack.illumination import Illumination, illumination, lighting_factors, relit
 from edgetrack.imaging import box_to_crop, clip_box, crop_square, crop_to_box, normalise, rescaled
 from edgetrack.online import Clock, Estimate
 from edgetrack.scoring import calibrated_score
@@ -117,7 +117,7 @@ class SeqTrack:
         """Find the target of `state` in `frame`."""
         manifest, clock = self._manifest, Clock()
         frame_size = (frame.shape[1], frame.shape[0])
-        factors = np.ones(3) if state.illumination is None else gains(state.illumination, illumination(frame))
+        factors = lighting_factors(state.illumination, frame)
         search, scale = self._crop(frame, state.region, manifest.preprocessing.search, factors)
         clock.lap("crop")
         decoded = self._decode(search[None], state.template_state, self._prompt(state, scale))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgetrack.errors import OptionError
-from edgetrack.illumination import Illumination, gains, illumination, relit
+from edgetrack.illumination import Illumination, illumination, lighting_factors, relit
 from edgetrack.imaging import canvas_to_boxes, crop_square, enclosing_square, letterbox, normalise, overlap, rescaled
 from edgetrack.online import Clock, Estimate
 from edgetrack.scoring import logistic, logit
@@ -120,7 +120,8 @@ class VTT:
 
     def step(self, state: State, frame: NDArray[np.uint8]) -> tuple[State, Estimate]:
         """Find the target of `state` in `frame`."""
-        clock, factors, frame_size = Clock(), _factors(state, frame), (frame.shape[1], frame.shape[0])
+        clock, frame_size = Clock(), (frame.shape[1], frame.shape[0])
+        factors = lighting_factors(state.illumination, frame)
         views = self.views(state.seen, frame_size)
         near = self._part(state.seen, frame_size) if len(views) > 1 and not state.lost else None
         boxes, scores = self._look(state, frame, near or views[max(state.lost - 1, 0) % len(views)], factors, clock)
@@ -135,7 +136,7 @@ class VTT:
     def search(self, state: State, frame: NDArray[np.uint8], view: tuple[int, int, int, int]) -> tuple[State, Estimate]:
         """Find the target of `state` in a view of `frame`, (x, y, w, h) in whole pixels, at one look."""
         clock = Clock()
-        boxes, scores = self._look(state, frame, view, _factors(state, frame), clock)
+        boxes, scores = self._look(state, frame, view, lighting_factors(state.illumination, frame), clock)
         return self._found(state, boxes, scores, clock)
 
     def views(self, target: NDArray[np.float64], frame_size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
@@ -205,11 +206,6 @@ class VTT:
         size = np.clip(np.rint(sides / scale * share), 1, frame).astype(int)
         corner = np.clip(np.rint(box[:2] + 0.5 * (box[2:] - size)), 0, frame - size).astype(int)
         return int(corner[0]), int(corner[1]), int(size[0]), int(size[1])
-
-
-def _factors(state: State, frame: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """What the channels of `frame` are multiplied by to be in the light that `state` asks for."""
-    return np.ones(3) if state.illumination is None else gains(state.illumination, illumination(frame))
 
 
 def calibrated_score(calibration: TopScore | LogisticScore, probability: float) -> float:

@@ -9,11 +9,8 @@ from typing import Any
 
 from quantize.placement import place
 from train.checkpoints import CheckpointError
-from train.checkpoints.files import differences, digest, read_tensors, save_model
+from train.checkpoints.files import QUANTISED, differences, digest, read_tensors, save_model
 from train.models.registry import Model, build, config_from_dict
-
-SUFFIX = "-int8"
-"""Of a model's kind in the file of its rounded form."""
 
 
 def save_quantised(path: Path, model: Model, keep_float: Sequence[str], **metadata: Any) -> None:
@@ -25,17 +22,17 @@ def save_quantised(path: Path, model: Model, keep_float: Sequence[str], **metada
         keep_float: what was left in float.
         metadata: what else to say of it, such as under "calibration" how the ranges were found.
     """
-    save_model(path, model, **{**metadata, "kind": model.config.kind + SUFFIX, "keep_float": list(keep_float)})
+    save_model(path, model, **{**metadata, "kind": model.config.kind + QUANTISED, "keep_float": list(keep_float)})
 
 
 def load_quantised(path: Path) -> tuple[Model, dict[str, Any]]:
     """The model that `save_quantised` wrote, in eval mode, and the file's metadata; raises `CheckpointError`."""
     tensors, metadata = read_tensors(path)
     kind = metadata.get("kind", "")
-    if not kind.endswith(SUFFIX):
+    if not kind.endswith(QUANTISED):
         raise CheckpointError(f"{path} is no quantised model; make one with: python -m quantize ptq, or qat")
     try:
-        config, keep_float = config_from_dict(kind.removesuffix(SUFFIX), metadata["config"]), metadata["keep_float"]
+        config, keep_float = config_from_dict(kind.removesuffix(QUANTISED), metadata["config"]), metadata["keep_float"]
     except (KeyError, TypeError, ValueError) as error:
         problem = f"it has no {error}" if isinstance(error, KeyError) else error
         raise CheckpointError(f"{path} does not say what was rounded ({problem}). Quantise it again") from error

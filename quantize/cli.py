@@ -394,13 +394,13 @@ def _recipe(path: Path, metadata: dict[str, Any], data: list[Path]) -> Recipe:
     """
     from dataclasses import replace
 
-    from quantize.checkpoints import SUFFIX
+    from train.checkpoints.files import QUANTISED
     from train.data.mixture import ratios_of
     from train.models.registry import config_from_dict
     from train.recipes import Recipe, recipe_of
 
     if "recipe" not in metadata:
-        return Recipe(config_from_dict(metadata["kind"].removesuffix(SUFFIX), metadata["config"]))
+        return Recipe(config_from_dict(metadata["kind"].removesuffix(QUANTISED), metadata["config"]))
     recipe = recipe_of(path, metadata)
     return replace(recipe, mixture=replace(recipe.mixture, ratios=ratios_of(recipe.mixture.ratios, data)))
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from quantize.answers import answer, divergence
-from quantize.checkpoints import SUFFIX
 from quantize.placement import place
+from train.checkpoints.files import QUANTISED
 from train.data.pairs import Pair
 from train.models.registry import Model, build
 from train.objective import Objective
@@ -57,7 +57,7 @@ class Distillation(Objective):
         super().__init__(recipe, place(build(recipe.model), facts["keep_float"]), width=1)
         # In a tuple, so that it is not part of this module: neither trained nor saved.
         self._teacher = (teacher.eval().requires_grad_(False),)
-        self.facts = {**facts, "kind": recipe.model.kind + SUFFIX}
+        self.facts = {**facts, "kind": recipe.model.kind + QUANTISED}
 
     def counts(self, pair: Pair) -> Tensor:
         return torch.full((2,), float(len(pair.box)), device=pair.box.device)

@@ -21,10 +21,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from train.checkpoints.averaging import summary
 from train.checkpoints.files import (
     CheckpointError,
-    check_kind,
     differences,
     digest,
     read_tensors,
+    refuse_quantised,
     save_model,
     whole,
     write_tensors,
@@ -175,7 +175,9 @@ class Run:
             if self.step and not self._weights_are_written():
                 self._save_weights()
             if not self.step:
-                self._draw(validation)  # what is wrong with boxes is seen there, before hours are spent on them
+                # What is wrong with boxes is seen there, before hours are spent on them.
+                self.evaluated.load_state_dict(self.average)
+                picture_sheet(self.evaluated, validation, self.out / PICTURES, ranks.device)
         ranks.wait()
         loader = DataLoader(
             train,
@@ -221,15 +223,11 @@ class Run:
                         **{name: round(v, 4) if math.isfinite(v) else None for name, v in measured.items()},
                     }
                     log.write(self.record)
-                    self._draw(validation)
+                    picture_sheet(self.evaluated, validation, self.out / PICTURES, ranks.device)
                     self._save()
                 since.zero_()
                 logged = self.step
                 ranks.wait()
-
-    def _draw(self, validation: PairDataset) -> None:
-        self.evaluated.load_state_dict(self.average)
-        picture_sheet(self.evaluated, validation, self.out / PICTURES, self.ranks.device)
 
     def _stop(self, number: int, seconds: float) -> NoReturn:
         """Save what was learned since the last checkpoint, which is measured when it is next due."""
@@ -324,7 +322,7 @@ class Run:
         expected = self.objective.model.state_dict()
         tensors = with_slots(at_resolution(tensors, expected), expected)
         if problems := differences(tensors, expected):
-            check_kind(start, facts)
+            refuse_quantised(start, facts)
             raise CheckpointError(f"{start} does not fit the recipe's model: {'; '.join(problems[:5])}")
         self.objective.model.load_state_dict(tensors)
         self.before = history(facts)

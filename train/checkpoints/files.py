@@ -98,9 +98,13 @@ def save_model(path: Path, model: Model, state: Mapping[str, Tensor] | None = No
     write_tensors(path, state or model.state_dict(), facts)
 
 
-def check_kind(path: Path, metadata: Mapping[str, Any]) -> None:
-    """Raises CheckpointError where a file's weights are quantised ones, which quantize wrote."""
-    if str(metadata.get("kind", "")).endswith("-int8"):
+QUANTISED = "-int8"
+"""What the kind of quantised weights, which quantize writes, ends in."""
+
+
+def refuse_quantised(path: Path, metadata: Mapping[str, Any]) -> None:
+    """Raises CheckpointError where a file's weights are quantised ones."""
+    if str(metadata.get("kind", "")).endswith(QUANTISED):
         raise CheckpointError(
             f"{path} holds INT8 weights, which are for quantize's --int8 and --start; expected the weights in full "
             "precision that they were made of"
@@ -110,7 +114,7 @@ def check_kind(path: Path, metadata: Mapping[str, Any]) -> None:
 def load_model(path: Path) -> tuple[Model, dict[str, Any]]:
     """The model that `save_model` wrote, in eval mode, and the file's metadata; raises CheckpointError."""
     tensors, metadata = read_tensors(path)
-    check_kind(path, metadata)
+    refuse_quantised(path, metadata)
     try:
         model = build(config_from_dict(metadata.get("kind", "none"), metadata.get("config", {})))
     except (TypeError, ValueError) as error:

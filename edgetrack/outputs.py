@@ -84,6 +84,8 @@ class VideoFile(_Closing):
         self._closed = False
         # FFmpeg takes what precedes a colon for a protocol, unless it begins with a slash.
         self._absolute = require_utf8(str(path.absolute()), OutputError)
+        # MPEG-4 keeps a rate as a fraction, whose numerator has 16 bits, and OpenCV's is of all decimals there are.
+        fps = round(fps, 3 if fps < 65 else 2 if fps < 655 else 1)
         self._writer = cv2.VideoWriter(self._absolute, cv2.VideoWriter_fourcc(*"mp4v"), fps, size)
         if not self._writer.isOpened():
             raise OutputError(

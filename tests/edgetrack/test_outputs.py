@@ -144,7 +144,7 @@ def test_a_video_on_a_full_disk_is_an_error(tmp_path: Path, name: str, size: int
     video.close()
 
 
-@pytest.mark.parametrize("fps", [1.0, 23.976, 29.97, 59.94])
+@pytest.mark.parametrize("fps", [1.0, 23.976, 29.97, 59.94, 64.996, 65.613, 119.937, 239.7613, 999.93])
 @pytest.mark.parametrize("name", ["out.mp4", "out.avi", "out.mkv", "out.mov"])
 def test_a_whole_video_passes_at_any_rate(tmp_path: Path, name: str, fps: float) -> None:
     for count in (1, 2, 37):

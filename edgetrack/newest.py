@@ -63,10 +63,14 @@ class Newest:
             assert self._end is not None
             raise self._end
 
-    def close(self) -> None:
-        """Read no more. Where a read does not return, it is waited for a little while, and the thread left behind."""
+    def stop(self) -> None:
+        """Read no more once the read at hand is done, and do not wait for it."""
         with self._changed:
             self._is_closed = True
+
+    def close(self) -> None:
+        """Read no more. Where a read does not return, it is waited for a little while, and the thread left behind."""
+        self.stop()
         self._thread.join(PATIENCE)
 
     def _read(self) -> None:

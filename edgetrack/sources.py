@@ -35,6 +35,7 @@ import os
 import re
 import stat
 import time
+import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
@@ -415,7 +416,9 @@ def _live(cv2: Any, capture: Any, name: str, every_frame: bool) -> Source:
     if every_frame:
         return Source(name, frames, fps=fps, release=capture.release)
     newest = Newest(frames, capture.release)
-    return Source(name, newest, fps=fps, release=newest.close)
+    source = Source(name, newest, fps=fps, release=newest.close)
+    weakref.finalize(source, newest.stop)  # a thread, which reads on, would keep a camera that nobody closed
+    return source
 
 
 def _open_pipeline(pipeline: str) -> Source:

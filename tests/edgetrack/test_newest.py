@@ -126,6 +126,15 @@ def test_closing_releases_once_the_read_at_hand_is_done(camera: Camera, monkeypa
     assert camera.released == 1
 
 
+def test_stopping_does_not_wait(camera: Camera) -> None:
+    frames = Newest(camera, camera.release)
+    camera.show(0)
+    frames.stop()
+    assert camera.released == 0
+    camera._frames.put(np.zeros((2, 2, 3), np.uint8))
+    assert camera.was_released.wait(WAIT)
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_release_that_fails_leaves_nobody_waiting() -> None:
     def release() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import gc
 import math
 import os
 import re
+import threading
 import time
 import zlib
 from collections.abc import Callable
@@ -557,6 +559,20 @@ def test_of_what_is_live_the_newest_is_delivered(monkeypatch: pytest.MonkeyPatch
     assert capture.released == 1
 
 
+def test_a_camera_that_nobody_closed_goes_with_its_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    capture = PacedCapture(9)
+    use_capture(monkeypatch, capture)
+    capture.start()
+    source = open_source("2")
+    threads = [thread for thread in threading.enumerate() if thread.name == "edgetrack-frames"]
+    del source
+    gc.collect()
+    capture.pace.release()  # the frame that the thread was waiting for
+    for thread in threads:
+        thread.join(10)
+    assert capture.released == 1
+
+
 def test_every_frame_of_what_is_live_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     use_capture(monkeypatch, FakeCapture(50, 0))
     source = open_source("rtsp://10.0.0.7/live", every_frame=True)
@@ -605,6 +621,8 @@ def test_stream_password_stays_out_of_names_and_messages(monkeypatch: pytest.Mon
         ("rtsp://h/user=admin&password=s3@crt&channel=1", "rtsp://h/user=admin&password=***&channel=1"),
         ("rtsp://h/user=admin_password=s3crt_channel=1", "rtsp://h/user=admin_password=***"),
         ("http://h/video?usr=a&PWD=s3crt", "http://h/video?usr=a&PWD=***"),
+        ("srt://h:9000?mode=caller&passphrase=s3crt", "srt://h:9000?mode=caller&passphrase=***"),
+        ("rtsp://h/live?token=s3crt", "rtsp://h/live?token=***"),
         ("http://h/clip.mp4?at=1", "http://h/clip.mp4?at=1"),
         ("rtspsrc location=rtsp://a:s3crt@h/s ! appsink name=a@b", "rtspsrc location=rtsp://h/s ! appsink name=a@b"),
         ("rtspsrc user-pw=s3crt location=rtsp://h/ ! appsink", "rtspsrc user-pw=*** location=rtsp://h/ ! appsink"),

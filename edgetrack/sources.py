@@ -446,7 +446,9 @@ def _redacted(text: str) -> str:
     Rather too much is taken out than too little: a password may hold all that ends it elsewhere.
     """
     value = r"""(?:(["'])(?:\\.|(?!\3).)*\3|[^\s&]*)"""
-    text = re.sub(rf"(pass(?:word|wd)?|pwd?)(\s*=\s*){value}", r"\1\2***", text, flags=re.IGNORECASE)
+    text = re.sub(
+        rf"(pass(?:word|wd|phrase)?|pwd?|token|secret)(\s*=\s*){value}", r"\1\2***", text, flags=re.IGNORECASE
+    )
     return re.sub(r"(:/+)(?:(?! ! ).)*@", r"\1", text)  # up to the end of a pipeline's element
 
 

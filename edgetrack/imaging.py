@@ -20,9 +20,10 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Per-channel RGB mean of ImageNet, on the [0, 1] scale."""
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Per-channel RGB standard deviation of ImageNet, on the [0, 1] scale."""
-SAME_ASPECT = 0.02
-"""How far the logarithms of two aspects are apart, at most, where one frame is the other in another resolution: sides
-are rounded to even numbers or to blocks of 16."""
+SAME_ASPECT = 0.03
+"""How far the logarithms of two aspects are apart, at most, where one frame is the other in another resolution. Small
+streams round their sides to blocks of 16: 1080p is 416 x 240 in one (0.025), PAL's 720 x 576 is 352 x 288 in CIF
+(0.022). Aspects that are meant to differ are further apart: 16:9 and 1.85:1 by 0.040."""
 
 
 def import_cv2() -> Any:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from edgetrack.imaging import import_cv2
+from edgetrack.imaging import import_cv2, resize
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,7 +53,7 @@ def illumination(frame: NDArray[np.uint8]) -> Illumination:
     height, width = frame.shape[:2]
     step = max(1, max(height, width) // LONGER_SIDE)
     # Each pixel of it is the mean of four: reading all of a large frame is what would take the time.
-    small = cv2.resize(frame, (max(1, width // step), max(1, height // step)), interpolation=cv2.INTER_LINEAR)
+    small = resize(frame, (max(1, width // step), max(1, height // step)), cv2.INTER_LINEAR)
     usable = cv2.erode(cv2.inRange(small, (0, 0, 0), (SATURATED - 1,) * 3), np.ones((2, 2), np.uint8), anchor=(0, 0))
     colour = np.zeros(3)
     for ahead, here, mask in (

@@ -168,7 +168,18 @@ def crop_square(frame: NDArray[np.uint8], box: NDArray[np.float64], factor: floa
         if side > _LARGEST_PADDED:
             return Crop(_resize_padded(inside, pad_left, pad_top, side, size), size / side)
         inside = cv2.copyMakeBorder(inside, pad_top, pad_bottom, pad_left, pad_right, cv2.BORDER_CONSTANT, value=0)
-    return Crop(cv2.resize(inside, (size, size), interpolation=cv2.INTER_LINEAR), size / side)
+    return Crop(resize(inside, (size, size), cv2.INTER_LINEAR), size / side)
+
+
+def resize(image: NDArray[np.uint8], size: tuple[int, int], interpolation: int) -> NDArray[np.uint8]:
+    """Scale an image (H, W, 3) to `size` (width, height), as ``cv2.resize`` does.
+
+    OpenCV copies all of an array whose axes run backwards before it looks at any pixel, as the channels of RGB seen as
+    BGR do (``rgb[..., ::-1]``): tens of milliseconds for a large frame. So it is given them forwards, and what comes
+    out, which is small, is turned round.
+    """
+    forwards = tuple(slice(None, None, -1 if stride < 0 else None) for stride in image.strides)
+    return np.ascontiguousarray(import_cv2().resize(image[forwards], size, interpolation=interpolation)[forwards])
 
 
 def _resize_padded(inside: NDArray[np.uint8], left: int, top: int, side: int, size: int) -> NDArray[np.uint8]:
@@ -250,7 +261,7 @@ def place(frame: NDArray[np.uint8], size: tuple[int, int], width: int, height: i
     is_smaller = size[0] < frame.shape[1] and size[1] < frame.shape[0]
     # Averaged where it shrinks: small targets must not fall between the samples.
     interpolation = cv2.INTER_AREA if is_smaller else cv2.INTER_LINEAR
-    image[: size[1], : size[0]] = cv2.resize(frame, size, interpolation=interpolation)
+    image[: size[1], : size[0]] = resize(frame, size, interpolation)
     return Canvas(image, np.asarray([size[0] / width, size[1] / height]))
 
 

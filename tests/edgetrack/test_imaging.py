@@ -139,6 +139,24 @@ def test_strides_do_not_matter(view: np.ndarray, box: tuple[int, ...]) -> None:
     assert np.array_equal(strided.image, contiguous.image)
 
 
+@pytest.mark.parametrize(
+    "turn", [np.s_[..., ::-1], np.s_[:, ::-1], np.s_[::-1], np.s_[::-1, ::-1, ::-1]], ids=["rgb", "x", "y", "all"]
+)
+@pytest.mark.parametrize("interpolation", [cv2.INTER_LINEAR, cv2.INTER_AREA])
+def test_opencv_need_not_copy_what_runs_backwards(turn, interpolation: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+    resize = cv2.resize
+    monkeypatch.setattr(cv2, "resize", lambda image, *rest, **more: given.append(image) or resize(image, *rest, **more))
+    view = np.ascontiguousarray(FRAME[turn])[turn]
+    assert np.array_equal(view, FRAME)
+    found = imaging.resize(view, (17, 11), interpolation)
+    assert given[0].flags.c_contiguous
+    assert np.shares_memory(given[0], view)
+    assert found.flags.c_contiguous
+    expected = resize(FRAME, (17, 11), interpolation=interpolation)
+    assert np.abs(found.astype(int) - expected).max() <= (0 if turn == np.s_[..., ::-1] else 1)  # rounded otherwise
+
+
 def test_normalise_gives_rgb() -> None:
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
     out = normalise(FRAME, mean, std)

@@ -183,18 +183,20 @@ class VTT:
         clock.lap("crop")
         out = self._search.run({"search": search, "extent": extent, **state.kernel})
         clock.lap("graph")
-        scores = out["scores"][0].astype(np.float64)
+        scores, boxes = out["scores"][0].astype(np.float64), out["boxes"][0].astype(np.float64)
+        boxes = canvas_to_boxes(boxes, canvas.extent, (width, height)) + np.asarray([x, y, 0, 0])
+        nowhere = ~np.isfinite(boxes).all(axis=1)  # a device may answer so once, and nobody is to get such a box
+        boxes[nowhere], scores[nowhere] = state.seen, np.nan
         order = np.argsort(-scores, kind="stable")
-        boxes = out["boxes"][0].astype(np.float64)[order]
-        return canvas_to_boxes(boxes, canvas.extent, (width, height)) + np.asarray([x, y, 0, 0]), scores[order]
+        return boxes[order], scores[order]
 
     def _part(self, box: NDArray[np.float64], frame_size: tuple[int, int]) -> tuple[int, int, int, int] | None:
         """The part of the frame, x, y, w, h in whole pixels, that is looked at again for a target at `box`.
 
         It has the canvas's aspect, as far as the frame reaches, and shows the target at `second_look` of the canvas's
-        shorter side. None where that is no gain, or there is no target to be shown: a box that is not finite, or flat.
+        shorter side. None where that is no gain, or there is no target to be shown: a flat box.
         """
-        if not np.isfinite(box).all() or not (box[2:] > 0).all():
+        if not (box[2:] > 0).all():
             return None
         canvas = self._manifest.preprocessing.search
         sides, frame = np.asarray([canvas.width, canvas.height]), np.asarray(frame_size)

@@ -172,9 +172,10 @@ def test_a_second_look_at_a_high_frame_is_as_wide_as_the_frame(tmp_path: Path) -
         assert y <= top + height / 2 <= y + 32
 
 
-@pytest.mark.parametrize("box", [(math.nan,) * 4, (0.5, 0.5, 0.0, 0.1)])
-def test_what_is_no_box_is_not_looked_at_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, box: tuple[float, ...]
+@pytest.mark.parametrize("box", [(math.nan,) * 4, (math.inf, 0.5, 0.1, 0.1), (0.5, 0.5, 0.0, 0.1)])
+@pytest.mark.parametrize("score", [math.nan, 0.9])
+def test_what_is_no_box_is_not_found_and_is_no_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, box: tuple[float, ...], score: float
 ) -> None:
     """As a device may answer once."""
     tracker = looking_twice(tmp_path / "twice")
@@ -185,15 +186,20 @@ def test_what_is_no_box_is_not_looked_at_again(
     def answered(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         fed.append(feeds)
         out = run(feeds)
-        scores = np.full_like(out["scores"], box[0])
-        return {"boxes": np.broadcast_to(np.float32(box), out["boxes"].shape), "scores": scores}
+        boxes = np.broadcast_to(np.float32(box), out["boxes"].shape)
+        return {"boxes": boxes, "scores": np.full_like(out["scores"], score)}
 
     with monkeypatch.context() as patch:
         patch.setattr(session, "run", answered)
         track = tracker.update(frame_with(64, 32))
-    assert len(fed) == 1
-    if math.isnan(box[0]):
+    assert np.isfinite(track.box).all()
+    assert all(np.isfinite(each.box).all() for each in tracker.candidates())
+    if not math.isfinite(box[0]):
         assert (track.score, track.ok) == (0, False)
+        centre = np.asarray(track.box[:2]) + np.asarray(track.box[2:]) / 2
+        np.testing.assert_allclose(centre, (16, 16), atol=2)  # where it was seen
+    else:
+        assert len(fed) == 1  # a flat box is not looked at again
     assert tracker.update(frame_with(64, 32)).ok
 
 

@@ -142,7 +142,7 @@ def revealed(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
 def reveal(model: str, backend: str = "auto", precision: str = "auto", threads: int | None = None) -> Revealed:
     """Load a shipped name or a bundle, or a checkpoint, which is exported first."""
     if not model.endswith(".safetensors"):
-        return Revealed(edgetrack.load(model, backend, precision, threads))
+        return Revealed(edgetrack.load(model, backend, precision, threads=threads))
     from quantize.export import ExportError, export_bundle
     from train.checkpoints import CheckpointError, load_model
 
@@ -153,7 +153,7 @@ def reveal(model: str, backend: str = "auto", precision: str = "auto", threads: 
             export_bundle(trained, out, name=out.stem, metadata=metadata)
         except (CheckpointError, ExportError) as error:
             raise ResultsError(str(error)) from None
-        return Revealed(edgetrack.load(out, backend, precision, threads))
+        return Revealed(edgetrack.load(out, backend, precision, threads=threads))
 
 
 def look(

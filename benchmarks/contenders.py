@@ -126,7 +126,7 @@ class EdgetrackContender:
     def _load(self, model: str, spec: Spec) -> Any:
         import edgetrack
 
-        return edgetrack.load(model, spec.backend, spec.precision, spec.threads)
+        return edgetrack.load(model, spec.backend, spec.precision, threads=spec.threads)
 
     def init(self, frame: Frame, box: Sequence[float]) -> None:
         self.tracker.init(frame, box)

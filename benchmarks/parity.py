@@ -94,7 +94,7 @@ def compare(
             entry: dict[str, Any] = {"backend": backend, "precision": precision}
             try:
                 # fp32 asks the runtime for float32 arithmetic: some take bfloat16 where the processor has it.
-                loaded = edgetrack.load(model, backend, precision, threads)
+                loaded = edgetrack.load(model, backend, precision, threads=threads)
             except (BackendError, OptionError) as error:
                 entries.append({**entry, "refused": str(error)})
                 continue

@@ -47,7 +47,7 @@ def measure(
             loaded, refused = {}, {}
             for precision in PRECISIONS:
                 try:
-                    loaded[precision] = edgetrack.load(model, backend, precision, threads)
+                    loaded[precision] = edgetrack.load(model, backend, precision, threads=threads)
                 except (BackendError, OptionError) as error:
                     refused[precision] = str(error)
                     continue

@@ -113,6 +113,7 @@ def load(
     model: str | os.PathLike[str] | Model,
     backend: str = "auto",
     precision: str = "auto",
+    *,
     threads: int | None = None,
     allow_fallback: bool = False,
     cache_dir: str | os.PathLike[str] | None = None,

@@ -339,7 +339,7 @@ def test_an_onnx_file_that_is_none(tmp_path) -> None:
 
 def test_a_model_loads_as_itself(colour_model) -> None:
     assert load(colour_model) is colour_model
-    assert load(colour_model, CPU, "fp32", 1) is colour_model
+    assert load(colour_model, CPU, "fp32", threads=1) is colour_model
     assert Tracker(colour_model).model is colour_model
 
 

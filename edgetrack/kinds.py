@@ -10,7 +10,6 @@ from edgetrack import seqtrack, vtt
 from edgetrack.decoding import CENTRE_STEPS
 from edgetrack.errors import OptionError
 from edgetrack.longterm import LongTerm
-from edgetrack.lookaround import LookAround
 
 if TYPE_CHECKING:
     from edgetrack.bundle import Manifest, SeqTrackManifest
@@ -70,6 +69,16 @@ def graphs(manifest: Manifest, options: Options) -> tuple[str, ...]:
             raise OptionError(
                 f"got decode='cached', but {manifest.name!r} decodes all tokens at once; expected decode='fused'"
             )
+        if options.update_interval and manifest.templates == 1:
+            raise OptionError(
+                f"got update_interval={options.update_interval}, but {manifest.name!r} has one template, which is "
+                "never replaced; leave update_interval out, or take a model with two templates"
+            )
+        if options.window and not CENTRE_STEPS[manifest.decoder.order]:
+            raise OptionError(
+                f"got window={options.window!r}, but {manifest.name!r} writes a box as its corners, and a window "
+                "penalises tokens of the centre; leave window out"
+            )
         return seqtrack.GRAPHS[options.decode]
     for name, value, default in zip(Options._fields, options, Options(), strict=True):
         if value != default:
@@ -79,32 +88,25 @@ def graphs(manifest: Manifest, options: Options) -> tuple[str, ...]:
     return vtt.GRAPHS
 
 
-def algorithm(model: Model, options: Options) -> Algorithm:
-    """The online algorithm on a model, with the user's options or else its manifest's."""
+def algorithm(model: Model, options: Options, search: Model | None = None, interval: int = 1) -> Algorithm:
+    """The online algorithm on a model, with the user's options or else its manifest's.
+
+    Args:
+        search: searches the whole frame for a lost target, at most once in `interval` frames.
+    """
     manifest = model.manifest
     if manifest.kind == "vtt":
         return vtt.VTT(model)
     reach, settings = _reach(manifest, options), _settings(manifest, options)
-    if reach is None:
+    if reach is None and search is None:
         return seqtrack.SeqTrack(model, options.decode, settings)
-    tracker = seqtrack.SeqTrack(model, options.decode, settings._replace(only_sure=True, hold_size=True))
-    return LookAround(tracker, reach, manifest.online.clip_margin)
+    local = seqtrack.SeqTrack(model, options.decode, settings._replace(only_sure=True, hold_size=True))
+    whole = vtt.VTT(search) if search else None
+    return LongTerm(local, manifest.online.clip_margin, reach=reach, search=whole, interval=interval)
 
 
-def redetecting(local: Model, search: Model, options: Options, interval: int) -> Algorithm:
-    """Local tracking with global re-detection, which searches at most once in `interval` frames.
-
-    Raises:
-        OptionError: as `require_pair`, or an option is not one of the local model's.
-    """
-    manifest = require_pair(local.manifest, search.manifest)
-    settings = _settings(manifest, options)._replace(only_sure=True, hold_size=True)
-    tracker = seqtrack.SeqTrack(local, options.decode, settings)
-    return LongTerm(tracker, vtt.VTT(search), interval, manifest.online.clip_margin, _reach(manifest, options))
-
-
-def require_pair(local: Manifest, search: Manifest) -> SeqTrackManifest:
-    """Return `local`, where a model of its kind can be helped by one of the kind of `search`.
+def require_pair(local: Manifest, search: Manifest) -> None:
+    """Check that a model can be helped by another that searches the whole frame.
 
     Raises:
         OptionError: it cannot.
@@ -120,7 +122,6 @@ def require_pair(local: Manifest, search: Manifest) -> SeqTrackManifest:
             "expected a model of kind 'vtt', such as vtt-nano"
         )
     _require_losing("redetect", local)
-    return local
 
 
 def _require_losing(option: str, manifest: SeqTrackManifest) -> None:
@@ -142,20 +143,9 @@ def _reach(manifest: SeqTrackManifest, options: Options) -> float | None:
 def _settings(manifest: SeqTrackManifest, options: Options) -> seqtrack.Settings:
     """Fill what the user left open from the manifest."""
     online = manifest.online
-    interval = online.update_interval if options.update_interval is None else options.update_interval or None
-    if interval is not None and manifest.templates == 1:
-        raise OptionError(
-            f"got update_interval={interval}, but {manifest.name!r} has one template, which is never replaced; "
-            "leave update_interval out, or take a model with two templates"
-        )
-    if options.window and not CENTRE_STEPS[manifest.decoder.order]:
-        raise OptionError(
-            f"got window={options.window!r}, but {manifest.name!r} writes a box as its corners, and a window penalises "
-            "tokens of the centre; leave window out"
-        )
     return seqtrack.Settings(
         online.window if options.window is None else options.window,
-        interval,
+        online.update_interval if options.update_interval is None else options.update_interval or None,
         online.update_threshold if options.update_threshold is None else options.update_threshold,
         hold_size=online.hold_size,
         size_change=online.size_change,

@@ -1,20 +1,23 @@
-"""Local tracking with global re-detection: follow the target from frame to frame, and search all of it when it is lost.
+"""Local tracking that finds again what it has lost: around where it was seen last, or by a search of the whole frame.
 
 While the local tracker's score is below its threshold the target is lost. Where it stays lost for
-`edgetrack.lookaround.PATIENCE` frames, for the reason given there, the whole frame is searched from then on: at once,
-or, for a target that is small in it, in one view of it after the other (`edgetrack.views`). A candidate is given to the
+`edgetrack.lookaround.PATIENCE` frames, for the reason given there, the tracker looks around, one place a frame
+(`edgetrack.lookaround`), or the whole frame is searched, or both.
+
+The search is of all of the frame at once, or, for a target that is small in it, of one view of it after the other
+(`edgetrack.views`). A candidate is given to the
 local tracker to look at in the same frame: the best one where the search is sure of it, and else the best in the first
 search of a view, in the next the second best that lies elsewhere, and so on in turn, because a search that errs would
 err in the same way again. The local tracker looks with the size at which the target was seen: a search knows better
 where than how large. Only if the local tracker sees it there, with the low prior of any place elsewhere
 (`edgetrack.lookaround`), the target is found again.
 
-A local tracker that looks around does so first, which costs less than a search. Where nothing is found it goes on from
-its own answer, in a region of the size that the target had when it was seen last.
+Looking around comes first, which costs less than a search. Where nothing is found the tracker goes on from its own
+answer, in a region of the size that the target had when it was seen last.
 
-A frame costs at most two local steps and one search, or three where the tracker looks around, and of any `interval`
-frames in succession at most one is searched, also where the target is lost and seen in turns. No template is taken from
-a frame in which it stays lost.
+A frame costs at most one local step, one more for looking around, and a search with one more for its candidate. Of any
+`interval` frames in succession at most one is searched, also where the target is lost and seen in turns. No template is
+taken from a frame in which it stays lost.
 """
 
 from __future__ import annotations
@@ -41,11 +44,11 @@ CANDIDATES = 4
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """Where the target is, for either algorithm.
+    """Where the target is.
 
     Attributes:
         local: the local tracker's.
-        searched: the global search's, as it was left by the last search.
+        searched: the global search's, as it was left by the last search; None where there is no search.
         seen: float64 (4,), what is remembered of where the target was seen last, as `box`.
         lost: frames since the target was seen last.
         searches: searches since then.
@@ -54,7 +57,7 @@ class State:
     """
 
     local: seqtrack.State
-    searched: vtt.State
+    searched: vtt.State | None
     seen: NDArray[np.float64]
     lost: int
     searches: int
@@ -68,32 +71,39 @@ class State:
 
     def rescaled(self, factor: NDArray[np.float64]) -> State:
         """The same target in a frame of another size; see `edgetrack.online.State`."""
-        local, searched = self.local.rescaled(factor), self.searched.rescaled(factor)
-        return replace(self, local=local, searched=searched, seen=rescaled(self.seen, factor))
+        searched = None if self.searched is None else self.searched.rescaled(factor)
+        return replace(self, local=self.local.rescaled(factor), searched=searched, seen=rescaled(self.seen, factor))
 
 
 class LongTerm:
-    """The two algorithms as one.
+    """A local tracker, with what it does for a lost target.
 
     Args:
         local: must not update its templates where it is not sure, and must hold the size of its region.
-        search: on any model of its kind.
+        margin: pixels of the width and height of a place or a candidate that are kept in view.
+        reach: from one place to the next where it looks around, in units of the geometric mean side of the target's
+            box; None where it does not.
+        search: on any model of its kind; None where the whole frame is not searched.
         interval: frames from one search to the next, at least.
-        margin: pixels of a candidate's width and height that are kept in view.
-        reach: from one place to the next where the local tracker looks around, in units of the geometric mean side of
-            the target's box; None where it does not.
     """
 
     def __init__(
-        self, local: seqtrack.SeqTrack, search: vtt.VTT, interval: int, margin: float, reach: float | None = None
+        self,
+        local: seqtrack.SeqTrack,
+        margin: float,
+        *,
+        reach: float | None = None,
+        search: vtt.VTT | None = None,
+        interval: int = 1,
     ) -> None:
-        self._local, self._search, self._interval, self._margin = local, search, interval, margin
-        self._reach = reach
+        self._local, self._margin, self._reach = local, margin, reach
+        self._search, self._interval = search, interval
 
     def init(self, frame: NDArray[np.uint8], box: NDArray[np.float64]) -> State:
         """Take the target from `frame` at `box`."""
         local = self._local.init(frame, box)
-        return State(local, self._search.init(frame, box), local.box, 0, 0, 0, False)
+        searched = self._search.init(frame, box) if self._search is not None else None
+        return State(local, searched, local.box, 0, 0, 0, False)
 
     def step(self, state: State, frame: NDArray[np.uint8]) -> tuple[State, Estimate]:
         """Find the target of `state` in `frame`."""
@@ -106,11 +116,17 @@ class LongTerm:
         elsewhere, searched, has_searched = None, state.searched, False
         if self._reach is not None:
             elsewhere = look_around(self._local, state.local, frame, state.seen, state.lost, self._reach, self._margin)
-        if elsewhere is None and is_gone(state.lost) and not state.wait:
+        if (
+            elsewhere is None
+            and is_gone(state.lost)
+            and not state.wait
+            and self._search is not None
+            and state.searched is not None
+        ):
             views = self._search.views(state.seen, (frame.shape[1], frame.shape[0]))
             rank, turn = divmod(state.searches, len(views))
             searched, best = self._search.search(state.searched, frame, views[turn])
-            elsewhere = self._confirmed(state, frame, searched, 0 if best.ok else rank)
+            elsewhere = self._confirmed(state, frame, searched.boxes, 0 if best.ok else rank)
             wait, has_searched = self._interval - 1, True
         timings = {**found.timings, REDETECT: (perf_counter_ns() - started) / 1e6}
         if elsewhere is not None:
@@ -121,10 +137,10 @@ class LongTerm:
         return after, found._replace(timings=timings)
 
     def _confirmed(
-        self, state: State, frame: NDArray[np.uint8], searched: vtt.State, rank: int
+        self, state: State, frame: NDArray[np.uint8], boxes: NDArray[np.float64], rank: int
     ) -> tuple[seqtrack.State, Estimate] | None:
         """What the local tracker finds at the candidate of this rank; None where it does not see the target."""
-        candidates = _apart(searched.boxes)
+        candidates = _apart(boxes)
         candidate = candidates[rank % len(candidates)]
         size = state.seen[2:]
         box = np.concatenate([candidate[:2] + 0.5 * candidate[2:] - 0.5 * size, size])

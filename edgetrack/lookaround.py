@@ -15,14 +15,12 @@ there than of what is followed. The score sees to that, which goes on from a sco
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from time import perf_counter_ns
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgetrack.imaging import clip_box, rescaled
-from edgetrack.online import REDETECT
+from edgetrack.imaging import clip_box
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -118,59 +116,3 @@ def look_around(
     all_places = places(seen, (frame.shape[1], frame.shape[0]), reach)
     there, found = look(tracker, state, frame, all_places[(lost - PATIENCE) % len(all_places)], margin)
     return (there, found) if found.ok else None
-
-
-@dataclass(frozen=True, eq=False)
-class State:
-    """Where the target is.
-
-    Attributes:
-        local: the local tracker's.
-        seen: float64 (4,), what is remembered of where the target was seen last, as `box`.
-        lost: frames since then.
-    """
-
-    local: seqtrack.State
-    seen: NDArray[np.float64]
-    lost: int
-
-    @property
-    def box(self) -> NDArray[np.float64]:
-        """float64 (4,), (x, y, w, h) in pixels of the last frame."""
-        return self.local.box
-
-    def rescaled(self, factor: NDArray[np.float64]) -> State:
-        """The same target in a frame of another size; see `edgetrack.online.State`."""
-        return replace(self, local=self.local.rescaled(factor), seen=rescaled(self.seen, factor))
-
-
-class LookAround:
-    """A local tracker that looks around while its target is lost: at most two of its steps a frame.
-
-    Args:
-        local: must not update its templates where it is not sure, and must hold the size of its region.
-        reach: from one place to the next, in units of the geometric mean side of the target's box.
-        margin: pixels of a place's width and height that are kept in view.
-    """
-
-    def __init__(self, local: seqtrack.SeqTrack, reach: float, margin: float) -> None:
-        self._local, self._reach, self._margin = local, reach, margin
-
-    def init(self, frame: NDArray[np.uint8], box: NDArray[np.float64]) -> State:
-        """Take the target from `frame` at `box`."""
-        local = self._local.init(frame, box)
-        return State(local, local.box, 0)
-
-    def step(self, state: State, frame: NDArray[np.uint8]) -> tuple[State, Estimate]:
-        """Find the target of `state` in `frame`."""
-        local, found = self._local.step(state.local, frame)
-        timings = {**found.timings, REDETECT: 0.0}
-        if found.ok:
-            return State(local, remembered(state.seen, local.box), 0), found._replace(timings=timings)
-        started = perf_counter_ns()
-        elsewhere = look_around(self._local, state.local, frame, state.seen, state.lost, self._reach, self._margin)
-        timings[REDETECT] = (perf_counter_ns() - started) / 1e6
-        if elsewhere is not None:
-            there, again = elsewhere
-            return State(there, remembered(state.seen, there.box), 0), again._replace(timings=timings, redetected=True)
-        return State(local, state.seen, state.lost + 1), found._replace(timings=timings)

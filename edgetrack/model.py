@@ -148,7 +148,7 @@ def load(
 
 
 def load_for(
-    model: str | os.PathLike[str] | Model,
+    model: str | os.PathLike[str] | Model | Bundle,
     tracking: Options,
     backend: str = "auto",
     precision: str = "auto",
@@ -156,7 +156,10 @@ def load_for(
     allow_fallback: bool = False,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Model:
-    """Do what `load` does for a tracker with these options: "auto" finds a backend that runs all its graphs."""
+    """Do what `load` does for a tracker with these options: "auto" finds a backend that runs all its graphs.
+
+    A bundle that was read already may be given as well.
+    """
     from edgetrack.kinds import graphs
 
     threads = plain(threads)
@@ -195,10 +198,10 @@ def load_for(
         return model
 
     # pydantic is wanted only now: importing edgetrack stays cheap.
-    from edgetrack.bundle import find_model, read_bundle
+    from edgetrack.bundle import Bundle, find_model, read_bundle
     from edgetrack.known_answer import verify
 
-    bundle = read_bundle(find_model(model))
+    bundle = model if isinstance(model, Bundle) else read_bundle(find_model(model))
     wanted = graphs(bundle.manifest, tracking)
 
     def opened(backend: str) -> Model:
@@ -218,20 +221,24 @@ def load_for(
     return _first_that_opens(opened) if backend == "auto" else opened(backend)
 
 
-def manifest_of(model: str | os.PathLike[str] | Model) -> Manifest:
-    """The manifest of what is to be loaded; of a name or a path the bundle is read, with the errors of `load`."""
+def read(model: str | os.PathLike[str] | Model) -> Model | Bundle:
+    """What is to be loaded, with its manifest: the bundle of a name or a path, with the errors of `load`."""
     from edgetrack.bundle import find_model, read_bundle
 
-    return model.manifest if isinstance(model, Model) else read_bundle(find_model(model)).manifest
+    return model if isinstance(model, Model) else read_bundle(find_model(model))
 
 
-def load_beside(model: str | os.PathLike[str], other: Model, precision: str = "auto") -> Model:
-    """Load a model as `other` was loaded: for its backend, with its options, and with "auto" in its precision as well
+def load_beside(bundle: Bundle, other: Model, precision: str = "auto") -> Model:
+    """Load a bundle as `other` was loaded: for its backend, with its options, and with "auto" in its precision as well
     where the bundle has that. The errors are those of `load`."""
+
+    from edgetrack.kinds import Options
 
     def loaded(precision: str) -> Model:
         options = other.options
-        return load(model, other.backend, precision, options.threads, options.allow_fallback, options.cache_dir)
+        return load_for(
+            bundle, Options(), other.backend, precision, options.threads, options.allow_fallback, options.cache_dir
+        )
 
     # What "auto" made fp32 was not asked to be, which may let a GPU compute in less.
     if precision == "auto" and (other.precision, other.options.precision) != ("fp32", "auto"):

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from edgetrack.arguments import plain
 from edgetrack.errors import NotInitialisedError, OptionError
 from edgetrack.imaging import check_box, check_frame, growth
-from edgetrack.kinds import Options, algorithm, check, redetecting, require_pair
+from edgetrack.kinds import Options, algorithm, check, require_pair
 from edgetrack.longterm import State as Redetecting
-from edgetrack.model import Model, load, load_beside, load_for, manifest_of
+from edgetrack.model import Model, load_beside, load_for, read
 from edgetrack.vtt import State as Searched
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from edgetrack.bundle import Bundle
     from edgetrack.online import State
 
 
@@ -142,19 +143,19 @@ class Tracker:
                 f"got redetect_interval={interval} without redetect, whose interval it is; leave it out, or give "
                 "redetect a model, such as 'vtt-nano'"
             )
+        local: str | os.PathLike[str] | Model | Bundle = model
+        search: Model | Bundle | None = None
         if redetect is not None:
-            require_pair(manifest_of(model), manifest_of(redetect))  # now: loading either may take minutes
-        self._model = load_for(model, options, backend, precision, threads, allow_fallback, cache_dir)
-        if redetect is None:
-            self._search = None
-            self._algorithm = algorithm(self._model, options)
-        else:
-            if isinstance(model, Model) and not isinstance(redetect, Model):
-                self._search = load_beside(redetect, model, precision)
-            else:
-                self._search = load(redetect, backend, precision, threads, allow_fallback, cache_dir)
-            self._algorithm = redetecting(self._model, self._search, options, interval)
-        self._searches = redetect is not None or self._model.manifest.kind == "vtt"
+            local, search = pair = read(model), read(redetect)
+            require_pair(*(each.manifest for each in pair))  # now: loading either may take minutes
+        self._model = load_for(local, options, backend, precision, threads, allow_fallback, cache_dir)
+        self._search: Model | None = None
+        if isinstance(local, Model) and search is not None and not isinstance(search, Model):
+            self._search = load_beside(search, local, precision)
+        elif search is not None:
+            self._search = load_for(search, Options(), backend, precision, threads, allow_fallback, cache_dir)
+        self._algorithm = algorithm(self._model, options, self._search, interval)
+        self._searches = self._search is not None or self._model.manifest.kind == "vtt"
         self._state: State | None = None
         self._frame_size = (0, 0)
 

@@ -10,7 +10,7 @@ from synthetic_bundle import PRESENCE_ALONE, ColourNet, write_colour_bundle
 from synthetic_vtt import write_cells_bundle
 
 import edgetrack
-from edgetrack.kinds import FRAME_GRAPHS, Options, algorithm, redetecting
+from edgetrack.kinds import FRAME_GRAPHS, Options, algorithm
 from edgetrack.lookaround import places
 
 
@@ -51,7 +51,7 @@ def test_what_is_looked_for_is_looked_for_with_its_size_and_half_a_crop_apart(
     if search:
         cells = write_cells_bundle(tmp_path / "cells", online={"second_look": 0.5})
         whole = edgetrack.load(cells.root, "onnxruntime-cpu", threads=1)
-        tracker = redetecting(local, whole, options, 1)
+        tracker = algorithm(local, options, whole)
         session, searches = whole.session("search"), []
         run = session.run
         monkeypatch.setattr(session, "run", lambda feeds: searches.append(feeds) or run(feeds))

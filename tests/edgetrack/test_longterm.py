@@ -12,7 +12,7 @@ from scripted import ScriptedLocal, ScriptedSearch
 from synthetic_bundle import PRESENCE_ALONE, write_colour_bundle
 from synthetic_vtt import QUERIES, write_cells_bundle
 
-from edgetrack import BundleError, OptionError, Tracker, TrackState, load, vtt
+from edgetrack import BundleError, OptionError, Tracker, TrackState, bundle, load, vtt
 from edgetrack.longterm import LongTerm
 from edgetrack.online import Estimate
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("impatient")
 
 def follow(local: ScriptedLocal, search: ScriptedSearch, interval: int = 1) -> list[str]:
     """What the two together say of each frame."""
-    return scripted.follow(LongTerm(local, search, interval, 5.0), local)  # type: ignore[arg-type]
+    return scripted.follow(LongTerm(local, 5.0, search=search, interval=interval), local)  # type: ignore[arg-type]
 
 
 def test_no_frame_is_searched_while_the_target_is_seen() -> None:
@@ -267,6 +267,15 @@ def test_models_of_other_kinds_are_refused_before_one_is_loaded(
             Tracker(search, "onnxruntime-cpu", redetect=redetect)
     with pytest.raises(BundleError):
         Tracker(local, "onnxruntime-cpu", redetect="no-such-model")
+
+
+def test_either_bundle_is_read_once(bundles: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    kept = bundle.read_bundle
+    monkeypatch.setattr(bundle, "read_bundle", lambda path: read.append(path) or kept(path))
+    Tracker(bundles[0], "onnxruntime-cpu", redetect=bundles[1])
+    Tracker(load(bundles[0], "onnxruntime-cpu"), redetect=bundles[1])
+    assert read == [*bundles, *bundles]
 
 
 def test_a_model_that_never_loses_its_target_is_refused(

@@ -13,7 +13,7 @@ from synthetic_bundle import PRESENCE_ALONE, ColourNet, write_colour_bundle
 from edgetrack import Tracker, TrackState
 from edgetrack.imaging import clip_box
 from edgetrack.longterm import LongTerm
-from edgetrack.lookaround import LookAround, places, remembered
+from edgetrack.lookaround import places, remembered
 from edgetrack.online import Estimate
 from edgetrack.seqtrack import State
 
@@ -66,7 +66,7 @@ def test_a_long_box_that_is_mostly_outside_is_still_looked_for_where_it_was() ->
 
 
 def alone(local: ScriptedLocal) -> list[str]:
-    return follow(LookAround(local, REACH, 5.0), local)  # type: ignore[arg-type]
+    return follow(LongTerm(local, 5.0, reach=REACH), local)  # type: ignore[arg-type]
 
 
 def test_nothing_else_is_looked_at_while_the_target_is_seen() -> None:
@@ -81,7 +81,7 @@ def test_a_target_that_was_seen_a_moment_ago_is_looked_for_nowhere_else(
 ) -> None:
     monkeypatch.setattr("edgetrack.lookaround.PATIENCE", 3)
     local, search = ScriptedLocal([90, 90, *[None] * lost, 90, *[None] * 3]), ScriptedSearch([20.0] * 10)
-    said = follow(LongTerm(local, search, 1, 5.0, REACH), local)  # type: ignore[arg-type]
+    said = follow(LongTerm(local, 5.0, reach=REACH, search=search), local)  # type: ignore[arg-type]
     assert said == ["T90", *["L"] * lost, "T90", *["L"] * 3]  # the second time of being lost begins anew
     assert len(search.frames) == lost - 3
     assert len(local.looks) == len(said) + 2 * (lost - 3)  # a place and the candidate
@@ -103,7 +103,7 @@ def test_a_target_that_disappears_bit_by_bit_is_looked_for_with_its_size() -> No
 
     targets = [*[90.0] * 44, None]
     local, search = Covered(targets), ScriptedSearch([160.0])
-    follow(LongTerm(local, search, 1, 5.0, REACH), local)  # type: ignore[arg-type]
+    follow(LongTerm(local, 5.0, reach=REACH, search=search), local)  # type: ignore[arg-type]
     own, beside, candidate = np.asarray(local.regions[-3:])
     assert own[2:].max() < 4
     for looked in (beside, candidate):
@@ -130,7 +130,7 @@ def test_a_size_that_is_seen_where_the_target_was_found_again_is_remembered_in_t
     assert alone(beside) == ["T90", "R55", "L"]
     np.testing.assert_allclose(beside.regions[-1][2], size)  # the frame's edge cuts its height off
     far, search = Grown([20, 20, 160, None]), ScriptedSearch([160.0] * 2)
-    assert follow(LongTerm(far, search, 1, 5.0), far) == ["T20", "R160", "L"]  # type: ignore[arg-type]
+    assert follow(LongTerm(far, 5.0, search=search), far) == ["T20", "R160", "L"]  # type: ignore[arg-type]
     np.testing.assert_allclose(far.regions[-1][2], size)
 
 
@@ -144,7 +144,7 @@ def test_a_target_that_was_found_again_a_moment_ago_is_looked_for_nowhere_else(
     assert alone(local)[-4:] == ["R125", "L", "L", "L"]
     assert [number - found for number, _ in local.looks if number > found] == [1, 2, 3, 3]
     local, search = ScriptedLocal([0, 0, None, None, 150, *[None] * 3]), ScriptedSearch([150.0] * 3)
-    said = follow(LongTerm(local, search, 1, 5.0), local)  # type: ignore[arg-type]
+    said = follow(LongTerm(local, 5.0, search=search), local)  # type: ignore[arg-type]
     assert said == ["T0", "L", "L", "R150", "L", "L", "L"]
     assert [number for number, _ in local.looks] == [1, 2, 3, 4, 4, 5, 6, 7, 7]
 
@@ -206,7 +206,7 @@ def test_a_look_at_a_place_begins_with_the_prior_of_one_among_many() -> None:
 
 def test_a_lost_frame_costs_two_steps_and_says_how_long() -> None:
     local = ScriptedLocal([90, *[None] * 30])
-    algorithm = LookAround(local, REACH, 5.0)  # type: ignore[arg-type]
+    algorithm = LongTerm(local, 5.0, reach=REACH)  # type: ignore[arg-type]
     state = algorithm.init(FRAME, np.asarray([90.0, 0.0, 10.0, 10.0]))
     for number in range(1, 31):
         state, found = algorithm.step(state, FRAME)
@@ -217,7 +217,7 @@ def test_a_lost_frame_costs_two_steps_and_says_how_long() -> None:
 
 def test_with_a_search_places_are_looked_at_first_and_then_a_candidate() -> None:
     local, search = ScriptedLocal([90, *[None] * 4]), ScriptedSearch([(20.0, 160.0)] * 4)
-    follow(LongTerm(local, search, 1, 5.0, REACH), local)  # type: ignore[arg-type]
+    follow(LongTerm(local, 5.0, reach=REACH, search=search), local)  # type: ignore[arg-type]
     assert [number for number, _ in local.looks] == [n for n in range(1, 5) for _ in range(3)]
     assert [x for _, x in local.looks[2::3]] == [20, 160, 20, 160]
     alone_local = ScriptedLocal([90, *[None] * 4])
@@ -227,21 +227,21 @@ def test_with_a_search_places_are_looked_at_first_and_then_a_candidate() -> None
 
 def test_a_target_that_is_at_a_place_is_not_searched_for() -> None:
     local, search = ScriptedLocal([90, 90, *[None] * 3, *[125] * 30]), ScriptedSearch([20.0] * 20)
-    said = follow(LongTerm(local, search, 1, 5.0, REACH), local)  # type: ignore[arg-type]
+    said = follow(LongTerm(local, 5.0, reach=REACH, search=search), local)  # type: ignore[arg-type]
     assert said == alone(ScriptedLocal(local.targets))
     assert len(search.frames) == said.count("L")
 
 
 def test_between_searches_the_tracker_looks_around() -> None:
     local, search = ScriptedLocal([90, *[None] * 9]), ScriptedSearch([20.0] * 3)
-    follow(LongTerm(local, search, 4, 5.0, REACH), local)  # type: ignore[arg-type]
+    follow(LongTerm(local, 5.0, reach=REACH, search=search, interval=4), local)  # type: ignore[arg-type]
     assert len(search.frames) == 3
     assert len(local.looks) == 2 * 9 + 3
 
 
 def test_so_does_a_look_at_a_candidate() -> None:
     local, search = ScriptedLocal([20, 160, 160]), ScriptedSearch([160.0])
-    assert follow(LongTerm(local, search, 1, 5.0), local) == ["R160", "T160"]  # type: ignore[arg-type]
+    assert follow(LongTerm(local, 5.0, search=search), local) == ["R160", "T160"]  # type: ignore[arg-type]
     assert local.before == [1.0, 1 / 25, 0.9]
 
 
@@ -280,7 +280,7 @@ def test_a_template_is_taken_only_of_a_frame_that_is_surely_right(
     monkeypatch.setattr("edgetrack.seqtrack.calibrated_score", lambda *_: next(given))
     tracker = Tracker(bundle.root, "onnxruntime-cpu", threads=1)
     tracker.init(frame_with(160, 120), (160, 120, 32, 32))
-    monkeypatch.setattr("edgetrack.lookaround.look_around", lambda *_: None)
+    monkeypatch.setattr("edgetrack.longterm.look_around", lambda *_: None)
     session, runs = tracker.model.session("template"), []
     run = session.run
     monkeypatch.setattr(session, "run", lambda feeds: (runs.append(len(tracks)), run(feeds))[1])

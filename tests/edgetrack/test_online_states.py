@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgetrack import longterm, lookaround, seqtrack, vtt
+from edgetrack import longterm, seqtrack, vtt
 
 FACTOR = np.asarray([2.0, 3.0])
 LOCAL = seqtrack.State(
@@ -28,8 +28,8 @@ SEARCHED = vtt.State(
 STATES = {
     "seqtrack": LOCAL,
     "vtt": SEARCHED,
-    "lookaround": lookaround.State(LOCAL, SEEN, 3),
-    "longterm": longterm.State(LOCAL, SEARCHED, SEEN, 3, 2, 1, True),
+    "looking around": longterm.State(LOCAL, None, SEEN, 3, 0, 0, False),
+    "searching": longterm.State(LOCAL, SEARCHED, SEEN, 3, 2, 1, True),
 }
 
 

@@ -268,12 +268,14 @@ def test_options_may_be_numpys_scalars(colour_bundle, scene) -> None:
     assert trackers[0].model.options == trackers[1].model.options
 
 
-def test_one_template_cannot_be_updated(tmp_path) -> None:
+def test_one_template_cannot_be_updated(tmp_path, monkeypatch) -> None:
     bundle = write_colour_bundle(tmp_path / "bundle", ColourNet(templates=1))
     model = load(bundle.root, "onnxruntime-cpu", threads=1)
-    with pytest.raises(OptionError, match="update_interval=5, but 'colour' has one template"):
-        Tracker(model, update_interval=5)
     Tracker(model, update_interval=0)
+    monkeypatch.setattr("edgetrack.model.open_session", lambda *_: pytest.fail("was loaded"))
+    for given in (model, bundle.root):
+        with pytest.raises(OptionError, match="update_interval=5, but 'colour' has one template"):
+            Tracker(given, "onnxruntime-cpu", update_interval=5)
 
 
 def test_after_the_model_is_closed(colour_bundle, scene) -> None:

@@ -40,7 +40,7 @@ def import_cv2() -> Any:
     except (ImportError, AttributeError) as error:
         # It may be there, but need a library that the system lacks, as libGL.so.1 for windows, or another NumPy.
         raise MissingDependencyError(
-            f"OpenCV (module cv2) cannot be imported ({error}). Install it with: pip install 'edgetrack[opencv]', "
+            f"OpenCV (module cv2) cannot be imported ({error}). Install it with: pip install opencv-python-headless, "
             "after uninstalling one that does not load, or use the build that came with your board; one that was made "
             "for NumPy 1 needs: pip install 'numpy<2'"
         ) from error

@@ -17,6 +17,7 @@ from torch import Tensor
 from edgetrack.kinds import FRAME_GRAPHS
 from edgetrack_runtimes import SessionOptions, discover, open_session
 from edgetrack_runtimes.onnxruntime_session import constants_after_relu, replace_constants
+from edgetrack_runtimes.telemetry import import_onnxruntime, import_openvino
 from quantize import kinds
 from quantize.graphs import named
 from train.data.pairs import Pair
@@ -48,8 +49,7 @@ def executed(backend: str, graph: Path) -> Executed:
 
 
 def _onnxruntime_operations(graph: Path) -> list[tuple[str, bool]]:
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     with tempfile.TemporaryDirectory() as folder:
         config = onnxruntime.SessionOptions()
         config.log_severity_level = 3
@@ -63,10 +63,10 @@ def _onnxruntime_operations(graph: Path) -> list[tuple[str, bool]]:
 
 
 def _openvino_operations(graph: Path) -> list[tuple[str, bool]]:
-    import openvino
-
-    compiled = openvino.Core().compile_model(
-        str(graph), "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    compiled = (
+        import_openvino()
+        .Core()
+        .compile_model(str(graph), "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1})
     )
     nodes = onnx.load(graph, load_external_data=False).graph.node
     products = {node.name for node in nodes if node.op_type == "MatMul"}

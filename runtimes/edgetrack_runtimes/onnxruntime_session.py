@@ -28,6 +28,7 @@ from edgetrack_runtimes.errors import BackendError, BackendUnavailableError, Gra
 from edgetrack_runtimes.half import in_half_precision
 from edgetrack_runtimes.placement import PlacedNode, counted, require_placement
 from edgetrack_runtimes.session import Array, EngineSession, SessionOptions, TensorSpec
+from edgetrack_runtimes.telemetry import import_onnxruntime
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 PROVIDERS = {"onnxruntime-cpu": CPU, "onnxruntime-cuda": CUDA, "onnxruntime-tensorrt": TENSORRT}
@@ -389,25 +390,23 @@ def _engine_dir(provider: str, backend: str, graph: Path, options: SessionOption
 def _onnxruntime(backend: str) -> ModuleType:
     """The module, if it is installed and has the provider of `backend`."""
     provider = PROVIDERS[backend]
-    extra = "edgetrack[onnxruntime]" if provider == CPU else "edgetrack[cuda]"
+    package = "onnxruntime" if provider == CPU else "onnxruntime-gpu"
     try:
-        import onnxruntime
-
-        module: ModuleType = onnxruntime
+        module = import_onnxruntime()
         version, available = module.__version__, module.get_available_providers()
     except ImportError as error:
         raise BackendUnavailableError(
-            f"{backend}: onnxruntime cannot be imported ({error}); pip install '{extra}'"
+            f"{backend}: onnxruntime cannot be imported ({error}); pip install {package}"
         ) from error
     except Exception as error:  # a folder that an uninstallation left behind is an empty package
         raise BackendUnavailableError(
             f"{backend}: the installation of onnxruntime is broken ({one_line(error)}); reinstall it: "
-            f"pip uninstall onnxruntime onnxruntime-gpu, then pip install '{extra}'"
+            f"pip uninstall onnxruntime onnxruntime-gpu, then pip install {package}"
         ) from error
     if provider not in available:
         raise BackendUnavailableError(
             f"{backend}: the installed onnxruntime {version} has no {provider}, only "
-            f"{', '.join(available)}; pip uninstall onnxruntime, then pip install '{extra}'. onnxruntime and "
+            f"{', '.join(available)}; pip uninstall onnxruntime, then pip install {package}. onnxruntime and "
             "onnxruntime-gpu are one module, never install both; on a Jetson use the wheel made for its JetPack"
         )
     return module

@@ -20,6 +20,7 @@ from edgetrack_runtimes.cache import engine_folder
 from edgetrack_runtimes.errors import BackendError, BackendUnavailableError, GraphError
 from edgetrack_runtimes.placement import PlacedNode, counted, require_placement
 from edgetrack_runtimes.session import Array, EngineSession, SessionOptions, TensorSpec
+from edgetrack_runtimes.telemetry import import_openvino
 
 DEVICES = {"openvino-cpu": "CPU", "openvino-gpu": "GPU", "openvino-npu": "NPU"}
 _DTYPES = {"boolean": "bool"} | {
@@ -33,7 +34,7 @@ _INSTALL = {
     "GPU": "it needs an Intel GPU with its compute runtime (libOpenCL.so.1, intel-opencl-icd) and access to /dev/dri",
     "NPU": "it needs an Intel NPU with its driver (intel-level-zero-npu) and access to /dev/accel",
 }
-_REINSTALL = "reinstall it: pip uninstall openvino, then pip install 'edgetrack[openvino]'"
+_REINSTALL = "reinstall it: pip uninstall openvino, then pip install openvino"
 
 
 def version() -> str | None:
@@ -269,13 +270,11 @@ def _input_name(port: Any, outputs: Collection[str]) -> str:
 
 def _openvino(backend: str) -> ModuleType:
     try:
-        import openvino
-
-        module: ModuleType = openvino
+        module = import_openvino()
         _version(module)
     except ImportError as error:
         raise BackendUnavailableError(
-            f"{backend}: openvino cannot be imported ({error}); pip install 'edgetrack[openvino]'"
+            f"{backend}: openvino cannot be imported ({error}); pip install openvino"
         ) from error
     except Exception as error:  # a folder that an uninstallation left behind is an empty package
         raise BackendUnavailableError(
@@ -287,9 +286,7 @@ def _openvino(backend: str) -> ModuleType:
 @cache
 def _core() -> Any:
     """One for the process: it holds the loaded plugins, and is thread-safe."""
-    import openvino
-
-    return openvino.Core()
+    return import_openvino().Core()
 
 
 def _version(openvino: ModuleType) -> str:

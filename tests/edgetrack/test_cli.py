@@ -285,7 +285,7 @@ def test_missing_opencv_is_5(track: Run, folder: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "cv2", None)
     result = track(folder)
     assert result.exit_code == 5
-    assert "edgetrack[opencv]" in message(result)
+    assert "pip install opencv-python-headless" in message(result)
 
 
 @pytest.mark.parametrize("box", ["200,200,10,10", "10,10,0,10", "nan,1,2,3"])

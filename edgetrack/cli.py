@@ -240,7 +240,6 @@ def track(
             for path in (output, lines):
                 _refuse_overwriting(path, frames.files)
             check_box(target, frames.size)
-            _ask_about_corners(target, frames.size)
             return frames
 
         # Before the model, which may take minutes, so that mistakes are said at once; but live frames would go stale.
@@ -384,6 +383,8 @@ class _StopRequest:
         if self.signal:
             raise KeyboardInterrupt
         self.signal = number
+        if self._is_waiting:
+            raise _Asked
 
 
 @app.command(epilog=EPILOG)

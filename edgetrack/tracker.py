@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from enum import Enum
 from time import perf_counter_ns
@@ -19,10 +20,13 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from edgetrack.bundle import Bundle
     from edgetrack.online import State
+
+logger = logging.getLogger("edgetrack")
 
 
 class TrackState(str, Enum):
@@ -172,12 +176,16 @@ class Tracker:
     def init(self, frame: NDArray[Any], box: Sequence[float] | NDArray[Any]) -> None:
         """Take the target at `box`, (x, y, w, h) in pixels, of the BGR uint8 `frame` (H, W, 3). May be called again.
 
+        Logs a warning where the box reaches over the border and its last two numbers could be a corner, as detectors
+        give it.
+
         Raises:
             FrameError, BoxError: an unusable frame or box; a target taken earlier is kept.
         """
         frame = check_frame(frame)
         frame_size = (frame.shape[1], frame.shape[0])
         target = check_box(box, frame_size)
+        _ask_about_corners(target, frame_size)
         self._state = self._algorithm.init(frame, target)
         self._frame_size = frame_size
 
@@ -231,3 +239,14 @@ class Tracker:
     def __repr__(self) -> str:
         target = "no target" if self._state is None else f"target at {self._state.box.round(1).tolist()}"
         return f"<Tracker {self._model!r}, {target}>"
+
+
+def _ask_about_corners(box: NDArray[np.float64], frame_size: tuple[int, int]) -> None:
+    """Log what to give instead where a box reaches over the border and its last two numbers could be a corner."""
+    x, y, w, h = box.tolist()
+    width, height = frame_size
+    if (x + w > width or y + h > height) and 0 <= x < w <= width and 0 <= y < h <= height:
+        logger.warning(
+            f"the box {x:g},{y:g},{w:g},{h:g}, of {w:g}x{h:g} pixels, reaches over the border of the {width}x{height} "
+            f"frame; if its last two numbers are a corner, give {x:g},{y:g},{w - x:g},{h - y:g}"
+        )

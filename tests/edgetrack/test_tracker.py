@@ -278,6 +278,22 @@ def test_one_template_cannot_be_updated(tmp_path, monkeypatch) -> None:
             Tracker(given, "onnxruntime-cpu", update_interval=5)
 
 
+@pytest.mark.parametrize(
+    ("box", "asked"),
+    [
+        ((100, 40, 140, 90), "give 100,40,40,50"),  # in a frame of 160 x 120
+        ((20, 70, 60, 110), "give 20,70,40,40"),
+        ((20, 30, 60, 70), ""),  # inside either way
+        ((140, 100, 30, 30), ""),  # at the border, and no corner
+        ((-10, 20, 300, 90), ""),
+    ],
+)
+def test_a_box_that_could_be_corners_is_asked_about(colour_model, caplog, box, asked: str) -> None:
+    Tracker(colour_model).init(np.zeros((120, 160, 3), np.uint8), box)
+    assert bool(asked) == ("if its last two numbers are a corner" in caplog.text)
+    assert asked in caplog.text
+
+
 def test_after_the_model_is_closed(colour_bundle, scene) -> None:
     frames, truth = scene
     tracker = Tracker(colour_bundle.root, "onnxruntime-cpu", threads=1)

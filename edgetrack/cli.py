@@ -32,7 +32,7 @@ from edgetrack.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from types import FrameType
 
     from rich.progress import Progress
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from edgetrack.bundle import Bundle, OnlineSettings, SearchOnlineSettings, SeqTrackManifest, VTTManifest
     from edgetrack.doctor import Diagnosis
     from edgetrack.reporting import Latencies
-    from edgetrack.sources import Source
+    from edgetrack.sources import Frame, Source
     from edgetrack.tracker import TrackState
 
 DEFAULT_MODEL = "seqtrack-nano"
@@ -331,9 +331,7 @@ def _follow(
         task = progress.add_task("tracking", total=source.frame_count)
         progress.advance(task)
         try:
-            for index, frame in enumerate(source, start=1):
-                if stop.signal:
-                    break
+            for index, frame in enumerate(stop.until_asked(source), start=1):
                 found = tracker.update(frame)
                 latencies.add(found.latency_ms)
                 lost += not found.ok
@@ -349,9 +347,15 @@ def _follow(
     stop.obey()
 
 
+class _Asked(BaseException):
+    """An end was asked for while a frame was waited for. Not an `Exception`, which a source may take for one of its
+    own."""
+
+
 class _StopRequest:
     """While entered, the first signal of `STOPPING` asks for an end after the frame at hand; the second ends at once.
-    One that came before and was swallowed ends it right away.
+    One that came before and was swallowed ends it right away, and so does one while a frame is waited for, which a
+    stream that hangs may not send for half a minute.
 
     Attributes:
         signal: the number of the signal that asked, 0 before.
@@ -359,6 +363,7 @@ class _StopRequest:
 
     def __init__(self) -> None:
         self.signal = 0
+        self._is_waiting = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> _StopRequest:
@@ -372,6 +377,21 @@ class _StopRequest:
     def __exit__(self, *_: object) -> None:
         for number, previous in self._previous.items():
             signal.signal(number, previous)
+
+    def until_asked(self, source: Source) -> Iterator[Frame]:
+        """The frames of a source, up to where an end is asked for."""
+        try:
+            while not self.signal:
+                self._is_waiting = True
+                frame = next(source, None)
+                self._is_waiting = False
+                if frame is None:
+                    return
+                yield frame
+        except _Asked:
+            return
+        finally:
+            self._is_waiting = False
 
     def obey(self) -> None:
         """Raise `typer.Exit` where an end was asked for."""
@@ -590,17 +610,6 @@ def _parse_box(text: str) -> tuple[float, ...]:
     if len(values) != 4:
         raise OptionError(f"got --box {text!r}; expected four numbers X,Y,W,H in pixels, such as 120,80,64,48")
     return values
-
-
-def _ask_about_corners(box: tuple[float, ...], size: tuple[int, int]) -> None:
-    """Say what to give instead where a box reaches over the border and its last two numbers could be a corner."""
-    x, y, w, h = box
-    width, height = size
-    if (x + w > width or y + h > height) and 0 <= x < w <= width and 0 <= y < h <= height:
-        _say(
-            f"the box {x:g},{y:g},{w:g},{h:g}, of {w:g}x{h:g} pixels, reaches over the border of the {width}x{height} "
-            f"frame; if its last two numbers are a corner, give --box {x:g},{y:g},{w - x:g},{h - y:g}"
-        )
 
 
 def _refuse_overwriting(output: Path | None, files: Sequence[Path]) -> None:

@@ -7,6 +7,7 @@
     │   └── OutputError          a result that cannot be written, or not whole (also a ValueError)
     ├── NotInitialisedError      update() before init()
     ├── SourceError              a video, folder or camera that cannot be read
+    │   └── SourceTimeoutError   no frame came in time from a camera or stream, which is still open
     ├── MissingDependencyError   an optional package that is needed now (also an ImportError)
     ├── BundleError              a model bundle that cannot be used
     │   ├── ManifestError        manifest.json is missing, not valid JSON, or does not fit the schema
@@ -54,6 +55,7 @@ __all__ = [
     "SchemaVersionError",
     "SessionClosedError",
     "SourceError",
+    "SourceTimeoutError",
     "TensorError",
     "UnsafePathError",
     "WrongAnswerError",
@@ -82,6 +84,10 @@ class NotInitialisedError(EdgeTrackError):
 
 class SourceError(EdgeTrackError):
     """A video, folder, camera or stream that cannot be opened or read."""
+
+
+class SourceTimeoutError(SourceError):
+    """No frame came in time from a camera or stream. It is still open, and may be asked again."""
 
 
 class MissingDependencyError(EdgeTrackError, ImportError):

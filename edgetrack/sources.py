@@ -38,13 +38,14 @@ import time
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from threading import TIMEOUT_MAX
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
 
 from edgetrack.arguments import path_text, plain, require_utf8
-from edgetrack.errors import SourceError
+from edgetrack.errors import OptionError, SourceError
 from edgetrack.imaging import import_cv2
 from edgetrack.newest import Newest
 
@@ -142,8 +143,18 @@ class Source:
         self.close()
 
 
+class Waits(NamedTuple):
+    """How frames of a camera or live stream are waited for; see `open_source`."""
+
+    every_frame: bool
+    timeout: float | None
+
+
 def open_source(
-    source: str | os.PathLike[str] | int | Sequence[str | os.PathLike[str]], *, every_frame: bool = False
+    source: str | os.PathLike[str] | int | Sequence[str | os.PathLike[str]],
+    *,
+    every_frame: bool = False,
+    timeout: float | None = None,
 ) -> Source:
     """Open `source` and read its first frame; the module's docstring lists what it may be.
 
@@ -151,30 +162,37 @@ def open_source(
         source: a path, image pattern, camera index, URL or pipeline as text, or a list of image paths in playing order.
             A `pathlib.Path` is a path or a pattern, whatever it looks like.
         every_frame: whether each frame of a camera or live stream is delivered, however late, rather than the newest.
+        timeout: seconds that the newest frame of a camera or live stream is waited for, so that who steers by it hears
+            of one that hangs; FFmpeg itself gives a stream up after thirty. None waits. Of no use for anything else.
 
     Raises:
         SourceError: it is missing, empty or cannot be read. While iterating: an image that cannot be decoded (named),
-            or an end that came too early.
+            or an end that came too early; and `SourceTimeoutError`, after which the source is still open.
+        OptionError: the timeout is no positive number.
         MissingDependencyError: OpenCV is not installed, or does not load.
     """
-    given: Any = plain(source)
+    given, timeout = plain(source), plain(timeout)
+    is_number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+    if timeout is not None and not (is_number and 0 < timeout <= TIMEOUT_MAX):
+        raise OptionError(f"got timeout={timeout!r}; expected a positive number of seconds, or None to wait")
+    waits = Waits(every_frame, timeout)
     # Python neither reads nor writes numbers of thousands of digits; no camera has one of a hundred.
     if isinstance(given, int) and not isinstance(given, bool) and given >= 0:
-        return _open_camera(min(given, 10**99), every_frame)
+        return _open_camera(min(given, 10**99), waits)
     if isinstance(given, Sequence) and not isinstance(given, str | bytes):
         return _open_images(f"{len(given)} images", [Path(_text(path, "a path for each image")) for path in given])
     text = _text(given, "a path, an image pattern, a camera index, a URL, a pipeline or a list of image paths")
     if isinstance(given, os.PathLike):
-        return _open_path(text, every_frame)
+        return _open_path(text, waits)
     if re.fullmatch(r"\d+", text):
-        return _open_camera(int(text[:99]), every_frame)
+        return _open_camera(int(text[:99]), waits)
     if " ! " in text:
         return _open_pipeline(text)
     if re.match("file://", text, re.IGNORECASE):
-        return _open_path(_path_of_url(text), every_frame)
+        return _open_path(_path_of_url(text), waits)
     if re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE):
-        return _open_stream(text, every_frame)
-    return _open_path(text, every_frame)
+        return _open_stream(text, waits)
+    return _open_path(text, waits)
 
 
 def is_live(source: str) -> bool:
@@ -212,12 +230,12 @@ def natural_key(path: Path) -> list[tuple[bool, int, str]]:
     return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
-def _open_path(text: str, every_frame: bool) -> Source:
+def _open_path(text: str, waits: Waits) -> Source:
     path = Path(text)
     mode = _mode(path)
     # udev gives cameras names that stay, as links: in /dev/v4l, and where its rules say.
     if camera := re.fullmatch(r"/dev/video(\d+)", os.path.realpath(path)):
-        return _open_camera(int(camera[1]), every_frame)
+        return _open_camera(int(camera[1]), waits)
     if stat.S_ISDIR(mode):
         images = images_in(path)
         if not images:
@@ -384,7 +402,7 @@ def _open_video(path: Path) -> Source:
     return Source(str(path), frames, fps=fps, frame_count=count, files=[path], release=capture.release)
 
 
-def _open_camera(index: int, every_frame: bool) -> Source:
+def _open_camera(index: int, waits: Waits) -> Source:
     cv2 = import_cv2()
     capture = cv2.VideoCapture(min(index, 2**31 - 1))  # OpenCV counts in 32 bits; there is none with that number
     name = f"camera {index}"
@@ -393,10 +411,10 @@ def _open_camera(index: int, every_frame: bool) -> Source:
         raise SourceError(
             f"{name}: cannot be opened; check that it is plugged in, not in use, and readable by this user"
         )
-    return _live(cv2, capture, name, every_frame)
+    return _live(cv2, capture, name, waits)
 
 
-def _open_stream(url: str, every_frame: bool) -> Source:
+def _open_stream(url: str, waits: Waits) -> Source:
     cv2 = import_cv2()
     name = _redacted(url)
     capture = cv2.VideoCapture(require_utf8(url, SourceError, name))
@@ -405,17 +423,17 @@ def _open_stream(url: str, every_frame: bool) -> Source:
         raise SourceError(f"{name}: the stream cannot be opened; check the address, the network and the credentials")
     fps, count = _rate(cv2, capture), _count(cv2, capture)
     if count is None:
-        return _live(cv2, capture, name, every_frame)
+        return _live(cv2, capture, name, waits)
     frames = _read_promised(capture, name, count, _loose_tolerance(fps, count))
     return Source(name, frames, fps=fps, frame_count=count, release=capture.release)
 
 
-def _live(cv2: Any, capture: Any, name: str, every_frame: bool) -> Source:
+def _live(cv2: Any, capture: Any, name: str, waits: Waits) -> Source:
     """What has no end of its own, each frame or the newest."""
     fps, frames = _rate(cv2, capture), _read_live(capture, name)
-    if every_frame:
+    if waits.every_frame:
         return Source(name, frames, fps=fps, release=capture.release)
-    newest = Newest(frames, capture.release)
+    newest = Newest(frames, capture.release, name, waits.timeout)
     source = Source(name, newest, fps=fps, release=newest.close)
     weakref.finalize(source, newest.stop)  # a thread, which reads on, would keep a camera that nobody closed
     return source

@@ -298,23 +298,6 @@ def test_unusable_box_is_6_and_empties_no_earlier_output(track: Run, folder: Pat
     assert earlier.read_text() == "earlier"
 
 
-@pytest.mark.parametrize(
-    ("box", "asked"),
-    [
-        ("100,40,140,90", "give --box 100,40,40,50\n"),  # in a frame of 160 x 120
-        ("20,70,60,110", "give --box 20,70,40,40\n"),
-        ("20,30,60,70", ""),  # inside either way
-        ("140,100,30,30", ""),  # at the border, and no corner
-        ("-10,20,300,90", ""),
-    ],
-)
-def test_a_box_that_could_be_corners_is_asked_about(track: Run, folder: Path, box: str, asked: str) -> None:
-    result = track(folder, box=box)
-    assert result.exit_code == 0, result.stderr
-    assert asked in result.stderr
-    assert bool(asked) == ("if its last two numbers are a corner" in result.stderr)
-
-
 @pytest.mark.parametrize("box", ["1,2,3", "1,2,3,4,5", "a,b,c,d", ""])
 def test_malformed_box_is_2(track: Run, folder: Path, box: str) -> None:
     result = track(folder, box=box)
@@ -475,6 +458,7 @@ def test_every_error_has_a_documented_code() -> None:
             "OptionError": 2,
             "OutputError": 2,
             "SourceError": 3,
+            "SourceTimeoutError": 3,
             "MissingDependencyError": 5,
             "BoxError": 6,
             "FrameError": 6,
@@ -539,6 +523,30 @@ def test_interrupt_finishes_the_frame_and_closes_the_files(
     assert "6 frames" in result.stderr
     assert result.stderr.endswith("edgetrack: interrupted\n")
     assert signal.getsignal(number) is before
+
+
+@pytest.mark.usefixtures("heard")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_ends_the_wait_for_a_frame(
+    track: Run, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+) -> None:
+    """As of a stream that hangs: OpenCV gives it up after half a minute, and a service is killed after ten seconds."""
+    real, taken = Source.__next__, []
+
+    def hang(self: Source) -> np.ndarray:
+        taken.append(1)
+        if len(taken) == 4:
+            signal.raise_signal(number)
+            raise AssertionError("waited on")
+        return real(self)
+
+    monkeypatch.setattr(Source, "__next__", hang)
+    result = track(clip, "--output", tmp_path / "out.mp4", "--jsonl", "-")
+    monkeypatch.undo()
+    assert result.exit_code == code
+    assert [r["frame"] for r in records(result.stdout)[1:]] == [0, 1, 2]
+    assert len(list(open_source(tmp_path / "out.mp4"))) == 3
+    assert result.stderr.endswith("edgetrack: interrupted\n")
 
 
 @pytest.mark.usefixtures("heard")

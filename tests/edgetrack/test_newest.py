@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from queue import Queue
 from threading import Event, Semaphore, Timer
@@ -9,7 +11,7 @@ from threading import Event, Semaphore, Timer
 import numpy as np
 import pytest
 
-from edgetrack import SourceError, newest
+from edgetrack import SourceError, SourceTimeoutError, newest
 from edgetrack.newest import Newest
 
 WAIT = 10
@@ -124,6 +126,36 @@ def test_closing_releases_once_the_read_at_hand_is_done(camera: Camera, monkeypa
     assert camera.was_released.wait(WAIT)
     frames.close()
     assert camera.released == 1
+
+
+def test_a_frame_that_does_not_come_in_time_may_come_later(camera: Camera) -> None:
+    frames = Newest(camera, camera.release, "camera 3", 0.05)
+    for _ in range(2):
+        with pytest.raises(
+            SourceTimeoutError, match=r"^camera 3: no frame came within 0\.05 seconds; it is still open"
+        ):
+            next(frames)
+    camera.show(7)
+    assert taken(frames) == (7, 0)
+    camera.fail(SourceError("gone"))
+    with pytest.raises(SourceError, match="gone"):
+        next(frames)
+
+
+def test_a_program_that_ends_waits_for_the_read_at_hand() -> None:
+    code = """
+import time
+from edgetrack.newest import Newest
+
+def frames():
+    yield None
+    time.sleep(0.3)
+    yield None
+
+next(Newest(frames(), lambda: print("released", flush=True)))
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "released\n"
 
 
 def test_stopping_does_not_wait(camera: Camera) -> None:

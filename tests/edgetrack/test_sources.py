@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edgetrack.errors import MissingDependencyError, SourceError
+from edgetrack.errors import MissingDependencyError, OptionError, SourceError, SourceTimeoutError
 from edgetrack.sources import Source, has_gstreamer, natural_key, open_source
 
 WIDTH, HEIGHT = 64, 48
@@ -559,6 +559,26 @@ def test_of_what_is_live_the_newest_is_delivered(monkeypatch: pytest.MonkeyPatch
     assert capture.released == 1
 
 
+def test_a_camera_that_hangs_is_told_of_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    capture = PacedCapture(9)
+    use_capture(monkeypatch, capture)
+    capture.start()
+    with open_source("2", timeout=0.05) as source:
+        next(source)
+        with pytest.raises(SourceTimeoutError, match="camera 2: no frame came within"):
+            next(source)
+        capture.pace.release()
+        assert capture.reads.acquire(timeout=10)
+        assert next(source).shape == (48, 64, 3)
+        capture.pace.release()
+
+
+@pytest.mark.parametrize("timeout", [0, -1, math.nan, math.inf, True, "1", 10**400])
+def test_no_such_timeout(timeout: object) -> None:
+    with pytest.raises(OptionError, match="expected a positive number of seconds"):
+        open_source("2", timeout=timeout)
+
+
 def test_a_camera_that_nobody_closed_goes_with_its_source(monkeypatch: pytest.MonkeyPatch) -> None:
     capture = PacedCapture(9)
     use_capture(monkeypatch, capture)
@@ -726,8 +746,8 @@ def test_closed_source_cannot_be_read_and_closes_twice(tmp_path: Path) -> None:
         next(source)
 
 
-def test_missing_opencv_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_opencv_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_images(tmp_path, ["a.png"])[0]
     monkeypatch.setitem(__import__("sys").modules, "cv2", None)
-    with pytest.raises(MissingDependencyError, match=r"edgetrack\[opencv\]"):
+    with pytest.raises(MissingDependencyError, match="pip install opencv-python-headless"):
         open_source(path)

@@ -532,6 +532,23 @@ def info(
         _print_info(found, size)
 
 
+@app.command(epilog=EPILOG)
+def pack(
+    model: Annotated[str, typer.Argument(help="A shipped model's name, or the path of a bundle.")],
+    out: Annotated[Path, typer.Option(help="The folder to write, or the file where it ends in .zip.")],
+    precision: Annotated[
+        list[str] | None, typer.Option(help="One that it is to have, such as int8; all by default. Repeatable.")
+    ] = None,
+) -> None:
+    """Write a model as a bundle of its own, with the precisions that a device needs and no others."""
+    from edgetrack.bundle import read_bundle
+    from edgetrack.packing import repack
+
+    written = read_bundle(repack(model, out, precision or ()))
+    size = sum(entry.bytes for entry in written.manifest.files.values())
+    _say(f"wrote {out}: {', '.join(written.manifest.variants)}, {_size(size)}")
+
+
 def _print_info(bundle: Bundle, size: int) -> None:
     manifest = bundle.manifest
     facts = {

@@ -318,7 +318,9 @@ def find_model(model: str | os.PathLike[str]) -> Path:
         BundleError: there is no such model, or it is no name at all; the message lists the shipped names.
     """
     shipped = shipped_models()
-    expected = f"expected a shipped one ({_listing(shipped)}), or the path of a directory or .zip"
+    # PyInstaller takes a package's code alone, and Python does not look for folders in a .zip.
+    listed = _listing(shipped) if shipped else "none is here: the folder models was left out when edgetrack was packed"
+    expected = f"expected a shipped one ({listed}), or the path of a directory or .zip"
     if not isinstance(model, str | os.PathLike) or not os.fspath(model):
         raise BundleError(f"got the model {model!r}; {expected}")
     if model in shipped:

@@ -62,7 +62,10 @@ def check_frame(frame: object) -> NDArray[np.uint8]:
     if frame.ndim != 3 or frame.shape[2] != 3:
         hint = ""
         if frame.ndim == 2:
-            hint = "; convert a grey frame with cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR)"
+            hint = (
+                "; convert a grey frame with cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR), and one that is half as high "
+                "again as its picture, as cameras give it, with COLOR_YUV2BGR_NV12 or COLOR_YUV2BGR_I420"
+            )
         elif frame.ndim == 3 and frame.shape[2] == 4:
             hint = "; convert a BGRA frame with cv2.cvtColor(frame, cv2.COLOR_BGRA2BGR)"
         raise FrameError(f"got a frame of shape {frame.shape}; {expected}{hint}")

@@ -7,7 +7,7 @@ import os
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
@@ -103,6 +103,12 @@ class Model:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r} holds a runtime's sessions, which cannot be copied or given to another process; load the model "
+            "in each process, and in one process give the same one to many trackers"
+        )
 
     def __repr__(self) -> str:
         closed = ", closed" if self._closed else ""

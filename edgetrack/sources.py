@@ -166,8 +166,9 @@ def open_source(
             of one that hangs; FFmpeg itself gives a stream up after thirty. None waits. Of no use for anything else.
 
     Raises:
-        SourceError: it is missing, empty or cannot be read. While iterating: an image that cannot be decoded (named),
-            or an end that came too early; and `SourceTimeoutError`, after which the source is still open.
+        SourceError: it is missing, empty or cannot be read. While iterating: an image that cannot be decoded (named;
+            the next one is delivered when the source is asked again), or an end that came too early; and
+            `SourceTimeoutError`, after which the source is still open.
         OptionError: the timeout is no positive number.
         MissingDependencyError: OpenCV is not installed, or does not load.
     """

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, field
 from enum import Enum
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from edgetrack.arguments import plain
 from edgetrack.errors import NotInitialisedError, OptionError
@@ -235,6 +235,12 @@ class Tracker:
             return ()
         rows = zip(state.boxes.tolist(), state.scores.tolist(), strict=True)
         return tuple(Candidate((x, y, w, h), score) for (x, y, w, h), score in rows)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r} cannot be copied or given to another process: its state may lie in a device's memory; make a "
+            "tracker there, and call init() with the box"
+        )
 
     def __repr__(self) -> str:
         target = "no target" if self._state is None else f"target at {self._state.box.round(1).tolist()}"

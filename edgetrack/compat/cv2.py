@@ -6,6 +6,7 @@
     score = tracker.getTrackingScore()
 
 Boxes are whole pixels, as in OpenCV. `edgetrack.Tracker` gives them unrounded, and tells where a lost target may be.
+A target that is not located may be found again: go on calling `update`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Tracker:
         """Make a tracker of `model`; `options` are those of `edgetrack.Tracker`, and so are the errors."""
         return cls(edgetrack.Tracker(model, **options))
 
-    def init(self, image: NDArray[Any], boundingBox: Sequence[float]) -> None:
+    def init(self, image: NDArray[Any], boundingBox: Sequence[float] | NDArray[Any]) -> None:
         """Take the target at `boundingBox`, (x, y, w, h) in pixels, of the BGR uint8 `image`. May be called again.
 
         Raises:

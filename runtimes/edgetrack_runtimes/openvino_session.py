@@ -30,7 +30,7 @@ _DTYPES = {"boolean": "bool"} | {
 }
 _TYPES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 _INSTALL = {
-    "CPU": "it needs an x86-64 or 64-bit ARM processor",
+    "CPU": "it needs an x86-64 or 64-bit ARM processor, and its plugin in openvino/libs, which packagers miss",
     "GPU": "it needs an Intel GPU with its compute runtime (libOpenCL.so.1, intel-opencl-icd) and access to /dev/dri",
     "NPU": "it needs an Intel NPU with its driver (intel-level-zero-npu) and access to /dev/accel",
 }

@@ -644,6 +644,12 @@ def test_an_unknown_name_lists_the_shipped_ones(colour_bundle, monkeypatch) -> N
         find_model("color")
 
 
+def test_a_packager_that_left_the_models_out_is_named(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(bundle_module, "_SHIPPED", tmp_path / "models")
+    with pytest.raises(BundleError, match="none is here: the folder models was left out when edgetrack was packed"):
+        find_model("seqtrack-nano")
+
+
 @pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000, "a\0b"])
 def test_a_name_that_cannot_be_a_path(name) -> None:
     with pytest.raises(BundleError, match=r"no model .*: expected a shipped one"):

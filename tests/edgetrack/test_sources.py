@@ -393,13 +393,15 @@ def test_video_without_one_frame_is_refused_and_released(tmp_path: Path, monkeyp
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 @pytest.mark.parametrize("kept", [0.0, 0.5, 0.98])
-def test_damaged_image_in_a_folder_is_named(tmp_path: Path, suffix: str, kept: float) -> None:
-    _, second, _ = write_images(tmp_path, [f"{i}{suffix}" for i in (1, 2, 3)])
+def test_damaged_image_in_a_folder_is_named_and_may_be_passed_over(tmp_path: Path, suffix: str, kept: float) -> None:
+    _, second, third = write_images(tmp_path, [f"{i}{suffix}" for i in (1, 2, 3)])
     cut(second, kept)
     source = open_source(tmp_path)
     next(source)
     with pytest.raises(SourceError, match=rf"{second.name}: "):
         next(source)
+    assert (next(source) == cv2.imread(str(third))).all()
+    assert next(source, None) is None
 
 
 def test_jpeg_with_a_thumbnail_and_trailing_bytes_is_whole(tmp_path: Path) -> None:

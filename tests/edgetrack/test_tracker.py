@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
+import pickle
 import threading
 
 import cv2
@@ -303,6 +305,14 @@ def test_after_the_model_is_closed(colour_bundle, scene) -> None:
         tracker.update(frames[1])
     with pytest.raises(EdgeTrackError):
         tracker.init(frames[1], truth[1])
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_what_cannot_be_copied_says_what_to_do_instead(colour_model, copied) -> None:
+    with pytest.raises(TypeError, match=r"'colour' .* load the model in each process"):
+        copied(colour_model)
+    with pytest.raises(TypeError, match=r"<Tracker .* make a tracker there, and call init\(\)"):
+        copied(Tracker(colour_model))
 
 
 def test_repr(colour_model, scene) -> None:

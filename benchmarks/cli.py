@@ -71,6 +71,7 @@ DecodeOption = Annotated[str, typer.Option(help="fused (one graph a frame) or ca
 SeedOption = Annotated[int, typer.Option(help="Of the places where targets come back.", min=0)]
 DrawsOption = Annotated[int, typer.Option(help="Places to come back at, for each sequence.", min=1)]
 ThreadsOption = Annotated[int | None, typer.Option(help="Threads of the runtime; its own choice if not given.", min=1)]
+FixedThreadsOption = Annotated[int, typer.Option(help="Threads of the runtime.", min=1)]
 
 
 def main() -> None:
@@ -198,7 +199,7 @@ def ablations(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE for all rows, such as steps=800. Repeatable.")
     ] = None,
-    threads: ThreadsOption = None,
+    threads: Annotated[int, typer.Option(help="Threads of PyTorch.", min=1)] = 1,
     out: Annotated[Path, typer.Option(help="Where runs and raw results are kept, to go on from.")] = RESULTS
     / "ablations",
     json: JsonOption = None,
@@ -213,7 +214,7 @@ def ablations(
 
     truth = read_dataset(dataset)
     with _progress("ablate", len(ABLATIONS)) as advance:
-        content = ablate(recipe, data or [], truth, out, settings=settings or [], threads=threads or 1, advance=advance)
+        content = ablate(recipe, data or [], truth, out, settings=settings or [], threads=threads, advance=advance)
     table = Table("", "AUC", "SR0.5", "IoU, held-out pairs", title=f"{content['pairs']} pairs each, in percent")
     for row in content["rows"]:
         values = (row["metrics"]["auc"], row["metrics"]["sr_50"], row["held_out"]["iou"])
@@ -573,7 +574,7 @@ def conditions(
 def ratios(
     preset: Annotated[list[str] | None, typer.Option(help="seqtrack-nano by default. Repeatable.")] = None,
     backend: Annotated[list[str] | None, typer.Option(help="All that work here by default. Repeatable.")] = None,
-    threads: ThreadsOption = 1,
+    threads: FixedThreadsOption = 1,
     rounds: Annotated[int, typer.Option(help="Runs of each graph, in turns.", min=3)] = 50,
     json: JsonOption = None,
 ) -> None:
@@ -605,7 +606,7 @@ def ratios(
 def precisions(
     model: Annotated[list[str], typer.Argument(help="Shipped names or bundles.")],
     backend: Annotated[list[str] | None, typer.Option(help="All that work here by default. Repeatable.")] = None,
-    threads: ThreadsOption = 1,
+    threads: FixedThreadsOption = 1,
     runs: Annotated[int, typer.Option(help="Runs of each graph, in turns.", min=3)] = 300,
     json: JsonOption = None,
 ) -> None:

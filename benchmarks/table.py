@@ -30,11 +30,12 @@ def markdown(findings: Findings) -> str:
         lines.append(_row(entry.label, *values, *_times(entry, marked)))
     data = first["dataset"]
     threads = {entry.accuracy["threads"] for entry in findings.entries}
-    used = f"{threads.pop()} thread(s)" if len(threads) == 1 and None not in threads else "threads as recorded"
+    number = threads.pop() if len(threads) == 1 else None
+    used = "threads as recorded" if number is None else f"{number} thread{'s' * (number != 1)}"
     lines += [
         "",
         f"{data['name']}: {data['sequences']} sequences, {data['frames']} frames, protocol `{first['protocol']}`; "
-        f"{machines(findings.entries, processors)}, {used}. {timing(findings.entries)}".rstrip(),
+        f"{machines(findings.entries, processors)}, {used}. {timing(findings.entries)} MB: graphs and weights.",
         *_vanishing([entry for entry in findings.entries if "loss" in entry.accuracy]),
     ]
     return "\n".join(lines) + "\n"
@@ -79,9 +80,9 @@ def _vanishing(entries: list[Entry]) -> list[str]:
     places = returns // max(films, 1)
     lines = [
         "",
-        f"The target painted over for 60 frames in the {films} of these films that have room for it elsewhere, and "
-        f"then back in its place (near) or elsewhere (far, at {places} place{'s' * (places != 1)} each); and, {views} "
-        "times, each film as one of nine pictures in a frame, in another place once the target is back (wide):",
+        f"In the {films} of these films that have room for it elsewhere the target is painted over for 60 frames, and "
+        f"comes back in its place (near) or elsewhere (far, at {places} place{'s' * (places != 1)} each). Wide: each "
+        f"film is one of nine pictures in a frame, and another of them once the target is back ({views} times):",
         "",
         _row("tracker", "ok though gone", "found near", "found far", "found wide", "AUC near", "AUC far", "ECE far"),
         _row("---", *["---:"] * 7),

@@ -176,20 +176,25 @@ def track(
         typer.Option(help="Where compiled engines are kept; without it TensorRT's alone are, in ~/.cache/edgetrack."),
     ] = None,
     decode: Annotated[str, typer.Option(help="fused (one graph a frame) or cached (token by token).")] = "fused",
-    output: Annotated[Path | None, typer.Option(help="Write an annotated video: .mp4, .avi, .mkv or .mov.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Write an annotated video, of the frames that are followed: .mp4, .avi, .mkv or .mov."),
+    ] = None,
     jsonl: Annotated[
         str | None, typer.Option(help="Write one JSON object a frame to a file, or to - (stdout).")
     ] = None,
     window: Annotated[float | None, typer.Option(help="Penalty on leaving the centre, 0 to 1.")] = None,
     update_interval: Annotated[int | None, typer.Option(help="Frames between template updates; 0 for none.")] = None,
     update_threshold: Annotated[
-        float | None, typer.Option(help="Update only above this mean token likelihood.")
+        float | None,
+        typer.Option(help="Update only above this mean token likelihood; seqtrack-nano also wants a score of 0.9."),
     ] = None,
     look_around: Annotated[
-        bool | None, typer.Option(help="Look at one more place a frame while the target is lost; the model's choice.")
+        bool | None,
+        typer.Option(help="Look at one more place a frame while the target is lost; by default the model says."),
     ] = None,
     redetect: Annotated[
-        str | None, typer.Option(help="A VTT model: search the whole frame with it while the target is lost.")
+        str | None, typer.Option(help="A model such as vtt-nano, to search the whole frame for a lost target.")
     ] = None,
     redetect_interval: Annotated[
         int | None, typer.Option(help="Frames from one such search to the next, at least; 1 by default.")
@@ -454,7 +459,7 @@ def demo(
         "mean overlap": f"{result.overlap:.3f} over {result.frames - result.hidden} frames in sight"
         + (f"; hidden in {result.hidden}" if result.hidden else ""),
         "success rate": f"{result.success:.1%} of them with an overlap above 0.5",
-        "said": f"lost in {result.lost} frames, held though hidden or not there in {result.misled}",
+        "said": f"lost in {result.lost} frames, ok but hidden or not there in {result.misled}",
         "wrote": f"{result.video}, {result.picture}",
     }
     for name, value in rows.items():
@@ -511,7 +516,7 @@ def _print_diagnosis(diagnosis: Diagnosis) -> None:
         for found in model.runs:
             _print(f"  {found.backend:<20}{found.precision:<10}{found.reason or 'answers as it should'}")
     if not diagnosis.models:
-        _print("No models ship with this installation; give --model the path of a bundle.")
+        _print("No models ship with this installation; give the path of a bundle.")
 
 
 @app.command(epilog=EPILOG)

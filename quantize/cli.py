@@ -21,7 +21,7 @@ METHOD = typer.Option(help="How ranges are chosen: percentile, mse or max.")
 EXAMPLES = typer.Option(help="Examples to calibrate on.", min=1)
 KEEP_FLOAT = typer.Option("--keep-float", help="A layer to leave in float, with * and ?. Repeatable.")
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.callback()

@@ -22,7 +22,12 @@ SECOND_LOOK = 0.5
 """Of the canvas's shorter side, that a VTT's candidate fills when it is looked at again: about as many pixels as the
 target has in its template."""
 
-app = typer.Typer(help="Train the models that edgetrack runs.", no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help="Train the models that edgetrack runs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 
 
 @app.callback()
@@ -94,7 +99,7 @@ def loader(
     workers: Annotated[int, typer.Option(min=0, help="Data-loading processes.")] = 1,
     seconds: Annotated[float, typer.Option(help="How long to measure.")] = 20.0,
 ) -> None:
-    """Measure the data loader alone: pairs per second that a device would have to consume to be the limit."""
+    """Measure the data loader alone: pairs per second. A faster device would wait for it."""
     from train.data.labels import DatasetError
     from train.data.throughput import measure
 
@@ -134,9 +139,7 @@ def import_weights(
     out: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
     preset: Annotated[
         str | None,
-        typer.Option(
-            "--as", help="The preset it must be, or is to begin: one with a ViT for a MAE, with a backbone else."
-        ),
+        typer.Option("--as", help="The preset to make: one with a ViT for MAE, else one with a backbone."),
     ] = None,
     settings: Annotated[
         list[str] | None,

@@ -190,9 +190,9 @@ def test_the_machines_named_are_those_that_ran_the_trackers() -> None:
     last = of("A desktop", {**record("ratios"), "entries": []})
     cores = last["hardware"]["cores"]
     assert f"A board, {cores} cores. drawn: 2 sequences" in render(gather([ran, last]))
-    assert "`ope`; A board, 1 thread(s)." in markdown(gather([ran, last]))
+    assert "`ope`; A board, 1 thread." in markdown(gather([ran, last]))
     assert f"A board, {cores} cores; A server, {cores} cores. drawn" in render(gather([ran, other, last]))
-    assert "`ope`; A board; A server, 1 thread(s)." in markdown(gather([ran, other, last]))
+    assert "`ope`; A board; A server, 1 thread." in markdown(gather([ran, other, last]))
 
 
 def test_where_times_are_from_is_said_and_marked() -> None:
@@ -205,7 +205,7 @@ def test_where_times_are_from_is_said_and_marked() -> None:
     told = "Times are from latency, which tracks a drawn film; † the peers run over the sequences."
     assert "| b | 25.0 | 25.0 | 25.0 | 8.0† | 125 | – |" in markdown(mixed)
     assert "| a | 50.0 | 50.0 | 50.0 | 4.0 | 250 | 12.3 |" in markdown(mixed)
-    assert markdown(mixed).endswith(f"1 thread(s). {told}\n")
+    assert markdown(mixed).endswith(f"1 thread. {told} MB: graphs and weights.\n")
     assert render(mixed).count(told) == 2  # with the plot and with the table
     assert "<td>8.00†</td>" in render(mixed)
     assert "†" not in render(alone)
@@ -310,7 +310,7 @@ def test_a_table_shows_what_the_protocol_ranks_by_once_and_first() -> None:
 
 @pytest.mark.parametrize(
     ("threads", "told"),
-    [((2, 2), "2 thread(s)"), ((1, 2), "threads as recorded"), ((None, None), "threads as recorded")],
+    [((2, 2), "2 threads"), ((1, 2), "threads as recorded"), ((None, None), "threads as recorded")],
 )
 def test_threads_are_told_where_they_are_known_and_the_same(threads: tuple[int | None, ...], told: str) -> None:
     records = [accuracy(f"t{n}", 0.5, 5.0, number=n) | {"threads": each} for n, each in enumerate(threads)]
@@ -328,12 +328,13 @@ def test_what_vanishes_has_a_table_of_its_own() -> None:
         "| t1 | 25% | 3 of 4 | 2 of 8 | 6 of 12 | 37.5 | 50.0 | 0.062 |",
         "| t0 | 25% | 3 of 4 | 2 of 8 | 6 of 12 | 37.5 | 25.0 | – |",
     ]
-    assert "in the 4 of these films that have room" in markdown(gather(several))
-    assert "(far, at 2 places each); and, 12 times, each film" in markdown(gather(several))
+    assert "In the 4 of these films that have room" in markdown(gather(several))
+    assert "(far, at 2 places each). Wide: each film is one of nine pictures" in markdown(gather(several))
+    assert "another of them once the target is back (12 times):" in markdown(gather(several))
     assert "far" not in markdown(gather(several[2:]))
     none = {"returns": 0, "found": None, "auc": 0.5, "ece": None}
     several[0]["behaviour"] = dict.fromkeys(("given", "near", "far", "wide"), none)
-    assert "in the 0 of these films" in markdown(gather(several[:1]))
+    assert "In the 0 of these films" in markdown(gather(several[:1]))
 
 
 class Checker(HTMLParser):

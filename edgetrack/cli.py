@@ -504,6 +504,11 @@ def _print_diagnosis(diagnosis: Diagnosis) -> None:
     else:
         able = {name: "yes" if diagnosis.opencv[name] else "no" for name in ("ffmpeg", "gstreamer")}
         _print(f"OpenCV {diagnosis.opencv['version']}, FFmpeg: {able['ffmpeg']}, GStreamer: {able['gstreamer']}")
+    for module, names in diagnosis.doubled.items():
+        _print(
+            f"{module} is in {' and in '.join(names)}, one laid over the other: pip uninstall {' '.join(names)}, then "
+            "install the one that is wanted"
+        )
     _print()
     for backend in diagnosis.backends:
         detail = ", ".join(backend.devices) if backend.available else backend.reason

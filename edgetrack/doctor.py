@@ -6,6 +6,7 @@ import platform
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,7 @@ class Diagnosis:
 
     Attributes:
         opencv: version and abilities, or None; then `opencv_reason` says what to install.
+        doubled: modules that several installed packages bring, with these: the last one's files lie over the others'.
     """
 
     edgetrack: str
@@ -68,6 +70,7 @@ class Diagnosis:
     packages: dict[str, str]
     opencv: dict[str, str | bool] | None
     opencv_reason: str
+    doubled: dict[str, tuple[str, ...]]
     backends: tuple[BackendStatus, ...]
     models: tuple[ModelCheck, ...]
 
@@ -102,6 +105,7 @@ def diagnose(models: Sequence[str] | None = None, *, run: bool = False) -> Diagn
         packages={"numpy": np.__version__, "pydantic": pydantic.VERSION},
         opencv=opencv,
         opencv_reason=opencv_reason,
+        doubled=_doubled(),
         backends=backends,
         models=tuple(_models(models, [status.backend for status in backends if status.available] if run else [])),
     )
@@ -125,6 +129,12 @@ def _opencv() -> dict[str, str | bool]:
     cv2 = import_cv2()
     ffmpeg = bool(cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG))
     return {"version": cv2.__version__, "ffmpeg": ffmpeg, "gstreamer": has_gstreamer()}
+
+
+def _doubled() -> dict[str, tuple[str, ...]]:
+    owners = packages_distributions()
+    brought = {module: tuple(sorted(set(owners.get(module, ())))) for module in ("cv2", "onnxruntime")}
+    return {module: names for module, names in brought.items() if len(names) > 1}
 
 
 def _models(models: Sequence[str] | None, backends: list[str]) -> list[ModelCheck]:

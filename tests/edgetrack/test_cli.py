@@ -681,6 +681,20 @@ def test_doctor_lists_every_backend_and_checks_shipped_models(run: Run, shipped:
     assert "intact" in text
 
 
+def test_doctor_names_what_two_packages_bring(
+    run: Run, shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "laid over the other" not in run("doctor").stdout
+    for name in ("opencv-contrib-python", "opencv-python-headless"):
+        (tmp_path / f"{name}-4.13.0.dist-info").mkdir()
+        (tmp_path / f"{name}-4.13.0.dist-info" / "METADATA").write_text(f"Name: {name}\nVersion: 4.13.0\n")
+        (tmp_path / f"{name}-4.13.0.dist-info" / "top_level.txt").write_text("cv2\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    both = "opencv-contrib-python", "opencv-python-headless"
+    assert f"cv2 is in {both[0]} and in {both[1]}, one laid over the other: pip uninstall" in run("doctor").stdout
+    assert json.loads(run("doctor", "--json").stdout)["doubled"] == {"cv2": list(both)}
+
+
 def test_doctor_fails_for_a_damaged_model_and_for_nothing_to_run_on(
     run: Run, shipped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -170,19 +170,31 @@ def crop_square(frame: NDArray[np.uint8], box: NDArray[np.float64], factor: floa
     if pad_left or pad_top or pad_right or pad_bottom:
         if side > _LARGEST_PADDED:
             return Crop(_resize_padded(inside, pad_left, pad_top, side, size), size / side)
-        inside = cv2.copyMakeBorder(inside, pad_top, pad_bottom, pad_left, pad_right, cv2.BORDER_CONSTANT, value=0)
+        inside = _padded(inside, (pad_top, pad_bottom), (pad_left, pad_right))
     return Crop(resize(inside, (size, size), cv2.INTER_LINEAR), size / side)
 
 
 def resize(image: NDArray[np.uint8], size: tuple[int, int], interpolation: int) -> NDArray[np.uint8]:
-    """Scale an image (H, W, 3) to `size` (width, height), as ``cv2.resize`` does.
+    """Scale an image (H, W, 3) to `size` (width, height), as ``cv2.resize`` does."""
+    turn = _forwards(image)
+    return np.ascontiguousarray(import_cv2().resize(image[turn], size, interpolation=interpolation)[turn])
 
-    OpenCV copies all of an array whose axes run backwards before it looks at any pixel, as the channels of RGB seen as
-    BGR do (``rgb[..., ::-1]``): tens of milliseconds for a large frame. So it is given them forwards, and what comes
-    out, which is small, is turned round.
+
+def _padded(image: NDArray[np.uint8], rows: tuple[int, int], columns: tuple[int, int]) -> NDArray[np.uint8]:
+    """The image with so many black rows above and below it, and columns to its left and right."""
+    cv2, turn = import_cv2(), _forwards(image)
+    around = (*rows[:: turn[0].step], *columns[:: turn[1].step])
+    padded: NDArray[np.uint8] = cv2.copyMakeBorder(image[turn], *around, cv2.BORDER_CONSTANT, value=0)[turn]
+    return padded
+
+
+def _forwards(image: NDArray[np.uint8]) -> tuple[slice, ...]:
+    """What turns the axes of an image round that run backwards in memory.
+
+    OpenCV copies all of such an array before it looks at any pixel, as RGB seen as BGR is one (``rgb[..., ::-1]``):
+    tens of milliseconds for a large frame. So it is given them forwards, and what comes out, which is small, is turned.
     """
-    forwards = tuple(slice(None, None, -1 if stride < 0 else None) for stride in image.strides)
-    return np.ascontiguousarray(import_cv2().resize(image[forwards], size, interpolation=interpolation)[forwards])
+    return tuple(slice(None, None, -1 if stride < 0 else None) for stride in image.strides)
 
 
 def _resize_padded(inside: NDArray[np.uint8], left: int, top: int, side: int, size: int) -> NDArray[np.uint8]:

@@ -472,13 +472,17 @@ def doctor(
         list[str] | None, typer.Argument(help="Shipped models' names or paths of bundles; all that ship by default.")
     ] = None,
     run: Annotated[
-        bool, typer.Option("--run", help="Run every model on every backend too. TensorRT takes minutes to build them.")
+        bool,
+        typer.Option(
+            "--run", help="Run and time every model on every backend too. TensorRT takes minutes to build them."
+        ),
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Say what this machine can run: packages, backends and why not, models and whether they are intact.
 
-    With --run also which of them give the right answers where. Exits with 4 if a model is damaged or missing, and with
+    With --run also which of them give the right answers where, and the median time of an update in a film of 640 x 360
+    pixels, with the threads that the runtime takes by itself. Exits with 4 if a model is damaged or missing, and with
     5 if OpenCV is missing, no backend works, one answers wrongly or one that works runs a model in no precision.
     """
     from edgetrack.doctor import diagnose
@@ -519,7 +523,8 @@ def _print_diagnosis(diagnosis: Diagnosis) -> None:
         state = "intact" if model.sound else "unusable"
         _print(f"{model.name:<22}{state:<9}{_size(model.bytes or 0) if model.sound else model.reason}")
         for found in model.runs:
-            _print(f"  {found.backend:<20}{found.precision:<10}{found.reason or 'answers as it should'}")
+            right = f"answers as it should, {found.update_ms:.1f} ms a frame" if found.update_ms is not None else ""
+            _print(f"  {found.backend:<20}{found.precision:<10}{found.reason or right}")
     if not diagnosis.models:
         _print("No models ship with this installation; give the path of a bundle.")
 

@@ -10,10 +10,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import IO, Any
 
 import cv2
@@ -713,8 +712,12 @@ def test_doctor_runs_the_models_and_fails_for_a_wrong_answer(run: Run, shipped: 
     found = json.loads(everywhere.stdout)
     answering = [backend["backend"] for backend in found["backends"] if backend["available"]]
     right = {"precision": "fp32", "reason": "", "wrong": False}
-    assert found["models"][0]["runs"] == [{"backend": name, **right} for name in answering]
-    assert run("doctor", "--run").stdout.count("answers as it should") == len(answering)
+    runs = found["models"][0]["runs"]
+    times = [each.pop("update_ms") for each in runs]
+    assert runs == [{"backend": name, **right} for name in answering]
+    assert all(each > 0 for each in times)
+    said = run("doctor", "--run").stdout
+    assert len(re.findall(r"answers as it should, \d+\.\d ms a frame$", said, re.MULTILINE)) == len(answering)
 
     manifest = json.loads((shipped / "manifest.json").read_text())
     manifest["known_answers"] = {"fp32": {"box": [0.0, 0.0, 10.0, 10.0], "score": 1.0}}
@@ -757,15 +760,18 @@ def test_a_precision_that_a_device_lacks_is_no_failure_of_the_doctor(
     def load(model: str, backend: str, precision: str) -> object:
         if precision in refused:
             raise errors.BackendError(f"no {precision} on {backend}")
-        return SimpleNamespace(close=lambda: None)
+        return nullcontext()
 
     monkeypatch.setattr(edgetrack, "load", load)
+    monkeypatch.setattr("edgetrack.doctor._update_ms", lambda _: 4.25)
     result = run("doctor", "--run")
     assert result.exit_code == code
     asked = {line.split()[1]: line for line in result.stdout.splitlines() if line.startswith("  onnxruntime-cuda")}
     assert asked.keys() == {"fp32", "int8", "fp16", "int8+fp16"}
     for precision, line in asked.items():
-        assert line.endswith(f"no {precision} on onnxruntime-cuda" if precision in refused else "answers as it should")
+        assert line.endswith(
+            f"no {precision} on onnxruntime-cuda" if precision in refused else "it should, 4.2 ms a frame"
+        )
 
 
 def test_demo_prints_how_well_it_went(run: Run, colour_bundle: Bundle, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 # Tests share two cores with whatever else runs: threads beyond one a process only get in each other's way.
 test: export OMP_NUM_THREADS ?= 1
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

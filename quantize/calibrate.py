@@ -72,14 +72,14 @@ METHODS: dict[str, Callable[[Histogram], float]] = {
 }
 
 
-@torch.no_grad()
 def check_method(method: str) -> None:
     """Raises ValueError for an unknown one: before examples are drawn, which takes a while."""
     if method not in METHODS:
         raise ValueError(f"the method is {method!r}; expected one of {', '.join(METHODS)}")
 
 
-def calibrate(model: Model, batches: Iterable[Pair], method: str = "mse") -> None:
+@torch.no_grad()
+def calibrate(model: Model, batches: Iterable[Pair], method: str) -> None:
     """Set the scale of every activation of `model`, as `place` returned it, from what goes through it while activations
     are not rounded; weights are.
 

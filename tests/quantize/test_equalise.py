@@ -86,7 +86,7 @@ def test_rounding_loses_less_where_one_channel_was_wild() -> None:
         rounded = copy.deepcopy(model)
         if even:
             equalise(rounded, data[:2])
-        calibrate(place(rounded), data[:2])
+        calibrate(place(rounded), data[:2], "mse")
         with torch.no_grad():
             errors.append((answer(rounded, data[2]).tokens - wanted).norm())
     assert errors[1] < 0.5 * errors[0]

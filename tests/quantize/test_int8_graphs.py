@@ -260,7 +260,7 @@ def test_attention_products_at_256_tokens_are_integers(kind: str, tmp_path: Path
     torch.manual_seed(0)
     model = place(SeqTrack(config).eval())
     pair = examples(config)[0]
-    calibrate(model, [pair])
+    calibrate(model, [pair], "mse")
     freeze(model)
     specs = seqtrack_graphs(model, torch.Generator().manual_seed(0))
     proto = _to_onnx(specs["encode"])
@@ -408,7 +408,7 @@ def test_the_bias_of_a_filter_of_next_to_nothing_is_added_on_every_runtime(
         convolution.weight[::2] *= size
         convolution.bias += bias
     model = place(model)
-    calibrate(model, batches(kind)[:2])
+    calibrate(model, batches(kind)[:2], "mse")
     wanted = {}
     spec = seqtrack_graphs(model, torch.Generator().manual_seed(0))["template"]
     for frozen in (False, True):

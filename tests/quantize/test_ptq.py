@@ -204,6 +204,15 @@ def test_ranges_do_not_hang_on_those_before() -> None:
     assert {name: rounding.scale for name, rounding in roundings(model).items()} == expected
 
 
+def test_calibration_keeps_nothing_for_a_gradient() -> None:
+    """Of a batch of dozens of pairs that would be gigabytes."""
+    model, kept = place(random_model("joint")), []
+    model.decoder.head[0].register_forward_hook(lambda module, inputs, output: kept.append(output.requires_grad))
+    calibrate(model, batches("joint")[:1], "percentile")
+    assert kept
+    assert not any(kept)
+
+
 def test_calibration_names_what_it_cannot_use() -> None:
     with pytest.raises(ValueError, match="expected one of mse, percentile, max"):
         calibrated_model("joint", "best")
@@ -212,15 +221,15 @@ def test_calibration_names_what_it_cannot_use() -> None:
         dead.decoder.head[0].weight.zero_()
         dead.decoder.head[0].bias.zero_()
     with pytest.raises(ValueError, match=r"zeros at decoder\.head\.1\.input"):
-        calibrate(dead, batches("joint")[:1])
+        calibrate(dead, batches("joint")[:1], "percentile")
     with pytest.raises(ValueError, match="zeros at"):
-        calibrate(place(random_model("joint")), [])
+        calibrate(place(random_model("joint")), [], "percentile")
     for value in (math.nan, math.inf):
         broken = place(random_model("joint"))
         with torch.no_grad():
             broken.encoder.blocks[1].fc1.bias[3] = value
         with pytest.raises(ValueError, match=r"not finite at encoder\.blocks\.1\.fc2\.input"):
-            calibrate(broken, batches("joint")[:1])
+            calibrate(broken, batches("joint")[:1], "percentile")
 
 
 def test_a_scale_survives_saving_as_what_it_is() -> None:

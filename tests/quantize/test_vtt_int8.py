@@ -39,7 +39,7 @@ from train.recipes import Recipe
 
 def calibrated_vtt() -> VTT:
     model = place(random_vtt("nano"))
-    calibrate(model, examples(model.config)[:2])
+    calibrate(model, examples(model.config)[:2], "mse")
     return model
 
 
@@ -148,7 +148,7 @@ def test_attention_over_many_tokens_is_rounded_but_for_what_the_first_queries_as
     model = place(copy.deepcopy(plain))
     attend = {name for name in quantised_layers(model) if name.endswith("attend")}
     assert attend == {"encoder.0.attention.attend", "decoder.1.attention.attend"}
-    calibrate(model, examples(config)[:1])
+    calibrate(model, examples(config)[:1], "mse")
     freeze(model)
     export_bundle(plain, tmp_path / "many", name="many", metadata={}, int8=Int8(model, {}, examples(config)[2:]))
     executed = read_bundle(tmp_path / "many").manifest.accuracy["int8"]["runtimes"]["onnxruntime-cpu"]["executed"]

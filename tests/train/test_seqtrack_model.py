@@ -133,6 +133,17 @@ def test_cached_generation_equals_running_the_whole_prefix_again(order: str, fra
     torch.testing.assert_close(found.probabilities, torch.stack(probabilities, 1))
 
 
+@pytest.mark.parametrize("frames", [0, 4])
+def test_generation_stays_on_the_models_device(frames: int) -> None:
+    """PyTorch's meta device stands in for a GPU: it computes nothing, and takes no tensor of the CPU either."""
+    config = replace(TINY, prompt_frames=frames)
+    model = built(config).to("meta")
+    templates, search = (each.to("meta") for each in images(config))
+    found = model.generate(model.encode(templates, search), history=torch.rand(2, frames, 4, device="meta"))
+    assert found.tokens.is_meta
+    assert found.tokens.shape == (2, 4)
+
+
 def test_the_prompt_is_the_boxes_of_the_last_frames_and_changes_the_answer() -> None:
     config = replace(TINY, prompt_frames=2)
     model = built(config)

@@ -34,9 +34,9 @@ class GrowingCache:
     def __init__(self) -> None:
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def visible(self, count: int) -> Tensor | None:
+    def visible(self, count: int, device: torch.device) -> Tensor | None:
         """What `count` new tokens see: one alone all that there is, several, which must be the first, those before."""
-        return None if count == 1 else causal(count)
+        return None if count == 1 else causal(count, device)
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Append (B, H, N, d) to layer `layer` and return everything it holds, (B, H, n, d)."""
@@ -57,7 +57,7 @@ class SlotCache:
         self._visible = (slots <= position)[None]  # (1, P)
         self._present: list[tuple[Tensor, Tensor]] = []
 
-    def visible(self, count: int) -> Tensor:
+    def visible(self, count: int, device: torch.device) -> Tensor:
         """What the one new token sees."""
         assert count == 1
         return self._visible
@@ -190,7 +190,7 @@ class Decoder(nn.Module):
         """Teacher-forced logits (B, N, V) of token ids (B, N)."""
         count = sequence.shape[1]
         position = self.position[:, :count]
-        visible = causal(count).to(sequence.device) if self.autoregressive else None
+        visible = causal(count, sequence.device) if self.autoregressive else None
         x = self.dropout(self.embedding_norm(self.embedding(sequence)))  # (B, N, D)
         for layer, cross_k, cross_v in zip(self.layers, cross_keys, cross_values, strict=True):
             k, v = layer.self_kv(x, position)
@@ -208,7 +208,7 @@ class Decoder(nn.Module):
         """Logits (B, V) after more tokens (B, N) at `positions` (N,), with the earlier ones taken from `cache`."""
         here = self.position[:, positions]  # (1, N, D)
         x = self.dropout(self.embedding_norm(self.embedding(tokens)))  # (B, N, D)
-        visible = cache.visible(tokens.shape[1])
+        visible = cache.visible(tokens.shape[1], tokens.device)
         for index, layer in enumerate(self.layers):
             k, v = cache.extend(index, *layer.self_kv(x, here))
             x = layer(x, here, k, v, visible, cross_keys[index], cross_values[index])
@@ -260,9 +260,9 @@ class Decoder(nn.Module):
         return Decoding(torch.stack(tokens, 1), torch.stack(likelihoods, 1), presence, torch.stack(probabilities, 1))
 
 
-def causal(count: int) -> Tensor:
+def causal(count: int, device: torch.device) -> Tensor:
     """(count, count) bool: a token sees itself and those before."""
-    return torch.ones(count, count, dtype=torch.bool).tril()
+    return torch.ones(count, count, dtype=torch.bool, device=device).tril()
 
 
 def sinusoid(positions: int, dim: int) -> Tensor:

@@ -17,6 +17,7 @@ from train.models.decoder import Decoding
 from train.models.registry import Model
 from train.models.vtt import VTT
 from train.objective import normalised
+from train.reliability import auroc
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
@@ -56,7 +57,8 @@ def predict(model: Model, pair: Pair, window: Tensor | None = None) -> Predictio
 
 
 def validate(model: Model, loader: DataLoader[Pair], device: torch.device) -> dict[str, float]:
-    """Mean overlap, share of overlaps above 0.5, and AUROC of presence against absence, on held-out pairs."""
+    """Mean overlap, share of overlaps above 0.5, and AUROC of presence against absence, on held-out pairs; NaN where no
+    pair, or every one, shows the target."""
     model.eval()
     overlaps, presence, labels = [], [], []
     for batch in loader:
@@ -66,8 +68,11 @@ def validate(model: Model, loader: DataLoader[Pair], device: torch.device) -> di
         presence.append(p)
         labels.append(pair.present)
     overlap, p, label = torch.cat(overlaps), torch.cat(presence), torch.cat(labels)
-    auroc = (p[label][:, None] > p[~label]).float().mean().item()
-    return {"iou": overlap.mean().item(), "sr50": (overlap > 0.5).float().mean().item(), "auroc": auroc}
+    return {
+        "iou": overlap.mean().item(),
+        "sr50": (overlap > 0.5).float().mean().item(),
+        "auroc": auroc(p.double().cpu().numpy(), label.cpu().numpy()),
+    }
 
 
 def picture_sheet(model: Model, pairs: PairDataset, path: Path, device: torch.device, columns: int = 8) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 from typer.testing import CliRunner
 
 from edgetrack.bundle import OverlapScore
@@ -17,7 +18,7 @@ from train.checkpoints import load_model, save_model
 from train.cli import app
 from train.data.mixture import datasets
 from train.data.pairs import Pair
-from train.evaluation import iou, predict
+from train.evaluation import iou, predict, validate
 from train.models.seqtrack import SeqTrack
 from train.recipes import RECIPES, override
 from train.reliability import auroc, expected_calibration_error
@@ -66,6 +67,15 @@ def test_auroc_counts_pairs() -> None:
     pairs = [(a > b) + 0.5 * (a == b) for a in scores[labels] for b in scores[~labels]]
     assert auroc(scores, labels) == pytest.approx(np.mean(pairs))
     assert np.isnan(auroc(scores, np.ones(60, bool)))
+
+
+def test_a_presence_that_never_differs_is_validated_as_worth_a_coin() -> None:
+    _, held_out = datasets(RECIPE, [], validation_pairs=24)
+    model = SeqTrack(RECIPE.model)
+    with torch.no_grad():
+        model.decoder.head[-1].weight.zero_()
+    measured = validate(model, DataLoader(held_out, 24), torch.device("cpu"))
+    assert measured["auroc"] == 0.5
 
 
 def test_calibration_error_is_the_gap_between_promise_and_outcome() -> None:

@@ -163,6 +163,8 @@ class Run:
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=recipe.precision == "fp16")
         self.step, self.saved, self.seconds = 0, 0, 0.0
         self.record: dict[str, float | None] = {}
+        self.since, self.logged = torch.zeros(len(self.objective.losses)), 0
+        """The sum of each loss over the steps since the last record of the log, and the step of that."""
         if resumed:
             self._check_recipe()
             self._restore(start)
@@ -193,7 +195,6 @@ class Run:
             module.compile()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         names = self.objective.losses
-        since, logged = torch.zeros(len(names)), self.step
         began = time.perf_counter() - self.seconds
         batches = iter(loader)
         with (
@@ -208,15 +209,17 @@ class Run:
                     self._stop(stop.number, time.perf_counter() - began)
                 parts = [self._to_device(next(batches)) for _ in range(recipe.accumulate)]
                 losses = self._update(module, parts)
-                since += losses
+                self.since += losses
                 progress.update(task, completed=self.step, description=f"train, loss {losses.sum().item():.3f}")
                 if self.step % every and self.step != recipe.steps:
                     continue
                 self.seconds = time.perf_counter() - began
+                means = (self.since / (self.step - self.logged)).tolist()
+                self.since.zero_()
+                self.logged = self.step
                 if log is not None:
                     self.evaluated.load_state_dict(self.average)
                     measured = validate(self.evaluated, validation_loader, ranks.device)
-                    means = (since / (self.step - logged)).tolist()
                     self.record = {
                         **self._progress(),
                         **{name: round(mean, 4) for name, mean in zip(names, means, strict=True)},
@@ -225,8 +228,6 @@ class Run:
                     log.write(self.record)
                     picture_sheet(self.evaluated, validation, self.out / PICTURES, ranks.device)
                     self._save()
-                since.zero_()
-                logged = self.step
                 ranks.wait()
 
     def _stop(self, number: int, seconds: float) -> NoReturn:
@@ -295,6 +296,8 @@ class Run:
             "step": self.step,
             "seconds": self.seconds,
             "record": self.record,
+            "since": self.since.tolist(),
+            "logged": self.logged,
             "before": self.before,
             "origin": self.origin,
             "data": self.data,
@@ -381,6 +384,10 @@ class Run:
         self.optimiser.load_state_dict({"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]})
         self.scaler.load_state_dict(facts["scaler"])
         self.step, self.saved, self.seconds = facts["step"], facts["step"], facts["seconds"]
-        # Runs begun earlier do not have all of these; what they measured is in their log alone.
+        # Runs begun earlier do not have all of these; what they measured is in their log alone, and the first record
+        # after an interruption is of the steps since.
+        self.logged = facts.get("logged", self.step)
+        if "since" in facts:
+            self.since = torch.tensor(facts["since"])
         self.before, self.origin = facts.get("before", []), facts.get("origin")
         self.record = facts.get("record", self._progress())

@@ -15,8 +15,9 @@ import pytest
 import torch
 from small_runs import SEQTRACK, run
 
-from train.checkpoints.files import read_tensors
+from train.checkpoints.files import read_tensors, write_tensors
 from train.data.mixture import datasets
+from train.objective import objective
 from train.stopping import Stop, Stopped
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +54,7 @@ def run_stopped(out: Path, example: int, number: int, every: int = 100) -> Stopp
 def test_a_stopped_run_is_saved_at_its_step_and_ends_where_an_uninterrupted_one_does(
     tmp_path: Path, number: int
 ) -> None:
-    run(SEQTRACK, tmp_path / "whole", every=100)
+    (whole,) = run(SEQTRACK, tmp_path / "whole", every=100)
     stopped = run_stopped(tmp_path / "parts", example=14, number=number)  # in the fourth step, of four examples
     assert (tmp_path / "parts" / "predictions.png").is_file()  # drawn before the first step
     assert stopped.exit_code == 128 + number
@@ -63,9 +64,20 @@ def test_a_stopped_run_is_saved_at_its_step_and_ends_where_an_uninterrupted_one_
     assert "iou" not in facts["training"]  # it was not measured
     assert not (tmp_path / "parts" / "log.jsonl").exists()
     (record,) = run(SEQTRACK, tmp_path / "parts", every=100)
-    assert record["step"] == 6
+    assert {**record, "hours": 0} == {**whole, "hours": 0}  # the losses are means over all six steps
     one, other = (read_tensors(tmp_path / name / "state.safetensors")[0] for name in ("whole", "parts"))
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def test_a_state_without_the_losses_since_the_last_record_goes_on(tmp_path: Path) -> None:
+    """Such as runs begun earlier have: their next record is of the steps that follow alone."""
+    run_stopped(tmp_path, example=14, number=signal.SIGINT)
+    tensors, facts = read_tensors(tmp_path / "state.safetensors")
+    known = {name: fact for name, fact in facts.items() if name not in ("since", "logged")}
+    write_tensors(tmp_path / "state.safetensors", tensors, known)
+    (record,) = run(SEQTRACK, tmp_path, every=100)
+    recorded = sum(record[name] for name in objective(SEQTRACK).losses)
+    assert 0.5 < recorded / sum(facts["since"]) * facts["step"] < 2  # of two steps, divided by two
 
 
 def test_what_was_saved_at_that_step_is_left_as_it_is(tmp_path: Path) -> None:

@@ -443,6 +443,20 @@ def test_a_transformed_sprite_has_the_size_asked_for() -> None:
     assert grown.shape[0] == pytest.approx(2 * sprite.shape[0], abs=3)
 
 
+@pytest.mark.parametrize("width", [20, 57, 130])
+def test_a_sprite_that_shrinks_is_averaged_over_what_is_seen_of_it(width: int) -> None:
+    """A disc of fine black and white squares turns grey, and nowhere as magenta as what lies hidden around it."""
+    sprite = np.full((401, 403, 4), (255, 0, 255, 0), np.uint8)
+    y, x = np.mgrid[:401, :403]
+    disc = np.hypot(x - 201, y - 200) < 199
+    sprite[disc] = np.where((x + y)[disc, None] % 2, (255, 255, 255, 255), (0, 0, 0, 255))
+    shrunk = transform(sprite, width, 17.0, 1.1).astype(int)
+    opaque, seen = (shrunk[shrunk[..., 3] > alpha][:, :3] for alpha in (250, 30))
+    assert len(opaque) > 0.6 * shrunk.shape[0] * shrunk.shape[1]
+    assert np.abs(opaque - 127.5).max() < 20
+    assert np.ptp(seen, 1).max() < 10
+
+
 def test_the_image_cache_forgets_the_oldest(tmp_path: Path) -> None:
     paths = []
     for i in range(3):

@@ -76,7 +76,32 @@ def transform(sprite: Sprite, width: float, degrees: float, aspect: float) -> Sp
     size = np.maximum(np.ceil(high - low), 2).astype(int)
     matrix = np.diag([scale * aspect, scale / aspect]) @ matrix
     matrix[:, 2] -= low
-    return trim(cv2.warpAffine(sprite, matrix, (int(size[0]), int(size[1])), flags=cv2.INTER_AREA))
+    # A warp looks at four pixels, however many come to lie in one: what shrinks has to be averaged before.
+    seen = _shrunk(_weighted(sprite), scale)
+    matrix[:, :2] *= w / seen.shape[1], h / seen.shape[0]
+    return _unweighted(trim(cv2.warpAffine(seen, matrix, (int(size[0]), int(size[1])), flags=cv2.INTER_LINEAR)))
+
+
+def _weighted(sprite: Sprite) -> Sprite:
+    """The sprite with its colours times their opacity, as pixels are averaged: the colours of transparent ones, which
+    nobody sees, then add nothing."""
+    return cv2.cvtColor(sprite, cv2.COLOR_RGBA2mRGBA)
+
+
+def _unweighted(weighted: Sprite) -> Sprite:
+    """The sprite of which `_weighted` gives this."""
+    return cv2.cvtColor(weighted, cv2.COLOR_mRGBA2RGBA)
+
+
+def _shrunk(weighted: Sprite, scale: float) -> Sprite:
+    """The weighted sprite shrunk by area averaging; as it is where `scale` is not below 1."""
+    while scale <= 0.5 and min(weighted.shape[:2]) > 1:  # by whole factors it is several times as fast
+        weighted = cv2.resize(weighted, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        scale *= 2
+    if scale >= 1:
+        return weighted
+    height, width = (max(1, round(side * scale)) for side in weighted.shape[:2])
+    return cv2.resize(weighted, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def paste(image: Image, sprite: Sprite, x: int, y: int, opacity: float = 1.0) -> None:

@@ -430,6 +430,20 @@ def test_a_cutout_of_sixteen_bits_looks_as_one_of_eight(tmp_path: Path) -> None:
     np.testing.assert_array_equal(sixteen, eight)
 
 
+def test_cutouts_are_kept_no_finer_than_they_are_pasted_and_not_beyond_the_budget(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{i}.png" for i in range(4)]
+    for i, path in enumerate(paths):
+        pixels = np.zeros((700, 1100, 4), np.uint8)
+        pixels[20:670, 30 : 30 + (1040, 200)[i % 2]] = (10, 20, 30 + i, 255)
+        cv2.imwrite(str(path), pixels)
+    cache = ImageCache(budget=1_000_000)
+    picked = [Sprites([path], 0.0, cache).pick(np.random.default_rng(0)) for path in paths * 2]
+    assert [sprite.shape for sprite in picked[:2]] == [(320, 512, 4), (512, 158, 4)]
+    assert all((sprite == (10, 20, 30 + i % 4, 255)).all() for i, sprite in enumerate(picked))
+    kept = [sprite if sprite.base is None else sprite.base for sprite in cache._images.values()]
+    assert 0 < sum(sprite.nbytes for sprite in kept) <= 1_000_000
+
+
 def test_a_cutout_that_is_nowhere_opaque_is_no_target(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "faint.png"), np.full((40, 40, 4), 127, np.uint8))
     sprite = Sprites([tmp_path / "faint.png"], 0.0).pick(np.random.default_rng(0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from pathlib import Path
 
 import cv2
@@ -37,15 +38,18 @@ class ImageCache:
     def __init__(self, budget: int = 4 << 30) -> None:
         self._budget = budget
         self._bytes = 0
-        self._images: OrderedDict[tuple[Path, int], Image] = OrderedDict()
+        self._images: OrderedDict[Hashable, Image] = OrderedDict()
 
     def read(self, path: Path, reduce: int = 1) -> Image:
         """The image as BGR uint8 (ceil(H / reduce), ceil(W / reduce), 3); `reduce` is a key of `DECODERS`."""
-        key = (path, reduce)
+        return self.keep((path, reduce), lambda: read_picture(path, DECODERS[reduce]))
+
+    def keep(self, key: Hashable, make: Callable[[], Image]) -> Image:
+        """The image that `make` gives, which is asked again only if it was dropped."""
         if key in self._images:
             self._images.move_to_end(key)
             return self._images[key]
-        image = self._images[key] = read_picture(path, DECODERS[reduce])
+        image = self._images[key] = make()
         self._bytes += image.nbytes
         worker = get_worker_info()
         share = self._budget // worker.num_workers if worker else self._budget

@@ -71,7 +71,7 @@ def datasets(
             "all data given are one video or picture, of which nothing is held out: validation and calibration measure "
             "composed scenes instead; give two videos or more"
         )
-    sprites = Sprites([path for content in contents for path in content.cutouts], recipe.mixture.drawn)
+    sprites = Sprites([path for content in contents for path in content.cutouts], recipe.mixture.drawn, cache)
 
     def dataset(held_out: bool, seed: int, length: int, spawn_key: tuple[int, ...] = ()) -> PairDataset:
         parts = _parts(contents, held_tracks == held_out, held_stills == held_out)

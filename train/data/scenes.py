@@ -19,6 +19,8 @@ from train.data.sources import Rng, View
 
 Sprite = NDArray[np.uint8]
 """BGRA (h, w, 4), cropped to what is not transparent."""
+LONGER = 512
+"""Pixels of a cut-out's longer side: nothing is pasted much above 400."""
 
 
 def noise_texture(rng: Rng, height: int, width: int) -> Image:
@@ -117,31 +119,46 @@ def paste(image: Image, sprite: Sprite, x: int, y: int, opacity: float = 1.0) ->
 
 
 def read_sprite(path: Path) -> Sprite | None:
-    """A cut-out of 8 or 16 bits; None where there is no picture with an alpha channel, or nothing in it is opaque."""
+    """A cut-out of 8 or 16 bits, shrunk to at most `LONGER` pixels; None where there is no picture with an alpha
+    channel, or nothing in it is opaque."""
     image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if image is None or image.ndim != 3 or image.shape[2] != 4:
         return None
     if image.dtype == np.uint16:
         image = cv2.convertScaleAbs(image, alpha=255 / 65535)
-    return trim(image) if image[..., 3].max() > 127 else None
+    if image[..., 3].max() <= 127:
+        return None
+    sprite = trim(image)
+    scale = LONGER / max(sprite.shape[:2])
+    # As a view it would hold on to all of the picture.
+    return _unweighted(_shrunk(_weighted(sprite), scale)) if scale < 1 else sprite.copy()
 
 
 class Sprites:
-    """Cut-outs from files, and drawn ones; `drawn` is the share of the latter."""
+    """Cut-outs from files, and drawn ones.
 
-    def __init__(self, paths: Sequence[Path], drawn: float) -> None:
+    Args:
+        paths: of the files.
+        drawn: the share of drawn ones.
+        cache: keeps what was read; by default one of its own.
+    """
+
+    def __init__(self, paths: Sequence[Path], drawn: float, cache: ImageCache | None = None) -> None:
         self._paths, self._drawn = paths, drawn if paths else 1.0
-        self._read: dict[Path, Sprite] = {}
+        self._cache = cache or ImageCache()
 
     def pick(self, rng: Rng) -> Sprite:
         if rng.random() < self._drawn:
             return shape_sprite(rng)
         path = self._paths[rng.integers(len(self._paths))]
-        if path not in self._read:
-            sprite = read_sprite(path)
-            # Not from `rng`: an example must not depend on which were drawn before it.
-            self._read[path] = shape_sprite(np.random.default_rng(0)) if sprite is None else sprite
-        return self._read[path]
+        return self._cache.keep((path, "sprite"), lambda: _sprite(path))
+
+
+def _sprite(path: Path) -> Sprite:
+    """What `read_sprite` reads; a drawn one in place of None."""
+    sprite = read_sprite(path)
+    # Not from the example's own dice: it must not depend on which were drawn before it.
+    return shape_sprite(np.random.default_rng(0)) if sprite is None else sprite
 
 
 class SceneSource:

@@ -175,7 +175,7 @@ def test_the_official_processing_keeps_boxes_right_and_changes_light_alone() -> 
     config = SeqTrackConfig(search_size=128, template_size=64, templates=2)
     pairs = replace(OFFICIAL, grey=0.0, centre_jitter=2.0, scale_jitter=0.2)
     dataset = PairDataset([(SquareSource(), 1.0)], config, pairs, Sprites([], 1.0), seed=0, length=80)
-    checked, light = 0, []
+    checked, light, apart = 0, [], []
     for i in range(80):
         pair = dataset[i]
         cx, cy, w, h = pair.box.numpy() * 128
@@ -183,8 +183,8 @@ def test_the_official_processing_keeps_boxes_right_and_changes_light_alone() -> 
         for template in pair.templates.numpy():
             x, y, tw, th = red_extent(template)
             np.testing.assert_allclose((x + tw / 2, y + th / 2), (32, 32), atol=1.5)
-            # Two templates share their light.
-            assert abs(int(template.max()) - int(pair.templates.numpy().max())) <= 1
+        first, second, search = (int(crop.max()) for crop in (*pair.templates.numpy(), pair.search.numpy()))
+        apart.append((abs(first - second), abs(first - search)))
         found = red_extent(pair.search.numpy())
         if found[0] > 0 and found[1] > 0 and (found[:2] + found[2:] < 128).all():
             np.testing.assert_allclose(found, (cx - w / 2, cy - h / 2, w, h), atol=2.5)
@@ -193,6 +193,30 @@ def test_the_official_processing_keeps_boxes_right_and_changes_light_alone() -> 
     assert min(light) >= 143
     assert max(light) <= 217
     assert max(light) - min(light) > 50
+    # Each crop has a light of its own: two of up to a fifth more or less, of 180, differ by 24 in the mean.
+    assert np.mean(apart, axis=0) == pytest.approx((24, 24), abs=6)
+
+
+class HalvesSource:
+    """A target red on the left and blue on the right."""
+
+    def views(self, rng: np.random.Generator, templates: int) -> list[View]:
+        image = np.zeros((200, 200, 3), np.uint8)
+        image[80:120, 80:100, 2] = image[80:120, 100:120, 0] = 180
+        return [View(image, np.asarray([80, 80, 40, 40], np.float64))] * (templates + 1)
+
+
+def test_the_official_processing_flips_each_crop_for_itself() -> None:
+    config = SeqTrackConfig(search_size=64, template_size=64, templates=2)
+    pairs = replace(OFFICIAL, grey=0.0, centre_jitter=0.0, scale_jitter=0.0)
+    dataset = PairDataset([(HalvesSource(), 1.0)], config, pairs, Sprites([], 1.0), seed=0, length=160)
+
+    def flipped(crop: torch.Tensor) -> bool:
+        return bool(crop[:, :32, 0].sum() > crop[:, :32, 2].sum())
+
+    seen = Counter(tuple(map(flipped, (*pair.templates, pair.search))) for pair in (dataset[i] for i in range(160)))
+    assert len(seen) == 8
+    assert min(seen.values()) >= 8  # of the 20 expected of each
 
 
 def test_the_papers_recipes_label_what_the_crop_shows_of_a_target() -> None:

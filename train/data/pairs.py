@@ -188,10 +188,13 @@ class PairDataset(Dataset[Pair]):
         views = self._views(rng)
         present = rng.random() >= self._pairs.absent
         flip, grey = rng.random() < self._pairs.flip, rng.random() < self._pairs.grey
-        template_look, search_look = self._looks(rng, flip, grey)
+        *template_looks, search_look = self._looks(rng, flip, grey, len(views))
         # The official code treats the templates that a tracker takes itself as it does the one that is given.
         given = views[:-1] if self._pairs.official else views[:1]
-        templates = [self._finish(rng, self._template(rng, view), template_look) for view in given]
+        templates = [
+            self._finish(rng, self._template(rng, view), look)
+            for view, look in zip(given, template_looks, strict=False)
+        ]
         if present:
             search, box = self._search(rng, views[-1])
         else:
@@ -271,19 +274,18 @@ class PairDataset(Dataset[Pair]):
                     logging.getLogger(__name__).warning("passed over: %s", error)
         raise AssertionError("unreachable")
 
-    def _looks(self, rng: Rng, flip: bool, grey: bool) -> tuple[Look, Look]:
-        """How the templates and the search crop are to look. The official code flips both alike and then, with other
-        dice, each."""
+    def _looks(self, rng: Rng, flip: bool, grey: bool, views: int) -> list[Look]:
+        """How the crop of each of the views is to look, the search crop's the last. The official code flips all alike
+        and then, with other dice, each template and the search crop for itself, whose brightness it draws apart too."""
         if self._pairs.official:
-            again, factors = rng.random(2) < self._pairs.flip, rng.uniform(0.8, 1.2, 2)
-            one, other = (Look(flip ^ bool(a), grey, float(f), False, 0.0) for a, f in zip(again, factors, strict=True))
-            return one, other
+            again, factors = rng.random(views) < self._pairs.flip, rng.uniform(0.8, 1.2, views)
+            return [Look(flip ^ bool(a), grey, float(f), False, 0.0) for a, f in zip(again, factors, strict=True)]
         light = np.ones(2)
         if rng.random() < self._pairs.dim:
             light = np.exp(rng.uniform(np.log(0.06), np.log(0.4)) + rng.normal(0, 0.3, 2))
         degrade, shade = self._pairs.degrade, self._pairs.shade
-        one, other = (Look(flip, grey, min(1.0, float(f)), degrade, shade) for f in light)
-        return one, other
+        template, search = (Look(flip, grey, min(1.0, float(f)), degrade, shade) for f in light)
+        return [template] * (views - 1) + [search]
 
     def _search(self, rng: Rng, view: View) -> tuple[Image, Box]:
         """The search crop around a box that is off by what a tracker's last box may be off by."""

@@ -181,6 +181,22 @@ def test_stills_are_split_from_backgrounds(stills: Path) -> None:
     assert labelled[0].boxes.tolist() == [[20, 20, 30, 24]]
 
 
+def test_it_is_said_when_boxes_of_stills_are_too_small(stills: Path, caplog: pytest.LogCaptureFixture) -> None:
+    labels = json.loads((stills / "instances.json").read_text())
+    for annotation in labels["annotations"][:5]:
+        annotation["bbox"] = [20, 20, 15, 60]
+    (stills / "instances.json").write_text(json.dumps(labels))
+    labelled, backgrounds = read_stills(stills)
+    assert len(labelled) == 14
+    assert [path.name for path in backgrounds] == ["0.jpg"]
+    assert "5 of 19 boxes are less than 16 pixels wide or high and are left out" in caplog.text
+    for annotation in labels["annotations"]:
+        annotation["bbox"] = [20, 20, 60, 15]
+    (stills / "instances.json").write_text(json.dumps(labels))
+    with pytest.raises(DatasetError, match="19 of 19 boxes are less than 16 pixels wide or high; expected some"):
+        read_stills(stills)
+
+
 @pytest.mark.parametrize("labelled", [True, False])
 def test_stills_without_their_images_are_refused(stills: Path, labelled: bool) -> None:
     (stills / "images").rename(stills / "pictures")

@@ -231,6 +231,16 @@ def test_coco_reads_boxes_without_crowds(coco_root: Path, cache_home: Path) -> N
     assert all(still.path.is_file() for still in content.stills)
 
 
+def test_an_image_of_a_crowd_or_of_what_is_small_is_no_background(coco_root: Path, cache_home: Path) -> None:
+    labels = coco_root / "annotations" / "instances_train2017.json"
+    content = json.loads(labels.read_text())
+    for image, crowd, width in ((3, 1, 60), (6, 0, 9)):
+        content["annotations"].append({"image_id": image, "bbox": [0, 0, width, 50], "iscrowd": crowd})
+    labels.write_text(json.dumps(content))
+    for _ in range(2):  # read, and from the cache
+        assert [path.name for path in read(coco_root).backgrounds] == [f"{i:012d}.jpg" for i in (9, 12)]
+
+
 def test_cocos_index_is_kept_until_the_labels_change(
     coco_root: Path, cache_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,9 @@ from train.data.readers.content import Content, Lists
 LAYOUT = "annotations/instances_train2017.json and train2017/000000000009.jpg (or images/train2017/...)"
 LABELS = "instances_train2017.json"
 LABEL_FOLDERS, IMAGE_FOLDERS = ("annotations", "."), ("train2017", "images/train2017")
-INDEX_VERSION = 1
+LEAST_SIDE = 2 * MIN_SIDE
+"""Boxes with a shorter side, in pixels, are left out."""
+INDEX_VERSION = 2
 
 
 def recognises(root: Path) -> bool:
@@ -35,7 +37,7 @@ def read(root: Path, lists: Lists) -> Content:
     index = cached_index(labels)
     stills, backgrounds = from_index(folder, index)
     if not len(stills):
-        raise DatasetError(f"{labels} has no image with a box of at least {2 * MIN_SIDE:.0f} pixels a side")
+        raise DatasetError(f"{labels} has no image with a box of at least {LEAST_SIDE:.0f} pixels a side")
     check_listed(labels, stills[0].path, LAYOUT)
     return Content("coco", stills=stills, backgrounds=backgrounds)
 
@@ -48,11 +50,12 @@ def check_listed(labels: Path, image: Path, layout: str) -> None:
 
 
 Index = dict[str, NDArray[Any]]
-"""names: (N,) file names, UTF-8 bytes; counts: (N,) boxes of each; boxes: (sum of counts, 4), x, y, w, h."""
+"""names: (N,) file names, UTF-8 bytes; counts: (N,) boxes of each; boxes: (sum of counts, 4), x, y, w, h; empty: (N,)
+images without any annotation; small: (), the number of boxes that were left out for their size."""
 
 
 def build_index(labels: Path) -> Index:
-    """Read a COCO file; crowds, and boxes less than twice `MIN_SIDE` wide or high, are left out.
+    """Read a COCO file; crowds, and boxes less than `LEAST_SIDE` wide or high, are left out.
 
     Raises:
         DatasetError: the file is not COCO's.
@@ -62,9 +65,15 @@ def build_index(labels: Path) -> Index:
         content = json.loads(labels.read_bytes(), object_pairs_hook=_without_outlines)
         files = {image["id"]: image["file_name"] for image in content["images"]}
         boxes: dict[int, list[list[float]]] = {image: [] for image in files}
+        annotated, small = set(), 0
         for annotation in content["annotations"]:
-            if not annotation.get("iscrowd") and min(annotation["bbox"][2:]) >= 2 * MIN_SIDE:
+            annotated.add(annotation["image_id"])
+            if annotation.get("iscrowd"):
+                continue
+            if min(annotation["bbox"][2:]) >= LEAST_SIDE:
                 boxes[annotation["image_id"]].append(annotation["bbox"])
+            else:
+                small += 1
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(
             f"{labels} is not in COCO's format ({type(error).__name__}: {error}); expected images with id and "
@@ -74,6 +83,8 @@ def build_index(labels: Path) -> Index:
         "names": np.asarray([name.encode() for name in files.values()], np.bytes_),
         "counts": np.asarray([len(boxes[image]) for image in files], np.int64),
         "boxes": np.asarray([box for image in files for box in boxes[image]], np.float64).reshape(-1, 4),
+        "empty": np.asarray([image not in annotated for image in files], bool),
+        "small": np.asarray(small),
     }
 
 
@@ -90,7 +101,7 @@ def cached_index(labels: Path) -> Index:
     if path.is_file():
         try:
             with np.load(path, allow_pickle=False) as file:
-                return {name: file[name] for name in ("names", "counts", "boxes")}
+                return {name: file[name] for name in ("names", "counts", "boxes", "empty", "small")}
         except (OSError, ValueError, KeyError):
             logging.getLogger(__name__).warning("%s is damaged and is made anew", path)
     index = build_index(labels)
@@ -106,7 +117,7 @@ def cached_index(labels: Path) -> Index:
 
 
 def from_index(folder: Path, index: Index) -> tuple[Stills, list[Path]]:
-    """Images of `folder` with boxes, and images without."""
+    """Images of `folder` with boxes, and images on which nothing is marked, not even a crowd or what is too small."""
     labelled = index["counts"] > 0
-    backgrounds = [folder / name.decode() for name in index["names"][~labelled]]
+    backgrounds = [folder / name.decode() for name in index["names"][index["empty"]]]
     return Stills(folder, index["names"][labelled], index["counts"][labelled], index["boxes"]), backgrounds

@@ -5,7 +5,8 @@ outputs. So the maps are those of what is deployed, in any precision, and no bun
 
 Drawn are the last layers, averaged over the heads: of SeqTrack the decoder's attention to the search crop while each of
 the four coordinates is said (Chen et al., CVPR 2023, Fig. 7); of VTT the decoder's attention of the query that won to
-the frame, and the encoder's attention of chosen points (VTT, Figs. 5 and 6).
+the frame, or to the part of it that was looked at last, and the encoder's attention of chosen points (VTT, Figs. 5
+and 6).
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from benchmarks.results import ResultsError
 from edgetrack import Model
 from edgetrack.drawing import annotate
 from edgetrack.imaging import box_to_crop, crop_square, import_cv2, letterbox
-from edgetrack.kinds import FRAME_GRAPHS
+from edgetrack.kinds import FRAME_GRAPHS, Options, algorithm
+from edgetrack.online import Clock
+from edgetrack.vtt import VTT, State
 from edgetrack_runtimes import Session, open_session
 from train.models.registry import config_from_dict
 from train.models.vtt import VTTConfig
@@ -43,7 +46,7 @@ class Look:
     """An image that a model looked at, and where.
 
     Attributes:
-        image: BGR uint8 (H, W, 3): SeqTrack's search crop, VTT's frame.
+        image: BGR uint8 (H, W, 3): SeqTrack's search crop; VTT's frame, or the part of it that it looked at last.
         box: the answer, (x, y, w, h) in pixels of the image.
         decoder: title -> weights over the image (rows, columns).
         encoder: a point (x, y) in pixels of the image -> weights over the image (rows, columns); of VTT alone.
@@ -161,53 +164,75 @@ def look(
 ) -> dict[int, Look]:
     """Track a video as far as needed, and say where the model looked in the given frames, counted from 1.
 
+    It is tracked without looking around. A VTT may look twice; what it saw last is told.
+
     points: of the encoder, (x, y) in pixels of the frame; by default the middle of the box that is found, and the
-        middles of the frame's quarters.
+        middles of the quarters of what was looked at.
 
     Raises:
-        ResultsError: a frame that is the given one or is not there, or a point outside of the frame.
+        ResultsError: a frame that is the given one or is not there, or a point outside of what was looked at.
     """
     if wrong := [each for each in frames if not 2 <= each <= len(video.frames)]:
         raise ResultsError(
             f"{video.name}: frame {wrong[0]}; expected 2 to {len(video.frames)}, those in which it is tracked"
         )
-    tracker = edgetrack.Tracker(model)
-    tracker.init(video.read(0), video.truth[0])
-    last, looks = video.truth[0], {}
+    # A tracker that looks around runs the graph in other places, too, whose attention would be the one that is kept.
+    tracker = _Searching(model) if model.manifest.kind == "vtt" else algorithm(model, Options(look_around=False))
+    state: Any = tracker.init(video.read(0), video.truth[0])
+    looks = {}
     for number in range(2, max(frames) + 1):
-        frame = video.read(number - 1)
-        box = np.asarray(tracker.update(frame).box)
-        if number in frames:
-            looks[number] = _look(model, frame, box, last, points)
-        last = box
+        before, frame = state, video.read(number - 1)
+        state, _ = tracker.step(before, frame)
+        if number not in frames:
+            continue
+        if isinstance(tracker, _Searching):
+            looks[number] = _of_vtt(model, frame, state.box, tracker.view, points)
+        else:
+            looks[number] = _of_seqtrack(model, frame, state.box, before.region)
     return looks
 
 
-def _look(model: Revealed, frame: Frame, box: Floats, last: Floats, points: Sequence[tuple[float, float]]) -> Look:
-    return _of_vtt(model, frame, box, points) if model.manifest.kind == "vtt" else _of_seqtrack(model, frame, box, last)
+class _Searching(VTT):
+    """VTT's online algorithm, which tells the `view` that it looked at last: x, y, w, h in pixels of the frame."""
+
+    view: tuple[int, int, int, int]
+
+    def _look(
+        self, state: State, frame: Frame, view: tuple[int, int, int, int], factors: Floats, clock: Clock
+    ) -> tuple[Floats, Floats]:
+        self.view = view
+        return super()._look(state, frame, view, factors, clock)
 
 
-def _of_seqtrack(model: Revealed, frame: Frame, box: Floats, last: Floats) -> Look:
+def _of_seqtrack(model: Revealed, frame: Frame, box: Floats, region: Floats) -> Look:
+    """The crop around `region`, the box about which the frame was searched."""
     manifest = model.manifest
     assert manifest.kind == "seqtrack"
     settings = manifest.preprocessing.search
-    crop = crop_square(frame, last, settings.factor, settings.size)
-    cx, cy, w, h = box_to_crop(box, last, crop.scale, settings.size) * settings.size
+    crop = crop_square(frame, region, settings.factor, settings.size)
+    cx, cy, w, h = box_to_crop(box, region, crop.scale, settings.size) * settings.size
     titles = COORDINATES[manifest.decoder.order]
     maps = dict(zip(titles, model.decoder(), strict=True))
     return Look(crop.image, np.asarray([cx - w / 2, cy - h / 2, w, h]), maps, {})
 
 
-def _of_vtt(model: Revealed, frame: Frame, box: Floats, points: Sequence[tuple[float, float]]) -> Look:
+def _of_vtt(
+    model: Revealed,
+    frame: Frame,
+    box: Floats,
+    view: tuple[int, int, int, int],
+    points: Sequence[tuple[float, float]],
+) -> Look:
     manifest, config = model.manifest, model.config
     assert manifest.kind == "vtt"
     assert isinstance(config, VTTConfig)
     cv2, canvas = import_cv2(), manifest.preprocessing.search
-    extent = letterbox(frame, canvas.width, canvas.height).extent
-    height, width = frame.shape[:2]
+    left, top, width, height = view
+    image, box = frame[top : top + height, left : left + width], box - (left, top, 0, 0)
+    extent = letterbox(image, canvas.width, canvas.height).extent
 
-    def in_frame(weights: Floats) -> Floats:
-        """Of the canvas, in its pixels, what the frame covers."""
+    def in_view(weights: Floats) -> Floats:
+        """Of the canvas, in its pixels, what the view covers."""
         whole: Floats = cv2.resize(weights, (canvas.width, canvas.height), interpolation=cv2.INTER_LINEAR)
         return whole[: max(1, round(extent[1] * canvas.height)), : max(1, round(extent[0] * canvas.width))]
 
@@ -216,12 +241,16 @@ def _of_vtt(model: Revealed, frame: Frame, box: Floats, points: Sequence[tuple[f
     if config.encoder_layers:
         quarters = [(width * x / 4, height * y / 4) for y in (1, 3) for x in (1, 3)]
         middle = np.clip(box[:2] + box[2:] / 2, 0, (width - 1, height - 1))
-        for x, y in points or [(float(middle[0]), float(middle[1])), *quarters]:
+        chosen = [(x - left, y - top) for x, y in points] or [(float(middle[0]), float(middle[1])), *quarters]
+        for x, y in chosen:
             if not (0 <= x < width and 0 <= y < height):
-                raise ResultsError(f"the point {x:g},{y:g} is outside of the frame, which is {width} x {height}")
+                raise ResultsError(
+                    f"the point {x + left:g},{y + top:g} is outside of what was looked at, which is {width} x {height} "
+                    f"from {left},{top} on, of a frame of {frame.shape[1]} x {frame.shape[0]}"
+                )
             row, column = (np.asarray([y / height, x / width]) * extent[::-1] * config.grid).astype(int)
-            encoder[x, y] = in_frame(model.encoder(int(row) * config.grid[1] + int(column)))
-    return Look(frame, box, {f"query {winner}": in_frame(model.decoder()[winner])}, encoder)
+            encoder[x, y] = in_view(model.encoder(int(row) * config.grid[1] + int(column)))
+    return Look(image, box, {f"query {winner}": in_view(model.decoder()[winner])}, encoder)
 
 
 _SIDE, _WIDTH, _GAP = 320, 2000, 6

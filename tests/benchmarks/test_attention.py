@@ -17,7 +17,7 @@ from benchmarks.cli import app
 from benchmarks.datasets import Sequence, read_dataset
 from benchmarks.reference import reference_model
 from benchmarks.results import ResultsError
-from edgetrack.imaging import letterbox
+from edgetrack.imaging import letterbox, normalise
 from train.checkpoints import save_model
 from train.models.vtt import VTT, VTTConfig
 
@@ -83,6 +83,27 @@ def test_an_int8_graph_is_watched_as_it_is_deployed(name: str, video: Sequence) 
         boxes.append([tracker.update(video.read(index)).box for index in range(1, FRAME)])
     np.testing.assert_allclose(boxes[0], boxes[1], atol=1e-3)
     assert all(np.isfinite(weights).all() for weights in revealed.decoder())
+
+
+@pytest.mark.parametrize("name", ["seqtrack-nano", "vtt-nano"])
+def test_the_image_is_the_one_that_the_graph_was_run_on(name: str, dataset_folder: Path) -> None:
+    """Also where the target is out of sight: SeqTrack then looks about a region that is not the box it answers, and
+    VTT, which looks at a part of the frame, at another one."""
+    model = reveal(name, "onnxruntime-cpu", "fp32", threads=1)
+    hides, fed, run = read_dataset(str(dataset_folder), ("hides",)).sequences[0], [], model.watched.run
+
+    def noting(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        fed.append(feeds["search"][0])
+        return run(feeds)
+
+    model.watched.run = noting  # type: ignore[assignment,method-assign]
+    preprocessing = model.manifest.preprocessing
+    for frame in (5, 10, 12):
+        image = look(model, hides, [frame])[frame].image
+        if name == "vtt-nano":
+            image = letterbox(image, preprocessing.search.width, preprocessing.search.height).image
+        shown = normalise(image, preprocessing.mean, preprocessing.std)
+        assert np.abs(shown - fed[-1]).mean() < 0.05, frame  # but for the light, which is the first frame's
 
 
 SMALL = VTTConfig(

@@ -78,14 +78,24 @@ PROTOCOLS: dict[str, Protocol] = {
         "TNL2K as SeqTrack scores it, but for normalised precision, where it takes an absent frame for a hit.",
     ),
     "trackingnet": Protocol(
-        "auc", "right", "left out", "sequences", "TrackingNet's devkit, where the truth is at hand."
+        "auc",
+        "right",
+        "left out",
+        "sequences",
+        "TrackingNet's frames and means, where the truth is at hand. Its devkit also rounds boxes to whole pixels, and "
+        "gives the areas under all three curves, by trapezoids over 21 points.",
     ),
     "tlp": Protocol("sr_50", "answer", "left out", "sequences", "TLP: one-pass evaluation, success rate at 0.5."),
     "got10k": Protocol(
         "ao", "answer", "left out", "frames", "GOT-10k pooled over frames, the given one included: published figures."
     ),
     "got10k-toolkit": Protocol(
-        "ao", "left out", "left out", "frames", "GOT-10k as the got10k package reports it: the given frame left out."
+        "ao",
+        "left out",
+        "left out",
+        "frames",
+        "GOT-10k's frames as the got10k package counts them, the given one left out; the package also clips boxes to "
+        "the picture before it compares them.",
     ),
     "oxuva": Protocol("max_gm", "left out", "judged", "frames", "OxUvA: TPR at overlap 0.5, TNR, and MaxGM."),
 }

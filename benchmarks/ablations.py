@@ -9,12 +9,16 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.accuracy import evaluate
 from benchmarks.contenders import Spec
 from benchmarks.datasets import Dataset
+from benchmarks.protocols import require_auc
 from benchmarks.results import ResultsError
+
+if TYPE_CHECKING:
+    from train.recipes import Recipe
 
 
 @dataclass(frozen=True)
@@ -75,24 +79,27 @@ def ablate(
         held-out pairs.
 
     Raises:
-        ResultsError: a run in `out` is another than what is asked for, or has done more steps.
+        ResultsError: the recipe, a setting or a folder of data is none, the dataset has no AUC, or a run in `out` is
+            another than what is asked for, has done more steps, or came to nothing.
+        train.stopping.Stopped: a training was interrupted or terminated, and saved.
     """
     import torch
 
     from train.checkpoints import CheckpointError
+    from train.data.labels import DatasetError
     from train.data.mixture import datasets
     from train.loop import WEIGHTS, fit
-    from train.recipes import RECIPES, override
 
+    require_auc(dataset.name, dataset.protocol)
+    recipes = [_recipe(recipe, [*BASE, *settings, *ablation.settings]) for ablation in ABLATIONS]
     torch.set_num_threads(threads)
     rows = []
-    for ablation in ABLATIONS:
+    for ablation, chosen in zip(ABLATIONS, recipes, strict=True):
         advance(ablation.title)
-        chosen = override(RECIPES[recipe], [*BASE, *settings, *ablation.settings])
         folder = out / "runs" / ablation.weights
         try:
             fit(chosen, *datasets(chosen, roots), folder, data=roots, workers=1, every=max(1, chosen.steps // 4))
-        except CheckpointError as error:
+        except (CheckpointError, DatasetError, FloatingPointError, TypeError, ValueError) as error:
             raise ResultsError(str(error)) from None
         spec = Spec(str(folder / WEIGHTS), "cpu", threads=threads, **ablation.online)
         scores, _ = evaluate(spec, dataset, out)
@@ -113,3 +120,17 @@ def ablate(
         "dataset": {"name": dataset.name, "sequences": len(dataset.sequences)},
         "rows": rows,
     }
+
+
+def _recipe(name: str, settings: Sequence[str]) -> Recipe:
+    """A SeqTrack's recipe with settings; raises ResultsError where it is none, or they do not fit it."""
+    from train.models.seqtrack import SeqTrackConfig
+    from train.recipes import RECIPES, override
+
+    known = [each for each, recipe in RECIPES.items() if isinstance(recipe.model, SeqTrackConfig)]
+    if name not in known:
+        raise ResultsError(f"{name!r} is no recipe of a SeqTrack; expected one of {', '.join(known)}")
+    try:
+        return override(RECIPES[name], list(settings))
+    except (TypeError, ValueError) as error:
+        raise ResultsError(str(error)) from None

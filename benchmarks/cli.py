@@ -211,10 +211,15 @@ def ablations(
     from benchmarks import records
     from benchmarks.ablations import ABLATIONS, ablate
     from benchmarks.datasets import read_dataset
+    from train.stopping import Stopped
 
-    truth = read_dataset(dataset)
-    with _progress("ablate", len(ABLATIONS)) as advance:
-        content = ablate(recipe, data or [], truth, out, settings=settings or [], threads=threads, advance=advance)
+    truth, chosen = read_dataset(dataset), settings or []
+    try:
+        with _progress("ablate", len(ABLATIONS)) as advance:
+            content = ablate(recipe, data or [], truth, out, settings=chosen, threads=threads, advance=advance)
+    except Stopped as stopped:
+        typer.echo(stopped, err=True)
+        raise typer.Exit(stopped.exit_code) from None
     table = Table("", "AUC", "SR0.5", "IoU, held-out pairs", title=f"{content['pairs']} pairs each, in percent")
     for row in content["rows"]:
         values = (row["metrics"]["auc"], row["metrics"]["sr_50"], row["held_out"]["iou"])

@@ -21,6 +21,7 @@ from benchmarks.accuracy import evaluate
 from benchmarks.contenders import EdgetrackContender, Spec
 from benchmarks.datasets import Dataset
 from benchmarks.datasets import Sequence as Video
+from benchmarks.protocols import require_auc
 from benchmarks.reference import ReferenceModel, reference_model
 from benchmarks.results import ResultsError
 from edgetrack import Model, kinds
@@ -75,8 +76,13 @@ def compare(
         precisions: variants of the bundle; all of them by default.
         per_sequence: crops taken from each sequence.
         closed_loop: whether to run whole sequences, too.
+
+    Raises:
+        ResultsError: whole sequences of this dataset have no AUC, or the bundle is another model's.
     """
     limits = limits or Limits()
+    if closed_loop:
+        require_auc(dataset.name, dataset.protocol)
     manifest = edgetrack.bundle.read_bundle(edgetrack.bundle.find_model(model)).manifest
     reference = reference_model(checkpoint, threads=threads, manifest=manifest)
     examples = list(feeds(reference, dataset.sequences, per_sequence))

@@ -164,6 +164,20 @@ def score(results: Sequence[Result], protocol: str) -> Scores:
     )
 
 
+def require_auc(dataset: str, protocol: str) -> None:
+    """Refuse a dataset whose protocol gives no AUC, before the hours that it takes to compare trackers by theirs.
+
+    Raises:
+        ResultsError: it gives none.
+    """
+    rules = PROTOCOLS[protocol]
+    if rules.absent == "judged":
+        raise ResultsError(
+            f"{dataset} is scored by {protocol!r}, which judges whether a tracker reports the target, by "
+            f"{rules.headline}, and gives no AUC, by which this compares; take another dataset"
+        )
+
+
 def frame_errors(result: Result, rules: Protocol) -> tuple[Floats, Floats, Floats]:
     """Overlap, centre error and normalised centre error of the frames that count, (M,) each."""
     truth, predicted = result.truth, result.predicted.copy()

@@ -85,7 +85,7 @@ def fit(
     except Stopped as stopped:
         typer.echo(stopped, err=True)
         raise typer.Exit(stopped.exit_code) from None
-    except (CheckpointError, DatasetError, FloatingPointError, ValueError) as error:
+    except (CheckpointError, DatasetError, FloatingPointError, TypeError, ValueError) as error:
         _fail(error)
 
 

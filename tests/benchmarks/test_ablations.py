@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,9 +15,12 @@ from typer.testing import CliRunner
 from benchmarks import ablations
 from benchmarks.ablations import ABLATIONS, BASE
 from benchmarks.cli import app
+from benchmarks.datasets import read_dataset
+from benchmarks.results import ResultsError
 from train.data import mixture
 from train.models.seqtrack import SeqTrackConfig
 from train.recipes import RECIPES, override
+from train.stopping import Stopped
 
 SMALL = (
     *(f"model.{name}=32" for name in ("search_size", "template_size", "encoder_dim", "decoder_ffn")),
@@ -66,3 +72,40 @@ def test_rows_are_trained_alike_and_scored(
     assert "as-is holds a run that has done 4 steps; got steps=1" in shorter.stderr
     longer = CliRunner().invoke(app, [*arguments, "--set=steps=5"])
     assert json.loads(longer.stdout)["pairs"] == 20
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--recipe", "nope"), "'nope' is no recipe of a SeqTrack; expected one of seqtrack-nano, "),
+        (("--recipe", "vtt-nano"), "'vtt-nano' is no recipe of a SeqTrack"),
+        (("--set", "foo=1"), "cannot apply --set 'foo=1'"),
+        (("--data", "no-such-folder"), "no-such-folder: it does not exist"),
+        (("--set", "model.search_size=192.0"), "float"),
+    ],
+)
+def test_what_cannot_be_ablated_is_said(
+    options: tuple[str, str], message: str, dataset_folder: Path, tmp_path: Path
+) -> None:
+    arguments = ["ablations", "--dataset", str(dataset_folder), "--out", str(tmp_path), "--json", "-", *options]
+    result = CliRunner().invoke(app, arguments)
+    assert (result.exit_code, type(result.exception)) == (1, SystemExit)
+    assert re.match(f"error: .*{re.escape(message)}", result.stderr)
+
+
+def test_a_dataset_without_an_auc_is_refused_before_anything_is_trained(dataset_folder: Path, tmp_path: Path) -> None:
+    judged = replace(read_dataset(str(dataset_folder)), name="oxuva", protocol="oxuva")
+    with pytest.raises(ResultsError, match=r"oxuva is scored by 'oxuva', .* and gives no AUC"):
+        ablations.ablate("seqtrack-nano", [], judged, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_stopped_training_ends_the_command_as_a_signal_does(
+    dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*args: object, **options: object) -> None:
+        raise Stopped("stopped at step 2 of 4", signal.SIGTERM)
+
+    monkeypatch.setattr("train.loop.fit", stopped)
+    result = CliRunner().invoke(app, ["ablations", "--dataset", str(dataset_folder), "--out", str(tmp_path)])
+    assert (result.exit_code, result.stderr) == (143, "stopped at step 2 of 4\n")

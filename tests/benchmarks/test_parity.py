@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ from benchmarks.cli import app
 from benchmarks.datasets import read_dataset
 from benchmarks.parity import Limits, compare_graphs, feeds, relative
 from benchmarks.reference import reference_model
+from benchmarks.results import ResultsError
 from edgetrack.sources import read_image
 from quantize.export import export_bundle
 from train.checkpoints import load_model, save_model
@@ -248,6 +250,15 @@ def test_command_passes_the_models_own_bundle(trained: tuple[Path, Path], datase
     assert content["checkpoint"]["backend"].startswith("pytorch-")
     assert {entry["backend"] for entry in content["entries"]} >= {"onnxruntime-cpu"}
     assert all(entry["equal_boxes"] == 1 and entry["auc_drop"] == 0 for entry in content["entries"])
+
+
+def test_a_dataset_without_an_auc_is_refused_before_anything_is_run(
+    trained: tuple[Path, Path], dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = replace(read_dataset(str(dataset_folder)), name="oxuva", protocol="oxuva")
+    monkeypatch.setattr(parity, "reference_model", lambda *args, **options: pytest.fail("it was loaded"))
+    with pytest.raises(ResultsError, match=r"oxuva is scored by 'oxuva', .* and gives no AUC"):
+        parity.compare(str(trained[1]), trained[0], judged, tmp_path, backends=["onnxruntime-cpu"])
 
 
 def test_command_fails_another_models_bundle(trained: tuple[Path, Path], dataset_folder: Path, tmp_path: Path) -> None:

@@ -171,6 +171,7 @@ def test_what_cannot_run_is_said(tmp_path: Path) -> None:
         (("--start", str(tmp_path / "mae.pth")), "convert weights from elsewhere with: python -m train import"),
         (("--start", str(tmp_path / "none")), "none does not exist"),
         (("--set", "depth=3"), "cannot apply --set 'depth=3'"),
+        (("--set", "model.search_size=192.0"), "got float"),
         (("--set", "frozen=[1]"), "frozen is [1]; expected a list of parameters' names"),
         (("--set", 'mixture.ratios=["clips"]'), "ratios is ['clips']; expected shares by kind, such as"),
         (("--set", 'mixture.ratios={"clips": "all"}'), "ratios.clips is 'all'; expected a share"),

@@ -35,16 +35,13 @@ class Plan:
 
     Attributes:
         frames: updates that are timed, after `warmup` that are not.
-        size: (width, height) of the drawn film, where no images are given.
-        images, box: paths of images and the target in the first, instead of the drawn film.
+        size: (width, height) of the drawn film.
         cores: the processor cores that the process may use; None leaves it to the system.
     """
 
     frames: int = 300
     warmup: int = 30
     size: tuple[int, int] = (640, 360)
-    images: tuple[Path, ...] = ()
-    box: tuple[float, float, float, float] | None = None
     cores: tuple[int, ...] | None = None
 
 
@@ -133,11 +130,6 @@ def _measure(spec: Spec, plan: Plan) -> dict[str, Any]:
 
 
 def _frames(plan: Plan) -> tuple[list[Frame], Sequence[float]]:
-    if plan.images:
-        from edgetrack.sources import read_image
-
-        assert plan.box is not None
-        return [read_image(path) for path in plan.images[:FILM]], plan.box
     from edgetrack.scene import Scene
 
     film = list(Scene(0, plan.size).frames(FILM))

@@ -106,14 +106,14 @@ def _shrunk(weighted: Sprite, scale: float) -> Sprite:
     return cv2.resize(weighted, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def paste(image: Image, sprite: Sprite, x: int, y: int, opacity: float = 1.0) -> None:
+def paste(image: Image, sprite: Sprite, x: int, y: int) -> None:
     """Blend `sprite` into `image`, in place, its top-left corner at (x, y); what lies outside is cut off."""
     h, w = sprite.shape[:2]
     x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + w, image.shape[1]), min(y + h, image.shape[0])
     if x0 >= x1 or y0 >= y1:
         return
     part = sprite[y0 - y : y1 - y, x0 - x : x1 - x]
-    alpha = part[..., 3:].astype(np.float32) * (opacity / 255)
+    alpha = part[..., 3:].astype(np.float32) * (1 / 255)
     region = image[y0:y1, x0:x1]
     region[:] = (region + alpha * (part[..., :3].astype(np.float32) - region)).astype(np.uint8)
 

@@ -1,7 +1,8 @@
 """The benchmarks' folders as sequences of image paths with their truth, each with the protocol it is scored by.
 
 A dataset is named ``READER:FOLDER``; a folder alone is in GOT-10k's layout. Nothing is downloaded, and frames are only
-listed here. In the truth, NaN means no annotation; whether the target is absent is kept apart from it.
+listed here, but for the first where its size is needed. In the truth, NaN means no annotation; whether the target is
+absent is kept apart from it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from benchmarks.contenders import digest
 from benchmarks.metrics import Flags, Floats
 from benchmarks.results import Result, ResultsError, Track, read_numbers
 from edgetrack.sources import IMAGE_SUFFIXES, images_in, natural_key, read_image
-from train.data.labels import DatasetError, read_names
+from train.data.labels import DatasetError, read_names, shown
 
 OTB_ATTRIBUTES = frozenset(["IV", "SV", "OCC", "DEF", "MB", "FM", "IPR", "OPR", "OV", "BC", "LR"])
 """Illumination and scale variation, occlusion, deformation, motion blur, fast motion, in-plane and out-of-plane
@@ -155,7 +156,10 @@ def flags_for(count: int, path: Path) -> Floats:
 
 
 def read_folder(root: Path) -> Iterator[Sequence]:
-    """GOT-10k's layout: list.txt, NAME/00000001.jpg, NAME/groundtruth.txt; also absence.label, cover.label."""
+    """GOT-10k's layout: list.txt, NAME/00000001.jpg, NAME/groundtruth.txt; also absence.label, cover.label.
+
+    A sequence's first frame is read for its size: a box outside the picture says that the target is absent.
+    """
     listing = root / "list.txt"
     if not listing.is_file():
         raise ResultsError(f"{root}: no list.txt, which names the sequences, one a line")
@@ -167,11 +171,12 @@ def read_folder(root: Path) -> Iterator[Sequence]:
         folder = root / name
         frames = images(folder)
         truth = boxes_for(len(frames), folder / "groundtruth.txt")
-        absent = np.isnan(truth).any(axis=1) & (len(frames) > 1) & np.isfinite(truth[1:]).any()
-        if (folder / "absence.label").is_file():
-            absent |= flags_for(len(frames), folder / "absence.label") > 0
-        if (folder / "cover.label").is_file():  # 0 of 8: nothing of the target is in sight
-            absent |= flags_for(len(frames), folder / "cover.label") == 0
+        labels = {name: folder / f"{name}.label" for name in ("absence", "cover")}
+        flags = {name: flags_for(len(frames), path) for name, path in labels.items() if path.is_file()}
+        # Of a test split, which tells the first box alone, it is not known that the target is absent in the others.
+        told = truth if np.isfinite(truth[1:]).any() else np.repeat(truth[:1], len(truth), axis=0)
+        height, width = read_image(frames[0]).shape[:2]
+        absent = ~shown(told, (width, height), **flags)
         absent[:1] = False
         yield Sequence(name, frames, truth, absent, _attributes(folder))
 

@@ -16,11 +16,11 @@ from edgetrack.errors import BoxError
 from edgetrack.imaging import check_box
 from edgetrack.sources import open_source
 from edgetrack_runtimes import discover
-from train.data.labels import DatasetError, found_in, read_flags, read_names, read_table
+from train.data.labels import DatasetError, found_in, read_flags, read_names, read_table, shown
 from train.success import Floats, overlaps, success_curve
 
-ABSENT = {"absence.label": 1, "cover.label": 0}
-"""By file, the value that says that nothing of the target is in sight."""
+FLAGS = ("absence", "cover")
+"""Labels of GOT-10k's that say where nothing of the target is in sight; see `train.data.labels.shown`."""
 SHIFTS = tuple((x, y) for x in (-0.1, 0.0, 0.1) for y in (-0.1, 0.0, 0.1) if x or y)
 """In units of the target's width and height."""
 SCALES = (0.8, 0.9, 1.1, 1.2)
@@ -48,28 +48,28 @@ def read_sequences(root: Path) -> list[Truth]:
     for name in read_names(root / "list.txt"):
         folder = root / name
         boxes = read_table(folder / "groundtruth.txt", 4)
-        for file, absent in ABSENT.items():
-            if (folder / file).is_file():
-                labels = read_flags(folder / file)
-                if len(labels) != len(boxes):
-                    raise DatasetError(f"{folder}: {len(boxes)} boxes but {len(labels)} entries of {file}")
-                boxes[labels == absent] = np.nan
-        shown = np.isfinite(boxes).all(1)
-        if not shown[:1].any() or not shown[1:].any():
+        flags = {}
+        for flag in FLAGS:
+            if (path := folder / f"{flag}.label").is_file():
+                flags[flag] = read_flags(path)
+                if len(flags[flag]) != len(boxes):
+                    raise DatasetError(f"{folder}: {len(boxes)} boxes but {len(flags[flag])} entries of {path.name}")
+        boxes[~shown(boxes, _checked_size(folder, boxes), **flags)] = np.nan
+        seen = np.isfinite(boxes).all(1)
+        if not seen[:1].any() or not seen[1:].any():
             raise DatasetError(f"{folder}: expected a box for the first frame, and for another to score")
-        _check_frames(folder, boxes)
         sequences.append(Truth(folder, boxes))
     if not sequences:
         raise DatasetError(f"{root / 'list.txt'} names no sequence")
     return sequences
 
 
-def _check_frames(folder: Path, boxes: Floats) -> None:
-    """Find now what else would be found after the minutes that a bundle takes."""
+def _checked_size(folder: Path, boxes: Floats) -> tuple[int, int]:
+    """The frames' width and height; raises now what else would be found after the minutes that a bundle takes."""
     with open_source(folder) as frames:
         if frames.frame_count != len(boxes):
             raise DatasetError(f"{folder}: {frames.frame_count} frames but {len(boxes)} boxes; expected one a frame")
-        for start in (boxes[0], *moved(boxes[0])):
+        for start in (boxes[0], *moved(boxes[0])) if np.isfinite(boxes[0]).all() else ():
             try:
                 check_box(start, frames.size)
             except BoxError as error:
@@ -77,6 +77,7 @@ def _check_frames(folder: Path, boxes: Floats) -> None:
                     f"{folder}: it is to be tracked from the first box, {boxes[0].tolist()}, and from twelve near it: "
                     f"{error}"
                 ) from error
+        return frames.size
 
 
 def moved(box: Floats) -> Floats:

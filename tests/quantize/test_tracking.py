@@ -20,6 +20,7 @@ from edgetrack.errors import BackendError
 from quantize import tracking
 from quantize.tracking import moved, read_sequences
 from train.data.labels import DatasetError
+from train.data.readers.tracks import read_tracks
 
 BOX = (10.0, 10.0, 20.0, 20.0)
 GONE = (float("nan"),) * 4
@@ -192,6 +193,18 @@ def test_an_error_on_one_runtime_ends_the_others(root: Path, monkeypatch: pytest
         tracking.tracking(root / "no bundle", ("fp32",), read_sequences(root))
     frames = sum(len(sequence.boxes) - 1 for sequence in read_sequences(root))
     assert len(seen) < 13 * frames
+
+
+def test_a_folder_shows_its_target_in_the_same_frames_wherever_it_is_read(tmp_path: Path) -> None:
+    """To the right of, above and at the corner of pictures of 80 x 60, flat, and flagged; half outside is seen."""
+    boxes = [BOX, (80, 10, 20, 20), (10, -20, 20, 20), (0, 0, 0, 0), (30, 30, 0, 20), GONE, (-10, 50, 20, 20), BOX, BOX]
+    write_sequence(tmp_path, "leaves", boxes, absence=[0] * 7 + [1, 0], cover=[8] * 8 + [0])
+    expected = [0, 6]
+    (sequence,), (track,) = read_dataset(str(tmp_path)).sequences, read_tracks(tmp_path)
+    (truth,) = read_sequences(tmp_path)
+    assert np.flatnonzero(~sequence.absent).tolist() == expected
+    assert np.flatnonzero(np.isfinite(truth.boxes).all(1)).tolist() == expected
+    assert track.times.tolist() == expected
 
 
 def test_a_box_without_a_frame_is_named(root: Path) -> None:

@@ -95,6 +95,25 @@ def read_flags(path: Path) -> NDArray[np.float64]:
     return read_table(path).ravel()
 
 
+def outside(boxes: Box, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which boxes (N, 4) share nothing with the picture of `size` (width, height), where tools go on with them when the
+    target has left."""
+    return (boxes[:, :2] >= size).any(1) | (boxes[:, :2] + boxes[:, 2:] <= 0).any(1)
+
+
+def shown(boxes: Box, size: tuple[int, int], absence: ArrayLike = 0, cover: ArrayLike = 8) -> NDArray[np.bool_]:
+    """Which frames (N,) of a folder in GOT-10k's layout show the target, wherever it is read: those with a box (N, 4)
+    that is finite, has an area and lies in the picture of `size` (width, height), at least in part, unless a flag says
+    otherwise.
+
+    Args:
+        absence: (N,), not 0 where the target is absent.
+        cover: (N,), how many eighths of the target are in sight; 0 where nothing is.
+    """
+    flagged = (np.asarray(absence) != 0) | (np.asarray(cover) <= 0)
+    return np.isfinite(boxes).all(1) & (boxes[:, 2:] > 0).all(1) & ~outside(boxes, size) & ~flagged
+
+
 def read_names(path: Path) -> list[str]:
     """A list of names, one a line; they may hold spaces.
 

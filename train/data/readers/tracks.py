@@ -21,11 +21,13 @@ from train.data.labels import (
     Track,
     Tracks,
     found_in,
+    outside,
     read_flags,
     read_names,
     read_picture,
     read_table,
     refuse_evaluation_split,
+    shown,
 )
 from train.data.readers.content import Content, Lists
 
@@ -66,19 +68,18 @@ def read_tracks(root: Path, lists: Lists = Lists()) -> list[Track]:  # noqa: B00
         frames = images_in(folder)
         _check_count(folder / "groundtruth.txt", f"{len(boxes)} lines", len(boxes), frames)
         absence, cover = _flags(folder / "absence.label", frames, 0), _flags(folder / "cover.label", frames, 8)
-        visible = (absence == 0) & (cover > 0)  # as GOT-10k's own are read
         # The first frame is read for its size: the large datasets, whose own labels tell, are not asked so.
         height, width = read_picture(frames[0]).shape[:2]
         warn_of_depth(frames[0])
-        shown = np.where(visible[:, None], boxes, np.nan)
-        visible &= ~_outside(name, shown, width, height)
-        _warn_of_corners(name, shown, width, height)
+        told = np.where(((absence == 0) & (cover > 0))[:, None], boxes, np.nan)
+        _warn_of_outside(name, told, width, height)
+        _warn_of_corners(name, told, width, height)
         track = Track.visible_part(
             name,
             _video_group(folder / "meta.json") or name,
             lambda times, frames=frames: tuple(frames[time] for time in times),
             boxes,
-            visible,
+            shown(boxes, (width, height), absence, cover),
         )
         (tracks if len(track.frames) >= 2 else few).append(track)
     if few:
@@ -128,16 +129,14 @@ def _gap(frames: Sequence[Path]) -> str | None:
     return None if skipped is None else str(skipped).zfill(len(numbered[0][2]))
 
 
-def _outside(name: str, boxes: Box, width: int, height: int) -> NDArray[np.bool_]:
-    """Which boxes (N, 4) share nothing with the picture, where tools go on with them when the target has left; they are
-    logged."""
-    beside = (boxes[:, :2] >= (width, height)).any(1) | (boxes[:, :2] + boxes[:, 2:] <= 0).any(1)
+def _warn_of_outside(name: str, boxes: Box, width: int, height: int) -> None:
+    """Log that boxes (N, 4) lie outside the picture."""
+    beside = outside(boxes, (width, height))
     if beside.any():
         logging.getLogger(__name__).warning(
             f"{name}: {beside.sum()} boxes, the first of frame {np.flatnonzero(beside)[0] + 1}, lie outside the "
             f"picture of {width}x{height} pixels: the target is taken as absent there"
         )
-    return beside
 
 
 def _warn_of_corners(name: str, boxes: Box, width: int, height: int) -> None:

@@ -182,15 +182,20 @@ def test_a_rounded_model_survives_its_file_and_learns(tmp_path: Path) -> None:
         Recipe(model.config, dense=0.0), random_vtt("nano"), {"keep_float": []}
     ).eval()  # without dropout
     distilled.model.load_state_dict(model.state_dict())
-    optimiser = torch.optim.Adam([p for p in distilled.parameters() if p.requires_grad], lr=1e-5)
+    torch.manual_seed(0)
+    with torch.no_grad():  # what rounding alone does to random weights is no more than the loss jumps from step to step
+        for parameter in distilled.parameters():
+            if parameter.requires_grad and parameter.ndim > 1:
+                parameter.mul_(1 + 0.1 * torch.randn_like(parameter))
+    optimiser = torch.optim.Adam([p for p in distilled.parameters() if p.requires_grad], lr=1e-4)
     losses = []
-    for _ in range(8):
+    for _ in range(14):
         loss, _ = distilled(pair, distilled.counts(pair))
         losses.append(loss.item())
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()
-    assert min(losses[-3:]) < 0.95 * losses[0], losses
+    assert max(losses[-3:]) < 0.8 * losses[0], losses
 
 
 def test_a_graph_that_is_further_away_than_rounding_is_refused(built: tuple[VTT, Path], tmp_path: Path) -> None:

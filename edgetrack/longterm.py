@@ -5,12 +5,11 @@ While the local tracker's score is below its threshold the target is lost. Where
 (`edgetrack.lookaround`), or the whole frame is searched, or both.
 
 The search is of all of the frame at once, or, for a target that is small in it, of one view of it after the other
-(`edgetrack.views`). A candidate is given to the
-local tracker to look at in the same frame: the best one where the search is sure of it, and else the best in the first
-search of a view, in the next the second best that lies elsewhere, and so on in turn, because a search that errs would
-err in the same way again. The local tracker looks with the size at which the target was seen: a search knows better
-where than how large. Only if the local tracker sees it there, with the low prior of any place elsewhere
-(`edgetrack.lookaround`), the target is found again.
+(`edgetrack.views`). A candidate is given to the local tracker to look at in the same frame: the best one where the
+search is sure of it, and else the best in the first search of a view, in the next the second best that lies elsewhere,
+and so on in turn, because a search that errs would err in the same way again. The local tracker looks with the size at
+which the target was seen: a search knows better where than how large. Only if the local tracker sees it there, with the
+low prior of any place elsewhere (`edgetrack.lookaround`), the target is found again.
 
 Looking around comes first, which costs less than a search. Where nothing is found the tracker goes on from its own
 answer, in a region of the size that the target had when it was seen last.

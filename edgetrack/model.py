@@ -227,7 +227,7 @@ def load_for(
     return _first_that_opens(opened) if backend == "auto" else opened(backend)
 
 
-def read(model: str | os.PathLike[str] | Model) -> Model | Bundle:
+def read_unless_loaded(model: str | os.PathLike[str] | Model) -> Model | Bundle:
     """What is to be loaded, with its manifest: the bundle of a name or a path, with the errors of `load`."""
     from edgetrack.bundle import find_model, read_bundle
 

@@ -143,7 +143,7 @@ class Source:
         self.close()
 
 
-class Waits(NamedTuple):
+class _LiveOptions(NamedTuple):
     """How frames of a camera or live stream are waited for; see `open_source`."""
 
     every_frame: bool
@@ -176,24 +176,24 @@ def open_source(
     is_number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
     if timeout is not None and not (is_number and 0 < timeout <= TIMEOUT_MAX):
         raise OptionError(f"got timeout={timeout!r}; expected a positive number of seconds, or None to wait")
-    waits = Waits(every_frame, timeout)
+    live = _LiveOptions(every_frame, timeout)
     # Python neither reads nor writes numbers of thousands of digits; no camera has one of a hundred.
     if isinstance(given, int) and not isinstance(given, bool) and given >= 0:
-        return _open_camera(min(given, 10**99), waits)
+        return _open_camera(min(given, 10**99), live)
     if isinstance(given, Sequence) and not isinstance(given, str | bytes):
         return _open_images(f"{len(given)} images", [Path(_text(path, "a path for each image")) for path in given])
     text = _text(given, "a path, an image pattern, a camera index, a URL, a pipeline or a list of image paths")
     if isinstance(given, os.PathLike):
-        return _open_path(text, waits)
+        return _open_path(text, live)
     if re.fullmatch(r"\d+", text):
-        return _open_camera(int(text[:99]), waits)
+        return _open_camera(int(text[:99]), live)
     if " ! " in text:
         return _open_pipeline(text)
     if re.match("file://", text, re.IGNORECASE):
-        return _open_path(_path_of_url(text), waits)
+        return _open_path(_path_of_url(text), live)
     if re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE):
-        return _open_stream(text, waits)
-    return _open_path(text, waits)
+        return _open_stream(text, live)
+    return _open_path(text, live)
 
 
 def is_live(source: str) -> bool:
@@ -231,12 +231,12 @@ def natural_key(path: Path) -> list[tuple[bool, int, str]]:
     return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
-def _open_path(text: str, waits: Waits) -> Source:
+def _open_path(text: str, live: _LiveOptions) -> Source:
     path = Path(text)
     mode = _mode(path)
     # udev gives cameras names that stay, as links: in /dev/v4l, and where its rules say.
     if camera := re.fullmatch(r"/dev/video(\d+)", os.path.realpath(path)):
-        return _open_camera(int(camera[1]), waits)
+        return _open_camera(int(camera[1]), live)
     if stat.S_ISDIR(mode):
         images = images_in(path)
         if not images:
@@ -403,7 +403,7 @@ def _open_video(path: Path) -> Source:
     return Source(str(path), frames, fps=fps, frame_count=count, files=[path], release=capture.release)
 
 
-def _open_camera(index: int, waits: Waits) -> Source:
+def _open_camera(index: int, live: _LiveOptions) -> Source:
     cv2 = import_cv2()
     capture = cv2.VideoCapture(min(index, 2**31 - 1))  # OpenCV counts in 32 bits; there is none with that number
     name = f"camera {index}"
@@ -412,10 +412,10 @@ def _open_camera(index: int, waits: Waits) -> Source:
         raise SourceError(
             f"{name}: cannot be opened; check that it is plugged in, not in use, and readable by this user"
         )
-    return _live(cv2, capture, name, waits)
+    return _live(cv2, capture, name, live)
 
 
-def _open_stream(url: str, waits: Waits) -> Source:
+def _open_stream(url: str, live: _LiveOptions) -> Source:
     cv2 = import_cv2()
     name = _redacted(url)
     capture = cv2.VideoCapture(require_utf8(url, SourceError, name))
@@ -424,17 +424,17 @@ def _open_stream(url: str, waits: Waits) -> Source:
         raise SourceError(f"{name}: the stream cannot be opened; check the address, the network and the credentials")
     fps, count = _rate(cv2, capture), _count(cv2, capture)
     if count is None:
-        return _live(cv2, capture, name, waits)
+        return _live(cv2, capture, name, live)
     frames = _read_promised(capture, name, count, _loose_tolerance(fps, count))
     return Source(name, frames, fps=fps, frame_count=count, release=capture.release)
 
 
-def _live(cv2: Any, capture: Any, name: str, waits: Waits) -> Source:
+def _live(cv2: Any, capture: Any, name: str, live: _LiveOptions) -> Source:
     """What has no end of its own, each frame or the newest."""
     fps, frames = _rate(cv2, capture), _read_live(capture, name)
-    if waits.every_frame:
+    if live.every_frame:
         return Source(name, frames, fps=fps, release=capture.release)
-    newest = Newest(frames, capture.release, name, waits.timeout)
+    newest = Newest(frames, capture.release, name, live.timeout)
     source = Source(name, newest, fps=fps, release=newest.close)
     weakref.finalize(source, newest.stop)  # a thread, which reads on, would keep a camera that nobody closed
     return source

@@ -13,7 +13,7 @@ from edgetrack.errors import NotInitialisedError, OptionError
 from edgetrack.imaging import check_box, check_frame, growth
 from edgetrack.kinds import Options, algorithm, check, require_pair
 from edgetrack.longterm import State as Redetecting
-from edgetrack.model import Model, load_beside, load_for, read
+from edgetrack.model import Model, load_beside, load_for, read_unless_loaded
 from edgetrack.vtt import State as Searched
 
 if TYPE_CHECKING:
@@ -150,8 +150,9 @@ class Tracker:
         local: str | os.PathLike[str] | Model | Bundle = model
         search: Model | Bundle | None = None
         if redetect is not None:
-            local, search = pair = read(model), read(redetect)
-            require_pair(*(each.manifest for each in pair))  # now: loading either may take minutes
+            first, second = read_unless_loaded(model), read_unless_loaded(redetect)
+            require_pair(first.manifest, second.manifest)  # now: loading either may take minutes
+            local, search = first, second
         self._model = load_for(local, options, backend, precision, threads, allow_fallback, cache_dir)
         self._search: Model | None = None
         if isinstance(local, Model) and search is not None and not isinstance(search, Model):
